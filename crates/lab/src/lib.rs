@@ -16,6 +16,7 @@ pub mod command;
 pub mod error;
 pub mod guest;
 pub mod image;
+pub mod netns;
 pub mod paths;
 
 pub use error::{LabError, Result};
