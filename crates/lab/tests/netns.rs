@@ -60,7 +60,7 @@ fn a_snapshot_shows_each_kind_of_trace() {
         "tc qdisc add dev eth1 clsact",
         "tc filter add dev eth1 ingress prio 7 protocol ip u32 match u32 0 0",
         "ip tuntap add mode tun name t0",
-        "ethtool -K eth1 gro off",
+        "ethtool -K eth1 tso off",
     ] {
         a.run(line).unwrap_or_else(|e| panic!("{line}: {e:?}"));
     }
@@ -73,7 +73,7 @@ fn a_snapshot_shows_each_kind_of_trace() {
         "+ tc qdisc: ",
         "+ tc filter eth1 ingress: ",
         "+ ip link: ",
-        "+ ethtool -k eth1: generic-receive-offload: off",
+        "+ ethtool -k eth1: tcp-segmentation-offload: off",
     ] {
         assert!(difference.lines.iter().any(|l| l.starts_with(subject)), "{subject}: {difference}");
     }
