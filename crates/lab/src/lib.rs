@@ -12,11 +12,13 @@
 //! Counts and bytes that a test compares come from here: from drivers and captures, never from the
 //! base. Whatever a part makes (processes, namespaces, files) goes when its handle is dropped.
 
+pub mod capture;
 pub mod command;
 pub mod error;
 pub mod guest;
 pub mod image;
 pub mod netns;
 pub mod paths;
+mod sys;
 
 pub use error::{LabError, Result};
