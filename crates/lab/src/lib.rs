@@ -20,5 +20,6 @@ pub mod image;
 pub mod netns;
 pub mod paths;
 mod sys;
+pub mod testpmd;
 
 pub use error::{LabError, Result};
