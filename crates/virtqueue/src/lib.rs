@@ -24,6 +24,8 @@
     )
 )]
 
+#[cfg(any(test, feature = "driver"))]
+pub mod driver;
 mod fault;
 mod layout;
 mod mapping;
