@@ -37,6 +37,8 @@ mod ring;
 mod rx;
 pub mod sigbus;
 mod split;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 pub use fault::{IndirectDefect, LayoutDefect, LayoutPart, RingFault};
