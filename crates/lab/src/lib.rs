@@ -14,6 +14,7 @@
 
 pub mod capture;
 pub mod command;
+pub mod driver;
 pub mod error;
 pub mod guest;
 pub mod image;

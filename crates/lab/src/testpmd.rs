@@ -84,7 +84,14 @@ impl Options {
         command.args(["--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--no-shconf"]);
         command.arg(format!("--lcores=0@{cpu},1@{cpu}", cpu = self.cpu));
         command.args(self.ports.iter().map(|p| format!("--vdev={p}")));
-        command.args(["--", "-i", "--nb-cores=1", "--total-num-mbufs=16384", "--no-lsc-interrupt"]);
+        command.args([
+            "--",
+            "-i",
+            "--nb-cores=1",
+            "--total-num-mbufs=16384",
+            "--no-lsc-interrupt",
+            "--disable-link-check",
+        ]);
         command.arg(format!("--forward-mode={}", self.mode));
         command.args(&self.peers).args(&self.arguments);
         command
