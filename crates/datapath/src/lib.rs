@@ -24,4 +24,6 @@
 pub mod counters;
 pub mod keeper;
 pub mod names;
+pub mod netlink;
 pub mod state;
+pub mod uplink;
