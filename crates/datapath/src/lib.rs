@@ -26,4 +26,6 @@ pub mod counters;
 pub mod datagram;
 pub mod keeper;
 pub mod names;
+pub mod netlink;
 pub mod state;
+pub mod uplink;
