@@ -25,3 +25,4 @@ pub mod counters;
 pub mod keeper;
 pub mod names;
 pub mod state;
+pub mod vhost;

@@ -24,10 +24,12 @@
     )
 )]
 
+mod layout;
 mod mapping;
 mod memory;
 mod net_header;
 
+pub use layout::{HeaderLen, QueueFeatures, QueueLayout};
 pub use mapping::{Mapping, MappingError};
 pub use memory::{GuestAddress, GuestMemory, MemoryError, Region};
 pub use net_header::NetHeader;
