@@ -29,3 +29,4 @@ pub mod names;
 pub mod netlink;
 pub mod state;
 pub mod uplink;
+pub mod vhost;
