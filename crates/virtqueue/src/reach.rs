@@ -66,7 +66,7 @@ impl Reach {
     fn search(&self, address: u64, len: u32) -> Option<Piece<'_>> {
         let region = self.memory.region_of(GuestAddress(address))?;
         let octets = usize::try_from(region.len).ok()?;
-        let start = region.mapping.range(0, octets)?;
+        let start = region.mapping.piece(0, octets)?.start();
         let window = Window { guest: region.guest.0, len: region.len, start };
         let piece = self.inside(window, address, len)?;
         self.last.set(Some(window));

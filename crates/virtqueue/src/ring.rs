@@ -365,11 +365,10 @@ fn locate(
 ) -> Result<Piece<'_>, RingFault> {
     let refuse = |defect| RingFault::Layout { part, value: at.0, defect };
     let (mapping, offset) = memory.find(at, len as u64).ok_or(refuse(LayoutDefect::Outside))?;
-    let start = mapping.range(offset, len).ok_or(refuse(LayoutDefect::Outside))?;
-    if !at.0.is_multiple_of(align as u64) || !start.addr().get().is_multiple_of(align) {
+    let piece = mapping.piece(offset, len).ok_or(refuse(LayoutDefect::Outside))?;
+    let start = piece.start().addr().get();
+    if !at.0.is_multiple_of(align as u64) || !start.is_multiple_of(align) {
         return Err(refuse(LayoutDefect::Misaligned));
     }
-    // SAFETY: `range` checked that the octets lie in the mapping, which lives as long as `memory`
-    // and hands out no references but to atomics.
-    Ok(unsafe { Piece::new(start, len) })
+    Ok(piece)
 }
