@@ -141,4 +141,6 @@ pub fn parse_ip(datagram: &[u8]) -> Result<Payload<'_>, Counter> {
 }
 
 #[cfg(test)]
+pub(crate) mod craft;
+#[cfg(test)]
 mod tests;
