@@ -21,7 +21,9 @@
     )
 )]
 
+pub mod answer;
 pub mod counters;
+pub mod datagram;
 pub mod keeper;
 pub mod names;
 pub mod state;
