@@ -1,1 +1,12 @@
-//! placeholder
+//! The base: forms and controls the VMs of one machine.
+//!
+//! Two kinds of process come out of this crate. The *holder* is tiny and long-lived: it keeps
+//! descriptors and starts the *base*, which does everything else. `entry` is where the command's
+//! `main` comes in.
+
+pub mod control;
+pub mod entry;
+pub mod holder;
+pub mod keeper;
+pub mod readable;
+pub mod state_dir;
