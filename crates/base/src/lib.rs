@@ -10,3 +10,5 @@ pub mod holder;
 pub mod keeper;
 pub mod readable;
 pub mod state_dir;
+//! placeholder
+pub mod config;
