@@ -10,5 +10,4 @@ pub mod holder;
 pub mod keeper;
 pub mod readable;
 pub mod state_dir;
-//! placeholder
 pub mod config;

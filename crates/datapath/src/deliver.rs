@@ -19,7 +19,8 @@ use virtqueue::{NetHeader, RingFault};
 
 use crate::counters::{Counter, Counters};
 use crate::names::{Mac, Owner, PortId};
-use crate::offload::{Abilities, Offload, Towards};
+use crate::neighbor::Outbox;
+use crate::offload::{Abilities, Checksum, Handover, Offload};
 use crate::port::{ETHERNET, Port, header};
 use crate::state::StateMemory;
 use crate::storage::Storage;
@@ -66,37 +67,56 @@ pub fn to_port(
     let counters = Counters::of(state, Owner::Port(port.id));
     let mut next = port.inbox.take().map(|(first, _)| first);
     let (mut datagrams, mut octets) = (0u64, 0u64);
+    let mut fault = None;
     while let Some(index) = next {
         let Some(item) = storage.item(index).copied() else { break };
         next = item.next;
+        if fault.is_some() {
+            counters.add(Counter::RxPortBroken, 1);
+            continue;
+        }
         let datagram = storage.datagram_mut(index);
         let len = datagram.len() as u64;
-        match port.put(&item.offload, datagram, counters)? {
-            Ok(()) => {
+        match port.put(&item.offload, datagram, counters) {
+            Ok(Ok(())) => {
                 datagrams = datagrams.saturating_add(1);
                 octets = octets.saturating_add(len);
             }
-            Err(reason) => counters.add(reason, 1),
+            Ok(Err(reason)) => counters.add(reason, 1),
+            Err(broken) => {
+                counters.add(Counter::RxPortBroken, 1);
+                fault = Some(broken);
+            }
         }
     }
     if datagrams > 0 {
         counters.add(Counter::Delivered, datagrams);
         counters.add(Counter::DeliveredBytes, octets);
     }
-    port.publish()
+    match fault {
+        Some(fault) => Err(fault),
+        None => port.publish(),
+    }
+}
+
+/// Fills in the checksum that the sender left to offload: fragments of a datagram cannot carry it.
+pub fn complete(offload: &Offload, datagram: &mut [u8]) {
+    if let Checksum::Partial { start, offset } = offload.checksum {
+        let _ = crate::offload::complete_checksum(datagram, start, offset);
+    }
 }
 
 /// The virtio-net header with which the kernel takes a datagram; completes in place what even the
 /// kernel cannot.
-fn for_kernel(offload: &Offload, datagram: &mut [u8], l2: usize) -> NetHeader {
-    match offload.towards(Abilities::ALL, l2) {
-        Towards::AsItIs(header) => header,
-        Towards::CompleteChecksum { start, offset } => {
-            crate::offload::complete_checksum(datagram, start, offset);
+fn for_kernel(offload: &Offload, datagram: &mut [u8], l2: u16) -> NetHeader {
+    match offload.header_for(Abilities::ALL, l2) {
+        Handover::Whole(header) => header,
+        Handover::CompleteChecksum { start, offset } => {
+            let _ = crate::offload::complete_checksum(datagram, start, offset);
             NetHeader::default()
         }
         // The kernel takes every kind of segmentation that is ever admitted.
-        Towards::Segment(_) => NetHeader::default(),
+        Handover::Segment(_) => NetHeader::default(),
     }
 }
 
@@ -114,7 +134,7 @@ pub fn to_uplink(
         let mut headers = [NetHeader::default(); CHUNK];
         for ((index, _), slot) in chunk.iter().zip(&mut headers) {
             let Some(offload) = storage.item(*index).map(|i| i.offload) else { continue };
-            *slot = for_kernel(&offload, storage.datagram_mut(*index), ETHERNET);
+            *slot = for_kernel(&offload, storage.datagram_mut(*index), ETHERNET as u16);
         }
         let nothing = Outgoing { header: NetHeader::default(), ethernet: [0; 14], datagram: &[] };
         let mut frames = [nothing; CHUNK];
@@ -160,14 +180,15 @@ fn send<'a>(
 }
 
 /// Sends frames of the base's own (ARP, neighbour discovery) on the card.
-pub fn own_frames(card: &mut PacketUplink, frames: &[Vec<u8>]) {
-    for frame in frames {
+pub fn own_frames(card: &mut PacketUplink, outbox: &mut Outbox) {
+    for frame in outbox.frames() {
         let Some((ethernet, rest)) = frame.split_first_chunk::<ETHERNET>() else { continue };
         let frame =
             Outgoing { header: NetHeader::default(), ethernet: *ethernet, datagram: rest };
         // A lost question is asked again by its timer, a lost answer by the other side.
         let _ = card.send(&[frame]);
     }
+    outbox.clear_frames();
 }
 
 /// Gives datagrams to the host's stack and counts each at its owner.

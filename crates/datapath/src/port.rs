@@ -19,19 +19,20 @@
 //! Only the worker that owns the port calls these.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use virtqueue::{Delivered, NetHeader, RingFault, RxQueue, Taken, TxQueue};
+use virtqueue::{Delivered, NetHeader, QueueFeatures, RingFault, RxQueue, Taken, TxQueue};
 
 use crate::answer::LastInch;
 use crate::counters::{Counter, Counters};
 use crate::limiter::Limiter;
-use crate::names::{Mac, NetworkId, Owner, PortId};
-use crate::offload::{Abilities, Offload, Towards};
+use crate::names::{Mac, NetworkId, Owner, PortId, Side};
+use crate::offload::{Abilities, Handover, Offload};
 use crate::segment::Segments;
 use crate::state::StateMemory;
 use crate::storage::{MAX_FRAME, Storage};
-use crate::vhost::{Ring, Side};
+use crate::vhost::Ring;
 
 /// Octets of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -44,15 +45,15 @@ const TYPE_IP6: [u8; 2] = [0x86, 0xdd];
 struct TxEnd {
     queue: TxQueue,
     allowed: Abilities,
-    kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
+    kick: Option<Arc<OwnedFd>>,
+    call: Option<Arc<OwnedFd>>,
 }
 
 /// The input side: what the guest receives.
 struct RxEnd {
     queue: RxQueue,
     abilities: Abilities,
-    call: Option<OwnedFd>,
+    call: Option<Arc<OwnedFd>>,
     /// Something was put since the last publication.
     dirty: bool,
 }
@@ -109,19 +110,19 @@ impl Port {
     /// a predecessor may have died between publishing and notifying.
     pub fn start(&mut self, side: Side, ring: Ring) -> Result<(), RingFault> {
         self.broken = false;
-        let queue_features = ring.queue_features();
+        let queue_features = QueueFeatures::from_bits(ring.features);
         match side {
             Side::Tx => {
                 let mut queue = TxQueue::resume(ring.memory, ring.layout, queue_features)?;
                 queue.disarm();
                 signal(ring.call.as_ref());
-                let allowed = Abilities::of_driver(ring.features);
+                let allowed = allowed(ring.features);
                 self.tx = Some(TxEnd { queue, allowed, kick: ring.kick, call: ring.call });
             }
             Side::Rx => {
                 let queue = RxQueue::resume(ring.memory, ring.layout, queue_features)?;
                 signal(ring.call.as_ref());
-                let abilities = Abilities::of_receiver(ring.features);
+                let abilities = abilities(ring.features);
                 self.rx = Some(RxEnd { queue, abilities, call: ring.call, dirty: false });
             }
         }
@@ -137,13 +138,35 @@ impl Port {
     }
 
     /// The descriptor that the guest kicks when it has written to its tx ring.
-    pub fn kick(&self) -> Option<&OwnedFd> {
+    pub fn kick(&self) -> Option<&Arc<OwnedFd>> {
         self.tx.as_ref().and_then(|t| t.kick.as_ref())
     }
 
     /// Whether the tx ring is in use, and polled for ever because the driver gave no kick.
     pub fn must_be_polled(&self) -> bool {
         self.tx.as_ref().is_some_and(|t| t.kick.is_none())
+    }
+
+    /// Interrupts the driver by this descriptor from now on, and does so once.
+    pub fn set_call(&mut self, side: Side, call: Option<Arc<OwnedFd>>) {
+        signal(call.as_ref());
+        match side {
+            Side::Tx => {
+                if let Some(tx) = &mut self.tx {
+                    tx.call = call;
+                }
+            }
+            Side::Rx => {
+                if let Some(rx) = &mut self.rx {
+                    rx.call = call;
+                }
+            }
+        }
+    }
+
+    /// Whether the rx ring is in use.
+    pub fn receives(&self) -> bool {
+        self.rx.is_some()
     }
 
     /// Whether the tx ring is in use.
@@ -153,7 +176,7 @@ impl Port {
 
     /// What the guest may leave to offload.
     pub fn allowed(&self) -> Abilities {
-        self.tx.as_ref().map_or(Abilities::NONE, |t| t.allowed)
+        self.tx.as_ref().map_or(Abilities::default(), |t| t.allowed)
     }
 
     /// Where the tx ring stands, for the progress mark.
@@ -211,18 +234,20 @@ impl Port {
         let Some(rx) = &mut self.rx else { return Ok(Err(self.down())) };
         let Some(mac) = self.inch.guest_mac else { return Ok(Err(Counter::RxMacUnknown)) };
         let ethernet = header(mac, Mac::BASE, datagram);
-        match offload.towards(rx.abilities, ETHERNET) {
-            Towards::AsItIs(header) => rx.write(&header, &[&ethernet, datagram]),
-            Towards::CompleteChecksum { start, offset } => {
-                crate::offload::complete_checksum(datagram, start, offset);
+        match offload.header_for(rx.abilities, ETHERNET as u16) {
+            Handover::Whole(header) => rx.write(&header, &[&ethernet, datagram]),
+            Handover::CompleteChecksum { start, offset } => {
+                let _ = crate::offload::complete_checksum(datagram, start, offset);
                 rx.write(&NetHeader::default(), &[&ethernet, datagram])
             }
-            Towards::Segment(segmentation) => {
+            Handover::Segment(segmentation) => {
                 counters.add(Counter::Segmented, 1);
-                let segments = Segments::new(datagram, segmentation);
+                let Some(segments) = Segments::of(datagram, &segmentation) else {
+                    return Ok(Err(Counter::DropOffloadSegmentation));
+                };
                 self.scratch.resize(MAX_FRAME, 0);
                 for i in 0..segments.count() {
-                    let len = segments.write(i, &mut self.scratch);
+                    let Some(len) = segments.write(i, &mut self.scratch) else { break };
                     let segment = self.scratch.get(..len).unwrap_or_default();
                     match rx.write(&NetHeader::default(), &[&ethernet, segment])? {
                         Ok(()) => {}
@@ -293,10 +318,22 @@ pub fn behind_ethernet(len: usize) -> Range<usize> {
     ETHERNET..ETHERNET.saturating_add(len)
 }
 
-fn signal(call: Option<&OwnedFd>) {
+/// What the driver may leave to offload in what it sends (virtio 1.2, section 5.1.3).
+fn allowed(features: u64) -> Abilities {
+    let has = |bit: u32| features.wrapping_shr(bit) & 1 == 1;
+    Abilities { checksum: has(0), tso4: has(11), tso6: has(12), ecn: has(13) }
+}
+
+/// What the driver takes unfinished in what it receives.
+fn abilities(features: u64) -> Abilities {
+    let has = |bit: u32| features.wrapping_shr(bit) & 1 == 1;
+    Abilities { checksum: has(1), tso4: has(7), tso6: has(8), ecn: has(9) }
+}
+
+fn signal(call: Option<&Arc<OwnedFd>>) {
     if let Some(fd) = call {
         // An eventfd at its limit refuses; then a notification is pending anyway.
-        let _ = rustix::io::write(fd.as_fd(), &1u64.to_ne_bytes());
+        let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
     }
 }
 

@@ -96,7 +96,7 @@ impl Storage {
         self.items.push(Item {
             start,
             len: range.len(),
-            offload: Offload::NONE,
+            offload: Offload::default(),
             next: None,
             sender,
         });

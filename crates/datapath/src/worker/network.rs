@@ -1,0 +1,56 @@
+//! One network as the worker sees it: its list, its card, its path to the host.
+
+use std::time::Instant;
+
+use crate::admit::Admission;
+use crate::answer::LastInch;
+use crate::limiter::Limiter;
+use crate::names::{Mac, NetworkId};
+use crate::neighbor::{Lan, Outbox};
+use crate::uplink::{HostPath, PacketUplink};
+
+/// What is known of a card; it changes while the card is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkFacts {
+    /// The card's own MAC address: source of every frame that leaves.
+    pub mac: Mac,
+    /// Octets of the largest datagram it takes.
+    pub mtu: u32,
+    /// Link up, with carrier.
+    pub up: bool,
+}
+
+/// The card, and what is known of the LAN behind it.
+pub struct UplinkSide {
+    pub card: PacketUplink,
+    pub facts: UplinkFacts,
+    pub lan: Lan,
+    pub outbox: Outbox,
+    /// When the kernel's overflow counter was read last.
+    pub drops_read: Instant,
+}
+
+/// One network.
+pub struct Network {
+    pub id: NetworkId,
+    /// Octets of the largest datagram on the VMs' links.
+    pub mtu: u32,
+    pub admission: Admission,
+    pub uplink: Option<UplinkSide>,
+    pub host: Option<HostPath>,
+    /// Speaks to the LAN in ICMP errors, as an inch speaks to its guest.
+    pub outward: LastInch,
+    /// How many ICMP errors may go to the LAN.
+    pub limiter: Limiter,
+    /// Of the current batch: what goes to the card, with its next hop.
+    pub to_uplink: Vec<(u16, Mac)>,
+    /// Of the current batch: what goes to the host.
+    pub to_host: Vec<u16>,
+}
+
+impl Network {
+    /// When something is due on the LAN side.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.uplink.as_ref().and_then(|u| u.lan.next_deadline())
+    }
+}
