@@ -24,6 +24,8 @@
     )
 )]
 
+#[cfg(any(test, feature = "driver"))]
+pub mod driver;
 mod fault;
 mod layout;
 mod mapping;
@@ -35,6 +37,8 @@ mod ring;
 mod rx;
 pub mod sigbus;
 mod split;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 pub use fault::{IndirectDefect, LayoutDefect, LayoutPart, RingFault};
