@@ -38,6 +38,8 @@ const OFFERED_AT: usize = 96;
 const FEATURES_AT: usize = 104;
 const PROTOCOL_OFFERED_AT: usize = 112;
 const PROTOCOL_AT: usize = 120;
+const REQUESTS_AT: usize = 128;
+const INTERRUPTED_AT: usize = 136;
 
 const RINGS_AT: usize = 256;
 const RING_LEN: usize = 128;
@@ -183,6 +185,7 @@ impl PortRecord {
         self.put(NAME_LEN_AT, 0);
         self.forget_negotiation();
         self.put(INTERRUPTIONS_AT, 0);
+        self.put(INTERRUPTED_AT, 0);
         for side in Side::BOTH {
             self.put_ring(side, DEATHS_AT, 0);
         }
@@ -191,7 +194,7 @@ impl PortRecord {
     /// Sets everything that belongs to one connection back to the beginning.
     pub fn forget_negotiation(&self) {
         self.put(CONNECTED_AT, 0);
-        for at in [OFFERED_AT, FEATURES_AT, PROTOCOL_OFFERED_AT, PROTOCOL_AT] {
+        for at in [OFFERED_AT, FEATURES_AT, PROTOCOL_OFFERED_AT, PROTOCOL_AT, REQUESTS_AT] {
             self.put(at, 0);
         }
         for side in Side::BOTH {
@@ -221,10 +224,13 @@ impl PortRecord {
         self.put(REQUEST_AT, u64::from(request).saturating_add(1));
     }
 
-    /// Takes the mark away: the record is whole, and what it implies is with the keeper. The base
-    /// lived through it, so interruptions are counted from nought again.
+    /// Takes the mark away: the record is whole, and what it implies is with the keeper.
     pub fn close_request(&self) {
-        self.put(INTERRUPTIONS_AT, 0);
+        let requests = self.get(REQUESTS_AT).saturating_add(1);
+        self.put(REQUESTS_AT, requests);
+        if requests > self.get(INTERRUPTED_AT) {
+            self.put(INTERRUPTIONS_AT, 0);
+        }
         self.put(REQUEST_AT, 0);
     }
 
@@ -234,14 +240,20 @@ impl PortRecord {
         Some(u32::try_from(mark).unwrap_or(u32::MAX))
     }
 
-    /// Counts that a base died in the middle of a request, and gives the number in a row.
+    /// Counts that a base died in the middle of a request, and gives the number in a row: front
+    /// ends say the same things in the same order, so a message that kills comes again at the same
+    /// place of the next connection.
     pub fn count_interruption(&self) -> u64 {
-        let times = self.interruptions().saturating_add(1);
+        let place = self.get(REQUESTS_AT);
+        let before = if place == self.get(INTERRUPTED_AT) { self.interruptions() } else { 0 };
+        let times = before.saturating_add(1);
+        self.put(INTERRUPTED_AT, place);
         self.put(INTERRUPTIONS_AT, times);
         times
     }
 
-    /// How often in a row a base died in the middle of a request of this port's front end.
+    /// How often in a row a base died at the same request of this port's front end. Nought again
+    /// as soon as a base has lived through that request.
     pub fn interruptions(&self) -> u64 {
         self.get(INTERRUPTIONS_AT)
     }
@@ -474,10 +486,31 @@ mod tests {
         assert_eq!(record.name().as_deref(), Some("web"));
         assert!(!record.connected());
         assert_eq!((record.features(), record.slot(0), record.request_open()), (0, None, None));
+    }
+
+    #[test]
+    fn interruptions_are_counted_in_a_row_at_the_same_place_of_a_connection_only() {
+        let record = record();
+        let request = |n| {
+            record.open_request(n);
+            record.close_request();
+        };
+        for times in 1..=3 {
+            request(0);
+            request(1);
+            record.open_request(5);
+            assert_eq!(record.request_open(), Some(5));
+            assert_eq!(record.count_interruption(), times);
+            record.forget_negotiation();
+        }
+        request(0);
+        request(1);
+        assert_eq!(record.interruptions(), 3);
+        request(5);
+        assert_eq!(record.interruptions(), 0);
         record.open_request(0);
         assert_eq!(record.request_open(), Some(0));
-        record.close_request();
-        assert_eq!(record.interruptions(), 0);
+        assert_eq!(record.count_interruption(), 1);
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub enum PortEvent {
         /// Why.
         why: Renegotiate,
     },
-    /// A descriptor could not be given to the keeper: a successor could not take this front end
-    /// over.
+    /// The keeper would not keep or forget a descriptor: a successor may not be able to take this
+    /// front end over.
     NotKept {
         /// Its key.
         key: String,

@@ -31,18 +31,12 @@ impl fmt::Display for RequestCode {
     }
 }
 
-/// Why a request was not carried out. It changed nothing.
+/// Why a request was not carried out. It changed nothing, but for [`Refusal::RingOutside`].
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// Not a request that the base knows, or one of a feature it does not offer.
     #[error("not served")]
     NotServed,
-    /// Its protocol feature was offered, and not acknowledged.
-    #[error("needs protocol feature bits {bits:#x}, which were not acknowledged")]
-    NotNegotiated {
-        /// The feature's bit.
-        bits: u64,
-    },
     /// The body is shorter than this request's.
     #[error("body of {have} octets, need {need}")]
     Truncated {
@@ -82,9 +76,6 @@ pub enum Refusal {
     /// Used entries were to be logged, which is not offered.
     #[error("ring with a log of used entries, which is not offered")]
     RingLog,
-    /// A ring is running and so cannot change its size or its place.
-    #[error("the ring is running")]
-    RingRuns,
     /// What makes a ring complete came, and yet the ring cannot start.
     #[error("the ring cannot start: {part} at {address:#x} is outside the shared memory")]
     RingOutside {
@@ -145,7 +136,6 @@ impl Refusal {
         !matches!(
             self,
             Self::NotServed
-                | Self::NotNegotiated { .. }
                 | Self::RingIndex { .. }
                 | Self::NoSuchRegion { .. }
                 | Self::RingOutside { .. }
@@ -194,6 +184,9 @@ pub enum Farewell {
         /// Octets taken.
         limit: usize,
     },
+    /// The message's first octets came in pieces with descriptors between them.
+    #[error("a message's header came in pieces")]
+    HeaderTorn,
     /// More descriptors came than any request has, or the process may not have more.
     #[error("a message's descriptors were cut short: too many, or the limit of open files reached")]
     DescriptorsCut,
