@@ -1,2 +1,2 @@
-//! placeholder
+//! Forms and controls the virtual machines of one computer: configuration, ledger, engines, lifecycle.
 pub mod config;
