@@ -14,11 +14,13 @@
 
 pub mod capture;
 pub mod command;
+pub mod driver;
 pub mod error;
 pub mod guest;
 pub mod image;
 pub mod netns;
 pub mod paths;
 mod sys;
+pub mod testpmd;
 
 pub use error::{LabError, Result};

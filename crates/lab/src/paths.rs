@@ -46,6 +46,11 @@ pub struct Lock {
     _file: File,
 }
 
+/// Waits until no other test needs the machine's cores for itself, and keeps it so.
+pub fn alone() -> Result<Lock> {
+    Lock::take("alone")
+}
+
 impl Lock {
     /// Waits for the lock `name` in the cache directory.
     pub fn take(name: &str) -> Result<Self> {
