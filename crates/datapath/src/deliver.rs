@@ -183,8 +183,7 @@ fn send<'a>(
 pub fn own_frames(card: &mut PacketUplink, outbox: &mut Outbox) {
     for frame in outbox.frames() {
         let Some((ethernet, rest)) = frame.split_first_chunk::<ETHERNET>() else { continue };
-        let frame =
-            Outgoing { header: NetHeader::default(), ethernet: *ethernet, datagram: rest };
+        let frame = Outgoing { header: NetHeader::default(), ethernet: *ethernet, datagram: rest };
         // A lost question is asked again by its timer, a lost answer by the other side.
         let _ = card.send(&[frame]);
     }

@@ -24,11 +24,7 @@ impl Offloads {
     }
 
     /// Turns on again what [`Offloads::take`] noted, a predecessor's notes included.
-    pub fn restore(
-        name: &str,
-        state: &StateMemory,
-        network: NetworkId,
-    ) -> Result<(), UplinkError> {
+    pub fn restore(name: &str, state: &StateMemory, network: NetworkId) -> Result<(), UplinkError> {
         unimplemented!()
     }
 }

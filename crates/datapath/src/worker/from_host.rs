@@ -46,8 +46,7 @@ impl Worker {
         network: &Network,
         datagram: &FromHost,
     ) -> Result<Counter, Counter> {
-        let bytes =
-            self.storage.room().get(..datagram.len).ok_or(Counter::DropFrameLength)?;
+        let bytes = self.storage.room().get(..datagram.len).ok_or(Counter::DropFrameLength)?;
         let payload = datagram::parse_ip(bytes)?;
         let (source, destination) = addresses(&payload).ok_or(Counter::DropLastInch)?;
         let offload = Offload::check(&datagram.header, 0, &payload, Sender::Kernel)?;

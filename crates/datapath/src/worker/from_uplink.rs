@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use virtqueue::NetHeader;
 
 use super::Worker;
-use super::from_vm::{addresses, write_fragment};
+use super::from_vm::{addresses, mtu16, write_fragment};
 use super::network::Network;
 use crate::answer;
 use crate::counters::{Counter, Counters};
@@ -106,10 +106,12 @@ impl Worker {
         let to = network.admission.from_uplink(source, destination)?;
         let fit = Fit::of(&offload, &payload, network.mtu);
         if let Fit::Refused(reason) = fit {
+            let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+            let inch = network.outward_to(source);
             if !network.limiter.allow(now) {
-                Counters::of(&self.state, Owner::Uplink(network.id)).add(Counter::IcmpLimited, 1);
-            } else if answer::too_big(&network.outward, &payload, network.mtu, &mut self.replies) {
-                Counters::of(&self.state, Owner::Uplink(network.id)).add(Counter::IcmpErrors, 1);
+                counters.add(Counter::IcmpLimited, 1);
+            } else if answer::too_big(&inch, &payload, mtu16(network.mtu), &mut self.replies) {
+                counters.add(Counter::IcmpErrors, 1);
             }
             self.tell_outside(network, now);
             return Err(reason);

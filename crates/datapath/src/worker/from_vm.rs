@@ -184,7 +184,8 @@ impl Batch<'_> {
         let Some((source, destination)) = addresses(&payload) else {
             return Err(Counter::DropLastInch);
         };
-        let offload = Offload::check(&frame.header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
+        let offload =
+            Offload::check(&frame.header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
         datagram::last_inch_only(&payload)?;
         let way = self.network.admission.from_vm(port.id, source, destination)?;
         let mtu = match way {
@@ -198,7 +199,7 @@ impl Batch<'_> {
         let fit = Fit::of(&offload, &payload, mtu);
         if let Fit::Refused(reason) = fit {
             complain(port, self.state, self.now, self.replies, |inch, replies| {
-                answer::too_big(inch, &payload, mtu, replies)
+                answer::too_big(inch, &payload, mtu16(mtu), replies)
             });
             return Err(reason);
         }
@@ -254,9 +255,7 @@ impl Batch<'_> {
                 let offload = self.storage.item(index).map_or(Offload::default(), |i| i.offload);
                 let network = self.network.id;
                 let datagram = self.storage.datagram(index);
-                if let Some(evicted) =
-                    self.pending.push(network, owner, hop, &offload, datagram)
-                {
+                if let Some(evicted) = self.pending.push(network, owner, hop, &offload, datagram) {
                     let counters = Counters::of(self.state, evicted);
                     counters.add(Counter::DropNeighborQueueFull, 1);
                 }
@@ -322,6 +321,11 @@ struct Destination {
     way: Way,
     source: IpAddr,
     destination: IpAddr,
+}
+
+/// An MTU as ICMP tells it.
+pub(super) fn mtu16(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 /// Source and destination of an IP datagram.

@@ -57,9 +57,9 @@ impl Worker {
         let Some(mut network) = self.networks.take(id.0) else { return };
         while let Some(waiting) = self.pending.next(id, hop) {
             self.storage.clear();
-            let datagram = waiting.datagram();
+            let datagram = waiting.bytes();
             let Some(room) = self.storage.room().get_mut(..datagram.len()) else { break };
-            datagram.copy_to(room);
+            room.copy_from_slice(datagram);
             let index = self.storage.push(0..datagram.len(), None);
             if let Some(item) = self.storage.item_mut(index) {
                 item.offload = waiting.offload();

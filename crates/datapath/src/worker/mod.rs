@@ -42,7 +42,7 @@ pub use handle::{Gone, WorkerHandle, spawn};
 pub use network::UplinkFacts;
 pub use setup::{NetworkSetup, PortSetup, UplinkSetup};
 
-use crate::answer::Replies;
+use crate::answer::{ADVERTISE_EVERY, Replies};
 use crate::deliver::Inboxes;
 use crate::event::Event;
 use crate::names::{NetworkId, PortId};
@@ -55,8 +55,6 @@ use table::Table;
 
 /// How long a port is polled after it had something.
 const LINGER: Duration = Duration::from_micros(30);
-/// How often routers are advertised to guests unasked.
-const ADVERTISE: Duration = Duration::from_secs(300);
 
 /// A change, run on the worker's thread between two batches.
 type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -126,7 +124,11 @@ impl Worker {
             self.serve_active(now);
             let timeout = self.timeout(now);
             ready.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut ready),
+                timeout.as_ref(),
+            ) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 // Any other error means the epoll descriptor itself is wrong: nothing can be served.
                 Err(_) => return,
@@ -220,7 +222,7 @@ impl Worker {
 
     fn timers(&mut self, now: Instant) {
         if now >= self.advertise_at {
-            self.advertise_at = now.checked_add(ADVERTISE).unwrap_or(now);
+            self.advertise_at = now.checked_add(ADVERTISE_EVERY).unwrap_or(now);
             for id in self.ports.ids() {
                 self.advertise(PortId(id));
             }

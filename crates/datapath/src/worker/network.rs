@@ -1,9 +1,10 @@
 //! One network as the worker sees it: its list, its card, its path to the host.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::admit::Admission;
-use crate::answer::LastInch;
+use crate::answer::{BASE4, LastInch, Lease4};
 use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId};
 use crate::neighbor::{Lan, Outbox};
@@ -49,6 +50,18 @@ pub struct Network {
 }
 
 impl Network {
+    /// The inch through which a host on the LAN is told of an error about its own datagram.
+    pub fn outward_to(&self, host: IpAddr) -> LastInch {
+        let mut inch = self.outward.clone();
+        match host {
+            IpAddr::V4(address) => {
+                inch.addresses4.push(Lease4 { address, prefix_len: 32, router: BASE4 });
+            }
+            IpAddr::V6(address) => inch.addresses6.push(address),
+        }
+        inch
+    }
+
     /// When something is due on the LAN side.
     pub fn deadline(&self) -> Option<Instant> {
         self.uplink.as_ref().and_then(|u| u.lan.next_deadline())

@@ -104,7 +104,11 @@ impl WorkerHandle {
     }
 
     /// Gives the network a card, or takes it away. What cannot be watched is refused.
-    pub fn set_uplink(&self, id: NetworkId, uplink: Option<UplinkSetup>) -> Result<io::Result<()>, Gone> {
+    pub fn set_uplink(
+        &self,
+        id: NetworkId,
+        uplink: Option<UplinkSetup>,
+    ) -> Result<io::Result<()>, Gone> {
         self.call(move |worker| worker.set_uplink(id, uplink))
     }
 
@@ -140,7 +144,11 @@ impl WorkerHandle {
     }
 
     /// An address of the host's own comes into the list. Refused if a VM has it.
-    pub fn add_host_address(&self, id: NetworkId, address: IpAddr) -> Result<Result<(), Taken>, Gone> {
+    pub fn add_host_address(
+        &self,
+        id: NetworkId,
+        address: IpAddr,
+    ) -> Result<Result<(), Taken>, Gone> {
         self.call(move |worker| match worker.networks.get_mut(id.0) {
             Some(network) => network.admission.fib.insert(address.into(), Target::Host),
             None => Ok(()),
