@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod entry;
 pub mod holder;
+pub mod instance;
 pub mod keeper;
 pub mod readable;
 pub mod state_dir;

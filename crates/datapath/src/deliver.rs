@@ -180,14 +180,12 @@ fn send<'a>(
 }
 
 /// Sends frames of the base's own (ARP, neighbour discovery) on the card.
-pub fn own_frames(card: &mut PacketUplink, outbox: &mut Outbox) {
-    for frame in outbox.frames() {
-        let Some((ethernet, rest)) = frame.split_first_chunk::<ETHERNET>() else { continue };
-        let frame = Outgoing { header: NetHeader::default(), ethernet: *ethernet, datagram: rest };
+pub fn own_frames(card: &mut PacketUplink, outbox: &Outbox) {
+    for (ethernet, datagram) in outbox.frames() {
+        let header = NetHeader::default();
         // A lost question is asked again by its timer, a lost answer by the other side.
-        let _ = card.send(&[frame]);
+        let _ = card.send(&[Outgoing { header, ethernet: *ethernet, datagram }]);
     }
-    outbox.clear_frames();
 }
 
 /// Gives datagrams to the host's stack and counts each at its owner.

@@ -73,15 +73,20 @@ impl Failure {
 
 impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { status: exit::FAILED, message }
+        Self { status: exit::FAILED, message: causes(&error) }
     }
+}
+
+/// An error and all that caused it, in one line.
+pub fn causes(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    message
 }
 
 /// Is the base: takes over, then runs `instance` until it ends. Returns the exit status.

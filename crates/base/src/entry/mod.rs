@@ -9,7 +9,7 @@
 
 mod base;
 
-pub use base::{BaseArguments, Failure, Start, base};
+pub use base::{BaseArguments, Failure, Start, base, causes};
 
 /// How a base or a holder ends: what the command's exit status is too.
 pub mod exit {

@@ -1,27 +1,31 @@
 //! One network of the instance: its card, its path to the host, and what changes about them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use datapath::names::NetworkId;
-use datapath::neighbor::{Gateways, LanConfig, Lan};
+use datapath::keeper::Keeper;
+use datapath::names::{Mac, NetworkId, PortId};
+use datapath::neighbor::{Lan, Settings};
 use datapath::netlink::{Link, Netlink};
+use datapath::state::StateMemory;
 use datapath::worker::{Gone, NetworkSetup, UplinkSetup, WorkerHandle};
 use ipnet::IpNet;
 
 use super::card::{Card, CardError, CardSetup};
 use super::host_facts::HostFacts;
 use super::host_path::{HostPathError, HostSide};
+use super::ids::Ids;
 use super::last_inch::{self, Facts};
 use crate::config::{Config, Gateway, Network};
 use crate::control::{EventLevel, EventLog};
+use crate::entry::causes;
 use crate::keeper::{HolderKeeper, Inheritance};
-use datapath::keeper::Keeper;
-use datapath::state::StateMemory;
-use std::sync::Arc;
 
 /// MTU of a network without a card, unless configured.
 const PRIVATE_MTU: u32 = 1500;
+/// Shortest IPv4 prefix of a VM whose addresses are claimed on the LAN one by one.
+const CLAIMED_PREFIX: u8 = 24;
 
 /// What all networks are opened with.
 pub struct Around<'a> {
@@ -46,14 +50,14 @@ pub struct NetworkSide {
     /// Addresses that somebody on the LAN has.
     pub refused: Vec<IpAddr>,
     /// The VMs' addresses and prefixes.
-    prefixes: BTreeSet<IpNet>,
+    prefixes: BTreeMap<IpNet, PortId>,
     /// The host's own addresses that the guard knows.
     guarded: BTreeSet<IpAddr>,
 }
 
 impl NetworkSide {
     /// The network before anything of it is open.
-    pub fn new(id: NetworkId, name: &str, config: &Config, host: &HostFacts) -> Result<Self, CardError> {
+    pub fn new(ids: &Ids, name: &str, config: &Config, host: &HostFacts) -> Result<Self, CardError> {
         let network = config.networks.get(name).cloned();
         let Some(network) = network else {
             return Err(CardError::Missing {
@@ -68,12 +72,12 @@ impl NetworkSide {
         };
         let prefixes = config
             .vms
-            .values()
-            .filter(|vm| vm.network == name)
-            .flat_map(|vm| vm.addresses.iter().copied())
+            .iter()
+            .filter(|(_, vm)| vm.network == name)
+            .flat_map(|(vm, of)| of.addresses.iter().map(|a| (*a, ids.port(vm))))
             .collect();
         let mut side = Self {
-            id,
+            id: ids.network(name),
             name: name.to_owned(),
             config: network,
             facts: Facts::default(),
@@ -145,26 +149,20 @@ impl NetworkSide {
             network: self.name.clone(),
             name: link.name.clone(),
         })?;
-        let lan = Lan::new(LanConfig {
-            mac: facts.mac,
-            on_link: last_inch::on_link(&self.config),
-            gateways: Gateways { v4: self.facts.gateway4, v6: self.facts.gateway6 },
-            host4: self.facts.host4,
-            host6: self.facts.host6,
-        });
+        let lan = Lan::new(self.lan_settings(facts.mac));
         self.card = Some(card);
         self.guarded = own.into_iter().collect();
         around
             .worker
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
-        let claims: Vec<IpNet> = self.listed().collect();
+        let claims: Vec<(IpAddr, PortId)> = self.claims().collect();
         around.worker.with_lan(self.id, move |lan, now, out| {
-            for prefix in claims {
-                if takeover {
-                    lan.restore(prefix, now, out);
-                } else {
-                    lan.claim(prefix, now, out);
+            if takeover {
+                lan.restore_claimed(claims, out);
+            } else {
+                for (address, port) in claims {
+                    lan.claim(now, address, port, out);
                 }
             }
         })?;
@@ -178,7 +176,7 @@ impl NetworkSide {
         inheritance: &mut Inheritance,
         taken: &BTreeSet<IpNet>,
     ) -> Result<(), Gone> {
-        if let Some(twice) = self.prefixes.intersection(taken).next() {
+        if let Some(twice) = self.prefixes.keys().find(|p| taken.contains(p)) {
             self.without_host(around, format!("another network has {twice} too"));
             return Ok(());
         }
@@ -196,7 +194,7 @@ impl NetworkSide {
         match opened {
             Ok(side) => self.host = Some(side),
             Err(HostPathError::Gone(gone)) => return Err(gone),
-            Err(error) => self.without_host(around, crate::entry::causes(&error)),
+            Err(error) => self.without_host(around, causes(&error)),
         }
         Ok(())
     }
@@ -210,7 +208,7 @@ impl NetworkSide {
 
     /// The prefixes that are in the list: all but those refused.
     pub fn listed(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.prefixes.iter().copied().filter(|p| {
+        self.prefixes.keys().copied().filter(|p| {
             let single = p.prefix_len() == p.max_prefix_len();
             !(single && self.refused.contains(&p.addr()))
         })
@@ -229,18 +227,13 @@ impl NetworkSide {
         self.guard(around, &own);
         if facts != self.facts {
             self.facts = facts;
-            let gateways = Gateways { v4: self.facts.gateway4, v6: self.facts.gateway6 };
-            let (host4, host6) = (self.facts.host4, self.facts.host6);
-            around.worker.with_lan(self.id, move |lan, now, out| {
-                lan.set_gateways(gateways, now, out);
-                lan.set_host(host4, host6);
-            })?;
+            self.tell_lan(around)?;
         }
         let listed = self.listed().collect();
         if let Some(side) = &mut self.host {
             let refused = side.refresh(&listed, &own, &self.facts, netlink, around.worker)?;
             for error in refused {
-                let text = format!("host path: {}", crate::entry::causes(&error));
+                let text = format!("host path: {}", causes(&error));
                 let subject = format!("network/{}", self.name);
                 around.events.push(EventLevel::Warning, "route_refused", &subject, text);
             }
@@ -252,7 +245,7 @@ impl NetworkSide {
     fn own_addresses(&self, host: &HostFacts) -> BTreeSet<IpAddr> {
         host.addresses()
             .into_iter()
-            .filter(|a| !self.prefixes.iter().any(|p| p.contains(a) && p.addr() == *a))
+            .filter(|a| !self.prefixes.contains_key(&IpNet::from(*a)))
             .collect()
     }
 
@@ -263,7 +256,7 @@ impl NetworkSide {
         for (address, has) in gone.chain(come).collect::<Vec<_>>() {
             if let Err(error) = card.host_address(address, has) {
                 let subject = format!("network/{}", self.name);
-                let text = crate::entry::causes(&error);
+                let text = causes(&error);
                 around.events.push(EventLevel::Warning, "guard", &subject, text);
             }
         }
@@ -299,16 +292,53 @@ impl NetworkSide {
                     around.events.push(EventLevel::Info, "card_back", &subject, text);
                 }
                 Err(error) => {
-                    let text = crate::entry::causes(&error);
+                    let text = causes(&error);
                     around.events.push(EventLevel::Error, "card_lost", &subject, text);
                 }
             }
         }
+        let mac_changed = link.mac != before.mac;
         if let Some(facts) = Card::facts(link) {
             around.worker.set_facts(self.id, facts)?;
         }
         self.link = Some(link.clone());
-        Ok(())
+        if mac_changed { self.tell_lan(around) } else { Ok(()) }
+    }
+
+    fn tell_lan(&self, around: &Around<'_>) -> Result<(), Gone> {
+        let Some(mac) = self.link.as_ref().and_then(|l| l.mac) else { return Ok(()) };
+        let settings = self.lan_settings(mac);
+        around.worker.with_lan(self.id, move |lan, now, _| lan.reconfigure(now, settings))
+    }
+
+    fn lan_settings(&self, mac: Mac) -> Settings {
+        Settings {
+            mac,
+            prefixes: self.config.prefixes.clone(),
+            on_link: self.config.on_link,
+            gateway4: self.facts.gateway4,
+            gateway6: self.facts.gateway6,
+            host4: self.facts.host4,
+            host6: self.facts.host6,
+            link_local: None,
+        }
+    }
+
+    /// The addresses to be claimed on the LAN: every single one, and each of a small IPv4 prefix.
+    /// Larger prefixes are routed to this host by whoever gave them.
+    fn claims(&self) -> impl Iterator<Item = (IpAddr, PortId)> + '_ {
+        self.listed().flat_map(|prefix| {
+            let port = self.prefixes.get(&prefix).copied();
+            let addresses: Vec<IpAddr> = match prefix {
+                IpNet::V4(p) if p.prefix_len() >= CLAIMED_PREFIX => {
+                    let (first, last) = (u32::from(p.network()), u32::from(p.broadcast()));
+                    (first..=last).map(|a| IpAddr::V4(a.into())).collect()
+                }
+                IpNet::V6(p) if p.prefix_len() == 128 => vec![IpAddr::V6(p.addr())],
+                _ => Vec::new(),
+            };
+            addresses.into_iter().zip(std::iter::repeat(port)).filter_map(|(a, p)| Some((a, p?)))
+        })
     }
 
     /// Somebody on the LAN has `address`: it leaves the list, the routes and the guard.
@@ -331,7 +361,7 @@ impl NetworkSide {
             && let Err(error) = card.close(around.state, self.id)
         {
             let subject = format!("network/{}", self.name);
-            let text = crate::entry::causes(&error);
+            let text = causes(&error);
             around.events.push(EventLevel::Warning, "card_close", &subject, text);
         }
     }

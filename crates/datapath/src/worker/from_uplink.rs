@@ -21,10 +21,10 @@ use crate::datagram;
 use crate::deliver;
 use crate::fit::Fit;
 use crate::names::{NetworkId, Owner, PortId};
-use crate::neighbor::Lookup;
+use crate::neighbor::{Asker, Heard, Lookup};
 use crate::offload::{Offload, Sender};
 use crate::port::{ETHERNET, behind_ethernet};
-use crate::uplink::Received;
+use crate::uplink::{Outgoing, Received};
 
 /// How often the kernel's overflow counter is read while frames come in.
 const DROPS_EVERY: Duration = Duration::from_millis(100);
@@ -92,11 +92,13 @@ impl Worker {
         now: Instant,
     ) -> Result<Counter, Counter> {
         let frame = self.storage.room().get(..len).unwrap_or_default();
-        let (_, payload) = datagram::parse(frame)?;
-        if let Some(uplink) = &mut network.uplink
-            && let Some(fate) = uplink.lan.input(now, frame, &payload, &mut uplink.outbox)
-        {
-            return fate;
+        let (ethernet, payload) = datagram::parse(frame)?;
+        if let Some(uplink) = &mut network.uplink {
+            match uplink.lan.input(now, &ethernet, &payload, &mut uplink.outbox)? {
+                Heard::Elsewhere => {}
+                Heard::Silent => return Ok(Counter::Silent),
+                Heard::Answered => return Ok(Counter::Answered),
+            }
         }
         datagram::last_inch_only(&payload)?;
         let Some((source, destination)) = addresses(&payload) else {
@@ -156,21 +158,19 @@ impl Worker {
     /// Sends the ICMP errors among the replies to whom they are meant for on the LAN, if the next
     /// hop is known: an error is not worth waiting for.
     fn tell_outside(&mut self, network: &mut Network, now: Instant) {
+        let owner = Owner::Uplink(network.id);
+        let Some(uplink) = &mut network.uplink else { return };
         for frame in self.replies.iter() {
             let Ok((_, payload)) = datagram::parse(frame) else { continue };
-            let (Some(uplink), Some((source, destination))) =
-                (&mut network.uplink, addresses(&payload))
-            else {
-                continue;
-            };
-            let owner = Owner::Uplink(network.id);
+            let Some((source, destination)) = addresses(&payload) else { continue };
             let Ok(hop) = uplink.lan.next_hop(destination) else { continue };
-            let asker = Some(source);
-            if let Lookup::Known(mac) =
-                uplink.lan.lookup(now, hop, asker, owner, &mut uplink.outbox)
-            {
-                let ethernet = crate::port::header(mac, uplink.facts.mac, payload.bytes());
-                uplink.outbox.frame(&[&ethernet, payload.bytes()]);
+            let asker = Asker { owner, address: Some(source) };
+            let found = uplink.lan.lookup(now, hop, asker, &mut uplink.outbox);
+            if let Lookup::Known(mac) = found {
+                let datagram = payload.bytes();
+                let ethernet = crate::port::header(mac, uplink.facts.mac, datagram);
+                let header = NetHeader::default();
+                let _ = uplink.card.send(&[Outgoing { header, ethernet, datagram }]);
             }
         }
         self.replies.clear();

@@ -26,8 +26,8 @@ use crate::deliver::{self, Inboxes};
 use crate::event::Event;
 use crate::fit::Fit;
 use crate::fragment::Fragments;
-use crate::names::{Owner, PortId, Side};
-use crate::neighbor::Lookup;
+use crate::names::{NetworkId, Owner, PortId, Side};
+use crate::neighbor::{Asker, Lookup};
 use crate::offload::{Offload, Sender};
 use crate::pending::Pending;
 use crate::port::{ETHERNET, Frame, Port, behind_ethernet};
@@ -80,6 +80,9 @@ impl Worker {
             }
         }
         self.networks.put(network_id, network);
+        if taken > 0 {
+            self.lan_events(NetworkId(network_id), now);
+        }
         if let Some(mac) = learned {
             self.emit(Event::MacLearned { port: id, mac });
         }
@@ -102,7 +105,6 @@ impl Worker {
             let owner = Owner::Uplink(network.id);
             let (mac, batch) = (uplink.facts.mac, &mut network.to_uplink);
             deliver::to_uplink(&mut uplink.card, mac, owner, batch, storage, state, from);
-            deliver::own_frames(&mut uplink.card, &mut uplink.outbox);
         }
         if let Some(host) = &mut network.host {
             let owner = Owner::Host(network.id);
@@ -246,7 +248,8 @@ impl Batch<'_> {
             }
         };
         let owner = Owner::Port(port.id);
-        match uplink.lan.lookup(self.now, hop, Some(to.source), owner, &mut uplink.outbox) {
+        let asker = Asker { owner, address: Some(to.source) };
+        match uplink.lan.lookup(self.now, hop, asker, &mut uplink.outbox) {
             Lookup::Known(mac) => {
                 self.network.to_uplink.push((index, mac));
                 Ok(Fate::Noted)

@@ -12,7 +12,7 @@ use crate::datagram;
 use crate::deliver;
 use crate::event::Event;
 use crate::names::{Mac, NetworkId, Owner};
-use crate::neighbor::LanEvent;
+use crate::neighbor::Event as LanEvent;
 
 impl Worker {
     /// Lets the LAN side's timers run.
@@ -27,28 +27,39 @@ impl Worker {
 
     /// Sends what the LAN side wants sent, and acts on what it has found out.
     pub(super) fn lan_events(&mut self, id: NetworkId, now: Instant) {
-        let Some(network) = self.networks.get_mut(id.0) else { return };
-        let Some(uplink) = &mut network.uplink else { return };
-        deliver::own_frames(&mut uplink.card, &mut uplink.outbox);
-        while let Some(event) =
-            self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()?.outbox.next_event())
-        {
-            match event {
-                LanEvent::Resolved { hop, mac } => self.send_waiting(id, hop, mac),
-                LanEvent::Failed { hop } => self.fail_waiting(id, hop, now),
-                LanEvent::Claimed { address } => {
-                    self.emit(Event::AddressClaimed { network: id, address });
-                }
-                LanEvent::Conflict { address, mac } => {
-                    self.withdraw(id, address);
-                    self.emit(Event::AddressConflict { network: id, address, mac });
-                }
-                LanEvent::Defended { address, mac } => {
-                    self.emit(Event::AddressDefended { network: id, address, mac });
-                }
-                LanEvent::Join(group) => self.group(id, group, true),
-                LanEvent::Leave(group) => self.group(id, group, false),
+        let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
+            return;
+        };
+        if uplink.outbox.is_empty() {
+            return;
+        }
+        deliver::own_frames(&mut uplink.card, &uplink.outbox);
+        let mut outbox = std::mem::take(&mut uplink.outbox);
+        for event in outbox.events() {
+            self.lan_event(id, *event, now);
+        }
+        outbox.clear();
+        if let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
+            uplink.outbox = outbox;
+        }
+    }
+
+    fn lan_event(&mut self, id: NetworkId, event: LanEvent, now: Instant) {
+        match event {
+            LanEvent::Resolved { hop, mac } => self.send_waiting(id, hop, mac),
+            LanEvent::Unreachable { hop } => self.fail_waiting(id, hop, now),
+            LanEvent::Claimed { address, .. } => {
+                self.emit(Event::AddressClaimed { network: id, address });
             }
+            LanEvent::Conflict { address, mac, .. } => {
+                self.withdraw(id, address);
+                self.emit(Event::AddressConflict { network: id, address, mac });
+            }
+            LanEvent::Contested { address, mac, .. } => {
+                self.emit(Event::AddressDefended { network: id, address, mac });
+            }
+            LanEvent::JoinGroup { mac, .. } => self.group(id, mac, true),
+            LanEvent::LeaveGroup { mac, .. } => self.group(id, mac, false),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::limiter::Limiter;
 use crate::names::{NetworkId, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
-use crate::uplink::{HostPath, PacketUplink};
+use crate::uplink::{HostPath, PacketUplink, UplinkError};
 use crate::vhost::Ring;
 
 /// A network to be served.
@@ -115,11 +115,24 @@ impl WorkerHandle {
     /// Tells what has changed about a network's card.
     pub fn set_facts(&self, id: NetworkId, facts: UplinkFacts) -> Result<(), Gone> {
         self.call(move |worker| {
+            let now = Instant::now();
             if let Some(uplink) = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
+                if facts.up && !uplink.facts.up {
+                    uplink.lan.link_restored(now);
+                }
                 uplink.facts = facts;
-                uplink.lan.set_mac(facts.mac, Instant::now(), &mut uplink.outbox);
             }
-            worker.lan_events(id, Instant::now());
+            worker.poll_lan(id, now);
+        })
+    }
+
+    /// The card came back under another interface index.
+    pub fn rebind(&self, id: NetworkId, index: u32) -> Result<Result<(), UplinkError>, Gone> {
+        self.call(move |worker| {
+            match worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
+                Some(uplink) => uplink.card.rebind(index),
+                None => Ok(()),
+            }
         })
     }
 
@@ -134,7 +147,7 @@ impl WorkerHandle {
             if let Some(uplink) = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
                 change(&mut uplink.lan, now, &mut uplink.outbox);
             }
-            worker.lan_events(id, now);
+            worker.poll_lan(id, now);
         })
     }
 
