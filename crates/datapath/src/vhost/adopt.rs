@@ -86,6 +86,7 @@ fn bells(
         Ok(Some(bell::check(fd)?))
     };
     Ok(Bells {
+        running: false,
         kick: bell("kick", ring.kick == Kick::Descriptor)?,
         call: bell("call", ring.call)?,
         err: bell("err", ring.err)?,

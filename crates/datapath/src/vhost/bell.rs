@@ -10,9 +10,11 @@ use super::refusal::Refusal;
 /// What the kernel says an eventfd is a link to.
 const EVENTFD: &[u8] = b"anon_inode:[eventfd]";
 
-/// A ring's descriptors.
+/// A ring's descriptors, and who has the ring.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bells {
+    /// The worker has the ring.
+    pub running: bool,
     pub kick: Option<Arc<OwnedFd>>,
     pub call: Option<Arc<OwnedFd>>,
     pub err: Option<Arc<OwnedFd>>,

@@ -5,15 +5,17 @@
 //! left behind by a socket that nobody listens at any more is replaced; anything else at that path
 //! is left alone and reported. *Connecting*, the base tries until somebody listens.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, chmod, fchmod, lstat, unlink};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    getsockname, listen, socket_with,
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    getsockname, listen, shutdown, socket_with,
 };
 
 use crate::names::PortId;
@@ -137,12 +139,28 @@ impl Listener {
         Ok(Self { fd, path: path.to_owned(), file: identity(path) })
     }
 
-    /// Takes over a socket that a predecessor listened at; `None` if it is not the one at `path`.
-    pub(super) fn adopt(fd: OwnedFd, path: &Path) -> Option<Self> {
-        let bound = SocketAddrUnix::try_from(getsockname(&fd).ok()?).ok()?;
-        let file = identity(path)?;
-        let same = bound == SocketAddrUnix::new(path).ok()?;
-        same.then(|| Self { fd, path: path.to_owned(), file: Some(file) })
+    /// Takes over a socket that a predecessor listened at. Gives it back if it is not the one at
+    /// `path`.
+    pub(super) fn adopt(fd: OwnedFd, path: &Path) -> Result<Self, OwnedFd> {
+        match (bound(&fd), identity(path)) {
+            (Some(at), Some(file)) if at == path => {
+                Ok(Self { fd, path: path.to_owned(), file: Some(file) })
+            }
+            _ => Err(fd),
+        }
+    }
+
+    /// Ends a socket that a predecessor listened at, for everybody who holds it, and removes its
+    /// file, unless somebody else listens there now.
+    pub(super) fn discard(fd: &OwnedFd) {
+        // Whatever hinders this, a stale file is replaced the next time.
+        let _ = shutdown(fd, Shutdown::Both);
+        if let Some(path) = bound(fd)
+            && identity(&path).is_some()
+            && matches!(connect_to(&path), Err(Errno::CONNREFUSED))
+        {
+            let _ = unlink(&path);
+        }
     }
 
     /// The next front end that waits, if one does.
@@ -217,6 +235,12 @@ fn make_room(path: &Path) -> Result<(), DoorError> {
     }
 }
 
+/// The path at which a socket was bound.
+fn bound(fd: &OwnedFd) -> Option<PathBuf> {
+    let address = SocketAddrUnix::try_from(getsockname(fd).ok()?).ok()?;
+    Some(PathBuf::from(OsStr::from_bytes(address.path_bytes()?)))
+}
+
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let stat = lstat(path).ok()?;
     let socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
@@ -274,9 +298,9 @@ mod tests {
         let path = dir.path().join("port.sock");
         let fd = Listener::open(&path).unwrap().fd;
         let other = dir.path().join("other.sock");
-        assert!(Listener::adopt(fd.try_clone().unwrap(), &other).is_none());
-        assert!(Listener::adopt(fd.try_clone().unwrap(), &path).is_some());
+        assert!(Listener::adopt(fd.try_clone().unwrap(), &other).is_err());
+        assert!(Listener::adopt(fd.try_clone().unwrap(), &path).is_ok());
         std::fs::remove_file(&path).unwrap();
-        assert!(Listener::adopt(fd, &path).is_none());
+        assert!(Listener::adopt(fd, &path).is_err());
     }
 }

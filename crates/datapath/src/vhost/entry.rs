@@ -94,16 +94,20 @@ impl Entry {
             Socket::Connect(path) => {
                 self.retry_at = Some(Instant::now());
                 door::address(path)?;
-                if left.is_some() {
+                if let Some(fd) = left {
+                    Listener::discard(&fd);
                     around.forget(self.door.id, &key);
                 }
                 return Ok(());
             }
         };
-        let listener = match left.and_then(|fd| Listener::adopt(fd, path)) {
-            Some(listener) => listener,
-            None => {
-                around.forget(self.door.id, &key);
+        let listener = match left.map(|fd| Listener::adopt(fd, path)) {
+            Some(Ok(listener)) => listener,
+            other => {
+                if let Some(Err(fd)) = other {
+                    Listener::discard(&fd);
+                    around.forget(self.door.id, &key);
+                }
                 let listener = Listener::open(path)?;
                 around.keep(self.door.id, &key, listener.fd.as_fd());
                 listener
@@ -155,8 +159,8 @@ impl Entry {
         self.record.forget_negotiation();
         if let Some(fd) = connection {
             connection::hang_up(fd);
-            around.forget_connection(self.door.id, &self.keys);
         }
+        around.forget_connection(self.door.id, &self.keys);
     }
 
     /// Its name.

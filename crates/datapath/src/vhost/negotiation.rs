@@ -203,7 +203,7 @@ impl Negotiation {
         self.keep_bell(side, "call", fd.as_deref(), around);
         self.bells(side).call = fd.clone();
         self.record.update_ring(side, |ring| ring.call = fd.is_some());
-        if self.record.ring(side).started {
+        if self.bells(side).running {
             around.owner.set_call(self.port, side, fd);
         }
         Ok(())
@@ -279,7 +279,7 @@ impl Negotiation {
 
     /// Starts or stops a ring as it should be.
     fn settle(&mut self, side: Side, around: &Surroundings) -> Result<(), Refusal> {
-        match (self.record.ring(side).started, self.wanted(side)) {
+        match (self.bells(side).running, self.wanted(side)) {
             (false, true) => self.start(side, around),
             (true, false) => {
                 self.stop(side, around);
@@ -300,9 +300,10 @@ impl Negotiation {
         let Some(addresses) = state.addresses else { return Ok(()) };
         let memory = Arc::clone(self.table.memory());
         let layout = layout(&memory, state.size, addresses)?;
-        let Bells { kick, call, err } = self.bells(side).clone();
+        let Bells { kick, call, err, .. } = self.bells(side).clone();
         let polled = kick.is_none();
         self.record.update_ring(side, |ring| ring.started = true);
+        self.bells(side).running = true;
         let features = self.record.features();
         around.owner.start(self.port, side, Ring { memory, layout, features, kick, call, err });
         around.tell(self.port, PortEvent::Started { side, size: state.size, polled });
@@ -310,7 +311,7 @@ impl Negotiation {
     }
 
     fn stop(&mut self, side: Side, around: &Surroundings) {
-        if !self.record.ring(side).started {
+        if !std::mem::take(&mut self.bells(side).running) {
             return;
         }
         let next = around.owner.stop(self.port, side);
