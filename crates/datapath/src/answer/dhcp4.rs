@@ -29,8 +29,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::{
-    DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr,
-    UdpPacket,
+    ArpHardware, DHCP_CLIENT_PORT, DHCP_SERVER_PORT, DhcpMessageType, DhcpOpCode, DhcpOption,
+    DhcpPacket, DhcpRepr, UdpPacket,
 };
 
 use super::{Answer, BASE4, Guest, LastInch, Lease4, Replies, udp_is_sound, wrap};
@@ -44,6 +44,8 @@ const LEASE: u32 = 3600;
 const RENEW: u32 = LEASE / 2;
 /// Seconds after which it asks any server.
 const REBIND: u32 = LEASE / 8 * 7;
+/// What stands before the options of every DHCP message.
+const MAGIC: u32 = 0x6382_5363;
 /// Octets of the shortest message: what BOOTP fixed, and old clients insist on.
 const MIN_LEN: usize = 300;
 /// Name servers told at most.
@@ -77,7 +79,7 @@ pub(super) fn is_request(ip: &Ip4<'_>) -> bool {
 /// What a client says, as far as it matters here.
 struct Request<'a> {
     kind: DhcpMessageType,
-    packet: DhcpPacket<&'a [u8]>,
+    packet: &'a DhcpPacket<&'a [u8]>,
     requested: Option<Ipv4Addr>,
     server: Option<Ipv4Addr>,
     client_id: Option<&'a [u8]>,
@@ -86,17 +88,19 @@ struct Request<'a> {
 impl<'a> Request<'a> {
     /// Reads a client's message for Ethernet. smoltcp's own representation is not used here: it
     /// refuses client identifiers that only look like an Ethernet address.
-    fn parse(message: &'a [u8]) -> Option<Self> {
-        let packet = DhcpPacket::new_checked(message).ok()?;
-        let [op, hardware, hardware_len, ..] = *message.first_chunk::<4>()?;
-        if [op, hardware, hardware_len] != [1, 1, 6] || packet.magic_number() != 0x6382_5363 {
+    fn parse(packet: &'a DhcpPacket<&'a [u8]>) -> Option<Self> {
+        if packet.opcode() != DhcpOpCode::Request
+            || packet.hardware_type() != ArpHardware::Ethernet
+            || packet.hardware_len() != 6
+            || packet.magic_number() != MAGIC
+        {
             return None;
         }
         let mut kind = None;
         let (mut requested, mut server, mut client_id) = (None, None, None);
         let address = |data: &[u8]| data.try_into().ok().map(|octets: [u8; 4]| octets.into());
-        for DhcpOption { kind: code, data } in options(message) {
-            match (code, data) {
+        for option in packet.options() {
+            match (option.kind, option.data) {
                 (code::MESSAGE_TYPE, &[value]) => kind = Some(DhcpMessageType::from(value)),
                 (code::REQUESTED_ADDRESS, data) => requested = address(data),
                 (code::SERVER, data) => server = address(data),
@@ -106,20 +110,6 @@ impl<'a> Request<'a> {
         }
         Some(Self { kind: kind?, packet, requested, server, client_id })
     }
-}
-
-/// The options of a message that is long enough to have some.
-fn options(message: &[u8]) -> impl Iterator<Item = DhcpOption<'_>> {
-    let mut rest = message.get(240..).unwrap_or_default();
-    std::iter::from_fn(move || {
-        while let [0, after @ ..] = rest {
-            rest = after; // padding
-        }
-        let (&[kind, len], after) = rest.split_first_chunk::<2>()?;
-        let (data, after) = after.split_at_checked(len.into())?;
-        rest = after;
-        (kind != 255).then_some(DhcpOption { kind, data })
-    })
 }
 
 /// Answers a message to a DHCP server's port, sent to the base or to all.
@@ -134,7 +124,8 @@ pub(super) fn answer(guest: &Guest<'_>, ip: &Ip4<'_>, replies: &mut Replies) -> 
     if !udp_is_sound(guest, &udp, source.into(), ip.destination().into()) {
         return MALFORMED;
     }
-    let Some(request) = Request::parse(udp.payload()) else {
+    let packet = DhcpPacket::new_checked(udp.payload());
+    let Some(request) = packet.as_ref().ok().and_then(Request::parse) else {
         return MALFORMED;
     };
     let Some(lease) = guest.inch.addresses4.first() else {
@@ -291,6 +282,3 @@ fn classless_routes(lease: &Lease4) -> Vec<u8> {
     let router = lease.router.octets();
     [&[32][..], &router, &[0; 4], &[0], &router].concat()
 }
-
-#[cfg(test)]
-mod tests;

@@ -36,12 +36,13 @@ pub(super) fn answer4(guest: &Guest<'_>, ip: &Ip4<'_>, replies: &mut Replies) ->
 /// Answers an ICMPv6 message to the base that is not neighbour discovery.
 pub(super) fn answer6(guest: &Guest<'_>, ip: &Ip6<'_>, replies: &mut Replies) -> Answer {
     let message = ip.upper_bytes();
-    let Ok(request) = Icmpv6Packet::new_checked(message) else {
+    let Some(&[kind, code, ..]) = message.first_chunk::<8>() else {
         return Answer::Drop(Counter::DropAnswerMalformed);
     };
-    if request.msg_type() != Icmpv6Message::EchoRequest || request.msg_code() != 0 {
+    if (kind, code) != (Icmpv6Message::EchoRequest.into(), 0) {
         return Answer::Drop(Counter::DropNotServed);
     }
+    let request = Icmpv6Packet::new_unchecked(message);
     let (source, destination) = (ip.source(), ip.destination());
     if !guest.checksum_pending && !request.verify_checksum(&source, &destination) {
         return Answer::Drop(Counter::DropAnswerMalformed);

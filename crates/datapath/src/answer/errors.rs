@@ -142,6 +142,3 @@ fn may_report6(ip: &Ip6<'_>) -> bool {
         && single(ip.source())
         && single(ip.destination())
 }
-
-#[cfg(test)]
-mod tests;

@@ -202,3 +202,6 @@ fn udp_is_sound(guest: &Guest<'_>, udp: &UdpPacket<&[u8]>, from: IpAddr, to: IpA
         || (udp.checksum() == 0 && from.is_ipv4())
         || (udp.checksum() != 0 && udp.verify_checksum(&from.into(), &to.into()))
 }
+
+#[cfg(test)]
+mod tests;

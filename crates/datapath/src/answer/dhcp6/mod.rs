@@ -210,6 +210,3 @@ fn name_servers(inch: &LastInch, reply: &mut Writer) {
         reply.option(code::DNS, &[&octets]);
     }
 }
-
-#[cfg(test)]
-mod tests;
