@@ -4,9 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 
 use super::{Netlink, NetlinkError};
 
@@ -37,8 +35,8 @@ impl Address {
             }
         }
         let own: IpAddr = local.or(address)?;
-        let probing = flags.contains(AddressFlags::Tentative)
-            && !flags.contains(AddressFlags::Optimistic);
+        let probing =
+            flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
         Some(Self {
             index: message.header.index,
             net: IpNet::new(own, message.header.prefix_len).ok()?,

@@ -27,3 +27,6 @@ pub use socket::Netlink;
 pub use tc::{Direction, Filter};
 
 pub(crate) use error::SETCAP;
+
+#[cfg(test)]
+mod tests;

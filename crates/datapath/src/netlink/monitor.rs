@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
 
+use super::NetlinkError;
 use super::address::Address;
 use super::link::Link;
 use super::route;
 use super::socket::Raw;
-use super::NetlinkError;
 
 /// Multicast groups: links, IPv4 addresses and routes, IPv6 addresses and routes.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
@@ -46,9 +46,7 @@ impl Event {
         match message {
             RouteNetlinkMessage::NewLink(m) => Link::from_message(&m).map(Self::LinkChanged),
             RouteNetlinkMessage::DelLink(m) => gone(&m),
-            RouteNetlinkMessage::NewAddress(m) => {
-                Address::from_message(&m).map(Self::AddressAdded)
-            }
+            RouteNetlinkMessage::NewAddress(m) => Address::from_message(&m).map(Self::AddressAdded),
             RouteNetlinkMessage::DelAddress(m) => {
                 Address::from_message(&m).map(Self::AddressRemoved)
             }
@@ -98,7 +96,9 @@ impl Monitor {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Some(Event::Overrun)),
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Ok(Some(Event::Overrun));
+                }
                 Err(e) => return Err(NetlinkError::new("hear of the kernel's changes", e)),
             }
             let events = Raw::all(&self.buffer).into_iter().filter_map(|raw| raw.parse());

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
-    RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -44,8 +44,9 @@ pub(super) fn is_default(message: &RouteMessage) -> bool {
 
 fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(a))
-        | RouteAttribute::Via(RouteVia::Inet(a)) => Some(IpAddr::V4(*a)),
+        RouteAttribute::Gateway(RouteAddress::Inet(a)) | RouteAttribute::Via(RouteVia::Inet(a)) => {
+            Some(IpAddr::V4(*a))
+        }
         RouteAttribute::Gateway(RouteAddress::Inet6(a))
         | RouteAttribute::Via(RouteVia::Inet6(a)) => Some(IpAddr::V6(*a)),
         _ => None,
@@ -172,8 +173,7 @@ impl Netlink {
             m.header.destination_prefix_length == prefix.prefix_len()
                 && in_main_table(&m)
                 && device_of(&m.attributes) == Some(index)
-                && m.attributes
-                    .contains(&RouteAttribute::Destination(prefix.network().into()))
+                && m.attributes.contains(&RouteAttribute::Destination(prefix.network().into()))
         }))
     }
 

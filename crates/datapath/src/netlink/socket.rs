@@ -101,8 +101,7 @@ impl Netlink {
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         header.sequence_number = self.sequence;
-        let mut message =
-            NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
@@ -127,10 +126,8 @@ impl Netlink {
                     NLMSG_NOOP => {}
                     // Both carry a negative error number first; 0 is success.
                     NLMSG_DONE | NLMSG_ERROR => {
-                        let code = message
-                            .payload
-                            .first_chunk()
-                            .map_or(0, |b| i32::from_ne_bytes(*b));
+                        let code =
+                            message.payload.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
                         if code < 0 {
                             return Err(io::Error::from_raw_os_error(code.saturating_neg()));
                         }

@@ -84,7 +84,8 @@ fn parse_filter(payload: &[u8]) -> Option<Filter> {
     let name = attributes(payload.get(HEADER_LEN..)?)
         .find_map(|(kind, value)| (kind == TCA_OPTIONS).then_some(value))
         .and_then(|options| {
-            attributes(options).find_map(|(kind, value)| (kind == TCA_BPF_NAME).then(|| text(value)))
+            attributes(options)
+                .find_map(|(kind, value)| (kind == TCA_BPF_NAME).then(|| text(value)))
         });
     let kind = kind_of(payload)?;
     Some(Filter {
@@ -113,9 +114,7 @@ impl Netlink {
         {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(e) => {
-                Err(NetlinkError::new(format!("add a clsact to link number {index}"), e))
-            }
+            Err(e) => Err(NetlinkError::new(format!("add a clsact to link number {index}"), e)),
         }
     }
 
@@ -194,7 +193,8 @@ impl Netlink {
         priority: u16,
         handle: u32,
     ) -> Result<(), NetlinkError> {
-        match self.order(RouteNetlinkMessage::DelTrafficFilter(filter(index, priority, handle)), 0) {
+        match self.order(RouteNetlinkMessage::DelTrafficFilter(filter(index, priority, handle)), 0)
+        {
             Err(e) if gone(&e) => Ok(()),
             other => other,
         }

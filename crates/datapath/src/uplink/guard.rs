@@ -55,7 +55,7 @@ impl<T> GuardMaps<T> {
     }
 
     /// Takes by name what [`GuardMaps::named`] named; `None` unless all four are there.
-    pub fn find<E>(mut take: impl FnMut(&'static str) -> Option<T>) -> Option<Self> {
+    pub fn find(mut take: impl FnMut(&'static str) -> Option<T>) -> Option<Self> {
         Some(Self {
             vm4: take("vm4")?,
             vm6: take("vm6")?,
@@ -72,6 +72,14 @@ pub struct SocketFilter(Program);
 impl AsFd for SocketFilter {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+impl SocketFilter {
+    /// A filter that lets the first octets of everything through.
+    pub(super) fn keeping(octets: i32) -> Self {
+        Self(bpf::load(ProgramKind::SocketFilter, &bpf::cut(octets)).unwrap())
     }
 }
 

@@ -31,7 +31,7 @@ mod offloads;
 mod packet;
 pub(crate) mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tun;
 
 use std::io;

@@ -277,11 +277,8 @@ impl PacketUplink {
         }
         let mut parts = [[IoSlice::new(&[]); 3]; BATCH];
         for ((to, frame), header) in parts.iter_mut().zip(frames).zip(&headers) {
-            *to = [
-                IoSlice::new(header),
-                IoSlice::new(&frame.ethernet),
-                IoSlice::new(frame.datagram),
-            ];
+            *to =
+                [IoSlice::new(header), IoSlice::new(&frame.ethernet), IoSlice::new(frame.datagram)];
         }
         let mut control: [SendAncillaryBuffer<'_, '_, '_>; BATCH] =
             std::array::from_fn(|_| SendAncillaryBuffer::default());

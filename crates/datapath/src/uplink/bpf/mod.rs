@@ -9,4 +9,6 @@ mod kernel;
 mod programs;
 
 pub(super) use kernel::{Map, Program, ProgramKind, load};
+#[cfg(test)]
+pub(super) use programs::cut;
 pub(super) use programs::{ingress, socket_filter};

@@ -205,3 +205,11 @@ pub(in super::super) fn ingress(
     a.finish_with(TC_ACT_UNSPEC);
     finish(a)
 }
+
+/// Lets the first octets of everything through.
+#[cfg(test)]
+pub(in super::super) fn cut(octets: i32) -> Vec<u8> {
+    let mut a = Assembler::default();
+    a.finish_with(octets);
+    a.assemble().unwrap()
+}

@@ -95,14 +95,7 @@ impl Ring {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no address is asked for, so nothing of ours is replaced; released in `drop` only.
         let memory = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                geometry.len(),
-                protection,
-                MapFlags::SHARED,
-                socket,
-                0,
-            )
+            mmap(std::ptr::null_mut(), geometry.len(), protection, MapFlags::SHARED, socket, 0)
         }?;
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self { memory, geometry, released, taken: released })
