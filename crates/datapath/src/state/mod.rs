@@ -21,6 +21,7 @@
 //! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
 
 pub mod port;
+pub(crate) mod network;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -1,15 +1,14 @@
-//! Errors of opening and changing the ways out: which object, what was tried, and what is missing.
+//! Errors of opening and changing the ways out: what was tried, and what is missing.
 
 use std::io;
+
+use crate::netlink::{NetlinkError, SETCAP};
 
 /// A control-side error. The datapath's own refusals are [`super::Refusal`].
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
     /// The process lacks a capability.
-    #[error(
-        "cannot {action}: this needs {capability}; run as root, or give it once with \
-         `setcap cap_net_raw,cap_net_admin,cap_bpf+ep` on the ipvisor binary"
-    )]
+    #[error("cannot {action}: this needs {capability}; {SETCAP}")]
     Missing {
         /// What was tried.
         action: String,
@@ -36,6 +35,14 @@ pub enum UplinkError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The card is not there, or is no card for this.
+    #[error("link {link} {why}")]
+    Card {
+        /// Its name or number.
+        link: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// What a predecessor left cannot be used.
     #[error("cannot take over the {object}: {why}")]
     Adopt {
@@ -44,4 +51,23 @@ pub enum UplinkError {
         /// What is wrong with it.
         why: String,
     },
+    /// A netlink call failed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+impl UplinkError {
+    /// What the kernel refused: a missing capability is named.
+    pub(super) fn refused(
+        action: impl Into<String>,
+        capability: &'static str,
+        source: io::Error,
+    ) -> Self {
+        let action = action.into();
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            Self::Missing { action, capability, source }
+        } else {
+            Self::Kernel { action, source }
+        }
+    }
 }
