@@ -1,2 +1,3 @@
 //! Forms and controls the virtual machines of one computer: configuration, ledger, engines, lifecycle.
 pub mod config;
+pub mod ledger;
