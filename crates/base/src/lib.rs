@@ -12,3 +12,4 @@ pub mod instance;
 pub mod keeper;
 pub mod readable;
 pub mod state_dir;
+pub mod ledger;
