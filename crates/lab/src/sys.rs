@@ -80,3 +80,34 @@ pub fn received_at(socket: BorrowedFd<'_>) -> io::Result<Duration> {
     checked(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSTAMPNS, &raw mut time) })?;
     Ok(Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0)))
 }
+
+/// The signals that ask a program to end.
+fn end_signals() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` makes the set valid; the others change a valid set.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks the signals that ask a program to end, in this thread and those it starts. Programs that
+/// are started get them as ever.
+pub fn block_end_signals() -> io::Result<()> {
+    let set = end_signals();
+    // SAFETY: `set` is valid, and the old mask is not asked for.
+    let error =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Waits until one of the blocked signals comes.
+pub fn wait_for_end_signal() {
+    let set = end_signals();
+    let mut signal = 0;
+    // SAFETY: both point to valid values of ours.
+    while unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {}
+}
