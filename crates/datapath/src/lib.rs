@@ -22,8 +22,12 @@
 )]
 
 pub mod answer;
+pub mod checksum;
 pub mod counters;
 pub mod datagram;
+pub mod fragment;
 pub mod keeper;
 pub mod names;
+pub mod offload;
+pub mod segment;
 pub mod state;

@@ -30,10 +30,7 @@ use virtqueue::NetHeader;
 
 use crate::checksum::Sum;
 use crate::counters::Counter;
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP6: u8 = 58;
+use crate::datagram::{Payload, protocol};
 
 /// Where TCP has its checksum.
 pub(crate) const TCP_CHECKSUM: usize = 16;
@@ -141,17 +138,38 @@ pub enum Sender {
 
 /// What of a datagram bears on offload.
 #[derive(Clone, Copy, Debug)]
-pub struct Transport<'a> {
+struct Transport<'a> {
     /// The datagram, from its IP header to its last octet, padding gone.
-    pub datagram: &'a [u8],
-    /// It is IPv6.
-    pub ipv6: bool,
+    datagram: &'a [u8],
+    ipv6: bool,
     /// The protocol behind all extension headers.
-    pub protocol: u8,
+    protocol: u8,
     /// Where that starts.
-    pub start: usize,
-    /// It is a fragment.
-    pub fragment: bool,
+    start: usize,
+}
+
+impl<'a> Transport<'a> {
+    /// `None` where nothing can be left to offload: ARP, fragments (atomic ones too).
+    fn of(payload: &Payload<'a>) -> Option<Self> {
+        match payload {
+            Payload::Arp(_) => None,
+            Payload::Ip4(ip) => (!ip.is_fragment()).then(|| Self {
+                datagram: ip.bytes(),
+                ipv6: false,
+                protocol: ip.protocol(),
+                start: ip.header_len(),
+            }),
+            Payload::Ip6(ip) => {
+                let upper = ip.upper();
+                upper.fragment.is_none().then(|| Self {
+                    datagram: ip.bytes(),
+                    ipv6: true,
+                    protocol: upper.protocol,
+                    start: upper.offset,
+                })
+            }
+        }
+    }
 }
 
 /// How a datagram goes on to a receiver.
@@ -172,13 +190,19 @@ pub enum Handover {
 
 impl Offload {
     /// Checks a sender's `header` for a frame whose IP datagram starts `l2_len` octets in (0 from a
-    /// TUN device) against the datagram itself; `None` stands for a frame without one (ARP).
-    pub fn check_transport(
+    /// TUN device) against the datagram itself.
+    #[inline]
+    pub fn check(
         header: &NetHeader,
         l2_len: usize,
-        transport: Option<&Transport<'_>>,
+        payload: &Payload<'_>,
         sender: Sender,
     ) -> Result<Self, Counter> {
+        const NEWS: u8 = NetHeader::F_NEEDS_CSUM | NetHeader::F_DATA_VALID;
+        if header.flags & NEWS == 0 && header.gso_type == NetHeader::GSO_NONE {
+            return Ok(Self::default());
+        }
+        let transport = Transport::of(payload);
         let (allowed, believed) = match sender {
             Sender::Guest(allowed) => (allowed, false),
             Sender::Kernel => (Abilities::ALL, true),
@@ -188,7 +212,7 @@ impl Offload {
                 return Err(Counter::DropOffloadNotNegotiated);
             }
             transport
-                .and_then(|t| partial(header, l2_len, t))
+                .and_then(|t| partial(header, l2_len, &t))
                 .ok_or(Counter::DropOffloadChecksum)?
         } else if believed && header.flags & NetHeader::F_DATA_VALID != 0 {
             Checksum::Valid
@@ -246,15 +270,14 @@ impl Offload {
 /// The open checksum, if it is where the datagram has one.
 fn partial(header: &NetHeader, l2_len: usize, transport: &Transport<'_>) -> Option<Checksum> {
     let offset = match transport.protocol {
-        TCP => TCP_CHECKSUM,
-        UDP => UDP_CHECKSUM,
-        ICMP6 if transport.ipv6 => ICMP6_CHECKSUM,
+        protocol::TCP => TCP_CHECKSUM,
+        protocol::UDP => UDP_CHECKSUM,
+        protocol::ICMP6 if transport.ipv6 => ICMP6_CHECKSUM,
         _ => return None,
     };
     let start = usize::from(header.csum_start).checked_sub(l2_len)?;
     let field_end = start.checked_add(offset)?.checked_add(size_of::<u16>())?;
-    let fits = !transport.fragment
-        && start == transport.start
+    let fits = start == transport.start
         && usize::from(header.csum_offset) == offset
         && field_end <= transport.datagram.len();
     let start = u16::try_from(start).ok()?;
@@ -264,7 +287,7 @@ fn partial(header: &NetHeader, l2_len: usize, transport: &Transport<'_>) -> Opti
 /// The large send, if the datagram is one; `None` if its payload fits one segment anyway.
 fn segmentation(
     header: &NetHeader,
-    transport: Option<&Transport<'_>>,
+    transport: Option<Transport<'_>>,
     allowed: Abilities,
     checksum: Checksum,
 ) -> Result<Option<Segmentation>, Counter> {
@@ -281,7 +304,7 @@ fn segmentation(
         return Err(Counter::DropOffloadNotNegotiated);
     }
     transport
-        .and_then(|t| large_tcp(header.gso_size, t, kind, ecn, checksum))
+        .and_then(|t| large_tcp(header.gso_size, &t, kind, ecn, checksum))
         .ok_or(Counter::DropOffloadSegmentation)
 }
 
@@ -293,7 +316,7 @@ fn large_tcp(
     checksum: Checksum,
 ) -> Option<Option<Segmentation>> {
     let Checksum::Partial { start, .. } = checksum else { return None };
-    if transport.protocol != TCP || transport.ipv6 != (kind == Kind::Tcp6) || size == 0 {
+    if transport.protocol != protocol::TCP || transport.ipv6 != (kind == Kind::Tcp6) || size == 0 {
         return None;
     }
     let tcp = transport.datagram.get(transport.start..)?;
@@ -327,3 +350,6 @@ pub fn complete_checksum(datagram: &mut [u8], start: u16, offset: u16) -> Option
     *field = sum.to_be_bytes();
     Some(())
 }
+
+#[cfg(test)]
+mod tests;
