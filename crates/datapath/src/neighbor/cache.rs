@@ -343,7 +343,8 @@ impl Cache {
 
 impl Entry {
     fn is_unresolved_of(&self, owner: Owner) -> bool {
-        self.owner == Some(owner) && matches!(self.state, State::Incomplete { .. } | State::Failed)
+        self.owner == Some(owner)
+            && matches!(self.state, State::Incomplete { .. } | State::Failed)
     }
 }
 

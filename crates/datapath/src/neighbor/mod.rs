@@ -90,10 +90,7 @@ impl Settings {
     /// Whether an address is a neighbour's.
     fn is_on_link(&self, address: IpAddr) -> bool {
         self.on_link
-            && self
-                .prefixes
-                .iter()
-                .any(|p| p.prefix_len() < p.max_prefix_len() && p.contains(&address))
+            && self.prefixes.iter().any(|p| p.prefix_len() < p.max_prefix_len() && p.contains(&address))
     }
 }
 
@@ -182,8 +179,9 @@ impl Lan {
     pub fn claim(&mut self, now: Instant, address: IpAddr, port: PortId, out: &mut Outbox) {
         if self.claims.claim(now, address, port)
             && let Some(group) = group_of(address)
+            && self.groups.join(now, group)
         {
-            self.groups.join(now, group, out);
+            out.tell(Event::JoinGroup { mac: ndp::group_mac(group), group });
         }
     }
 
@@ -197,8 +195,11 @@ impl Lan {
         for (address, port) in addresses {
             let fresh = self.claims.standing(address).is_none();
             self.claims.restore(address, port);
-            if fresh && let Some(group) = group_of(address) {
-                self.groups.restore(group, out);
+            if fresh
+                && let Some(group) = group_of(address)
+                && self.groups.add(group)
+            {
+                out.tell(Event::JoinGroup { mac: ndp::group_mac(group), group });
             }
         }
     }
@@ -207,8 +208,9 @@ impl Lan {
     pub fn release(&mut self, now: Instant, address: IpAddr, out: &mut Outbox) {
         if self.claims.release(address)
             && let Some(group) = group_of(address)
+            && self.groups.leave(now, group)
         {
-            self.groups.leave(now, group, out);
+            out.tell(Event::LeaveGroup { mac: ndp::group_mac(group), group });
         }
     }
 
@@ -281,10 +283,10 @@ impl Lan {
         }
         let request = message.operation == Operation::Request;
         if message.sender.is_unspecified() {
-            if request {
-                self.claims.rival(now, target, mac, Rival::Probes, out);
+            if request && self.claims.rival(now, target, mac, Rival::Probes, out) {
+                return Heard::Silent;
             }
-        } else if self.claims.is_wanted(sender) {
+        } else if self.claims.standing(sender).is_some() {
             return self.contest(now, sender, mac, out);
         } else {
             let solicited = !request && sender != target;
@@ -298,13 +300,7 @@ impl Lan {
         Heard::Answered
     }
 
-    fn discovery(
-        &mut self,
-        now: Instant,
-        from: Mac,
-        message: Discovery,
-        out: &mut Outbox,
-    ) -> Heard {
+    fn discovery(&mut self, now: Instant, from: Mac, message: Discovery, out: &mut Outbox) -> Heard {
         let card = self.settings.mac;
         match message {
             Discovery::Solicitation { source, target, link } => {
@@ -316,7 +312,7 @@ impl Lan {
                 let probe = source.is_unspecified();
                 if probe {
                     self.claims.rival(now, asks, mac, Rival::Probes, out);
-                } else if self.claims.is_wanted(source.into()) {
+                } else if self.claims.standing(source.into()).is_some() {
                     return self.contest(now, source.into(), mac, out);
                 } else if link.is_some() {
                     let news = News { mac: link, solicited: false, overrides: true };
@@ -332,7 +328,7 @@ impl Lan {
                 if !link.is_none_or(|mac| self.is_neighbor(mac)) {
                     return Heard::Silent;
                 }
-                if self.claims.is_wanted(target.into()) {
+                if self.claims.standing(target.into()).is_some() {
                     return self.contest(now, target.into(), link.unwrap_or(from), out);
                 }
                 let news = News { mac: link, solicited, overrides };
