@@ -302,6 +302,20 @@ fn a_link_that_is_down_refuses_by_name_and_works_at_once_when_it_is_up_again() {
 }
 
 #[test]
+fn without_a_cable_frames_are_refused_rather_than_thrown_away() {
+    World::run(|world| {
+        let mut uplink = open(world, &state());
+        let datagram = ip4("203.0.113.10", "203.0.113.2", 253, b"out");
+        uplink.set_carrier(false);
+        let refused = Sent { count: 0, refused: Some(Refusal::Down) };
+        assert_eq!(uplink.send(&[outgoing(&datagram)]), refused);
+        assert_eq!(uplink.send(&[]), Sent { count: 0, refused: None });
+        uplink.set_carrier(true);
+        assert_eq!(uplink.send(&[outgoing(&datagram)]).refused, None);
+    });
+}
+
+#[test]
 fn a_frame_too_long_for_the_card_is_refused_and_those_before_it_went() {
     World::run(|world| {
         let mut uplink = open(world, &state());
@@ -325,6 +339,20 @@ fn a_card_that_was_taken_out_and_came_back_is_used_again() {
         peer.send(&numbered(3));
         assert_eq!(number(&take(&mut uplink).1), 3);
         assert_eq!(uplink.send(&[outgoing(&datagram)]), Sent { count: 1, refused: None });
+    });
+}
+
+#[test]
+fn a_successor_finds_the_card_that_came_back_while_nobody_looked() {
+    World::run(|world| {
+        let state = state();
+        let uplink = open(world, &state);
+        let kept = uplink.as_fd().try_clone_to_owned().unwrap();
+        drop(uplink);
+        world.replace_card();
+        let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
+        world.peer().send(&numbered(3));
+        assert_eq!(number(&take(&mut uplink).1), 3);
     });
 }
 
