@@ -100,6 +100,13 @@ impl World {
         holder.wait_with_output().unwrap()
     }
 
+    /// Kills the holder alone: the base stays.
+    pub fn kill_holder(&mut self) {
+        let mut holder = self.holder.take().unwrap();
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+    }
+
     /// Tells the holder to end in order, and shows that it does and leaves nothing.
     pub fn end_in_order(mut self) -> String {
         kill(self.holder(), Signal::TERM);
