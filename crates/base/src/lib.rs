@@ -4,9 +4,12 @@
 //! descriptors and starts the *base*, which does everything else. `entry` is where the command's
 //! `main` comes in.
 
+pub mod config;
 pub mod control;
 pub mod entry;
 pub mod holder;
+pub mod instance;
 pub mod keeper;
 pub mod readable;
 pub mod state_dir;
+pub mod ledger;

@@ -51,12 +51,12 @@ impl Failure {
 
 impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::failed(chain(&error))
+        Self::failed(causes(&error))
     }
 }
 
-/// An error with all its causes, as one line.
-pub fn chain(error: &dyn Error) -> String {
+/// An error and all that caused it, in one line.
+pub fn causes(error: &dyn Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::entry::{chain, exit};
+use crate::entry::{causes, exit};
 use crate::state_dir::{Lock, StateDir};
 use backoff::Backoff;
 use child::{BaseChild, Flush};
@@ -166,7 +166,7 @@ impl<'a> Holder<'a> {
     fn prepare(dir: &'a StateDir, lock: &Lock, options: Options) -> Result<Self, String> {
         let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
         lock.claim().map_err(|e| failed("write the lock", &e))?;
-        dir.renew(lock).map_err(|e| chain(&e))?;
+        dir.renew(lock).map_err(|e| causes(&e))?;
         let signals = Signals::catch(options.detached).map_err(|e| failed("catch signals", &e))?;
         process::raise_open_files();
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
