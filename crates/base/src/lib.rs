@@ -10,6 +10,6 @@ pub mod entry;
 pub mod holder;
 pub mod instance;
 pub mod keeper;
+pub mod ledger;
 pub mod readable;
 pub mod state_dir;
-pub mod ledger;
