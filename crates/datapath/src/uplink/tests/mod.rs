@@ -1,0 +1,7 @@
+//! The uplink on a kernel, in network namespaces that each test makes: needs root.
+
+mod guard;
+mod offloads;
+mod packet;
+mod tun;
+pub(crate) mod world;
