@@ -114,7 +114,7 @@ pub(crate) fn discovery_type(ip: &Ip6<'_>) -> Option<u8> {
 }
 
 /// The destination port, if there are four octets to hold the ports.
-fn udp_destination(upper: &[u8]) -> Option<u16> {
+pub(crate) fn udp_destination(upper: &[u8]) -> Option<u16> {
     let &[_, _, d0, d1] = upper.first_chunk::<4>()?;
     Some(u16::from_be_bytes([d0, d1]))
 }

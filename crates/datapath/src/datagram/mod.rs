@@ -36,6 +36,7 @@ mod last_inch;
 pub use chain::{Fragment, MAX_EXTENSIONS, Upper};
 pub use ip4::Ip4;
 pub use ip6::Ip6;
+pub(crate) use last_inch::{discovery_type, udp_destination};
 pub use last_inch::{last_inch_only, protocol};
 
 use crate::counters::Counter;
