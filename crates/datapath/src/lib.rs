@@ -28,6 +28,7 @@ pub mod datagram;
 pub mod fragment;
 pub mod keeper;
 pub mod names;
+pub mod neighbor;
 pub mod offload;
 pub mod segment;
 pub mod state;
