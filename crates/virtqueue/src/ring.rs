@@ -77,7 +77,7 @@ pub(crate) struct Ring {
     /// Nothing was published since the start.
     fresh: bool,
     /// Value of [`sigbus::tears`] at the last look at the regions.
-    tears: u32,
+    tears: Cell<u32>,
 }
 
 // SAFETY: `desc` leads into a mapping without thread affinity, reached by atomics and raw copies
@@ -115,7 +115,7 @@ impl Ring {
         let published = used.index();
         let found = avail.index();
         let reach = Reach::new(memory);
-        let mut ring = Self {
+        let ring = Self {
             desc,
             avail,
             used,
@@ -126,7 +126,7 @@ impl Ring {
             next: published,
             seen: Cell::new(published),
             fresh: true,
-            tears: 0,
+            tears: Cell::new(0),
         };
         ring.whole()?;
         if found.wrapping_sub(published) > size {
@@ -181,6 +181,7 @@ impl Ring {
     #[inline]
     fn refresh(&self) -> Result<(), RingFault> {
         let found = self.avail.index();
+        self.whole()?;
         let ahead = found.wrapping_sub(self.published);
         if ahead > self.size || ahead < self.seen.get().wrapping_sub(self.published) {
             let (seen, used, size) = (self.seen.get(), self.published, self.size);
@@ -311,7 +312,7 @@ impl Ring {
     }
 
     /// Asks to be notified of the next entry. True if it is there already.
-    pub(crate) fn arm(&mut self) -> Result<bool, RingFault> {
+    pub(crate) fn arm(&self) -> Result<bool, RingFault> {
         self.whole()?;
         if !self.used.set_avail_event(self.next) {
             self.used.set_flags(0);
@@ -322,7 +323,7 @@ impl Ring {
 
     /// Asks for no notifications. With event index nothing needs to be said: the driver notifies
     /// once when it passes the index named last, and then not for 65536 entries.
-    pub(crate) fn disarm(&mut self) {
+    pub(crate) fn disarm(&self) {
         let flags = if self.features.event_idx { 0 } else { USED_NO_NOTIFY };
         self.used.set_flags(flags);
     }
@@ -330,15 +331,15 @@ impl Ring {
     /// Refuses if memory was taken away. Costs one load as long as no mapping of the whole process
     /// was ever torn.
     #[inline]
-    pub(crate) fn whole(&mut self) -> Result<(), RingFault> {
+    pub(crate) fn whole(&self) -> Result<(), RingFault> {
         let tears = sigbus::tears();
-        if tears == self.tears {
+        if tears == self.tears.get() {
             return Ok(());
         }
         if let Some(fault) = self.torn() {
             return Err(fault);
         }
-        self.tears = tears;
+        self.tears.set(tears);
         Ok(())
     }
 

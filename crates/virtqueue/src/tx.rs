@@ -52,7 +52,6 @@ impl TxQueue {
     /// After a fault nothing was taken; what was taken before can still be completed.
     #[inline]
     pub fn copy_next(&mut self, into: &mut [u8]) -> Result<Option<Taken>, RingFault> {
-        self.ring.whole()?;
         self.take(into).map_err(|fault| self.ring.blame(fault))
     }
 
@@ -66,6 +65,8 @@ impl TxQueue {
             true
         })?;
         let taken = sink.finish()?;
+        // What was lost meanwhile was copied as zeroes.
+        self.ring.whole()?;
         self.ring.give_back(position, head, 0);
         self.ring.advance(position.wrapping_add(1));
         Ok(Some(taken))

@@ -1,12 +1,12 @@
 //! The device's side against the driver's side.
 #![allow(clippy::arithmetic_side_effects)]
 
-//mod hostile;
-//mod model;
+mod hostile;
+mod model;
 mod notify;
-//mod race;
+mod race;
 mod rx;
-//mod torn;
+mod torn;
 mod tx;
 
 use std::sync::Arc;
