@@ -20,8 +20,8 @@
 //! - Offsets never depend on anything but the layout version.
 //! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
 
-pub mod port;
 pub(crate) mod network;
+pub mod port;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

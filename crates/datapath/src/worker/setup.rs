@@ -25,6 +25,7 @@ use crate::limiter::Limiter;
 use crate::names::{NetworkId, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
+use crate::state::port::PortRecord;
 use crate::uplink::{HostPath, PacketUplink, UplinkError};
 use crate::vhost::Ring;
 
@@ -121,6 +122,7 @@ impl WorkerHandle {
                     uplink.lan.link_restored(now);
                 }
                 uplink.facts = facts;
+                uplink.card.set_carrier(facts.up);
             }
             worker.poll_lan(id, now);
         })
@@ -130,7 +132,10 @@ impl WorkerHandle {
     pub fn rebind(&self, id: NetworkId, index: u32) -> Result<Result<(), UplinkError>, Gone> {
         self.call(move |worker| {
             match worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
-                Some(uplink) => uplink.card.rebind(index),
+                Some(uplink) => {
+                    uplink.lan.link_restored(Instant::now());
+                    uplink.card.rebind(index)
+                }
                 None => Ok(()),
             }
         })
@@ -239,9 +244,11 @@ impl Worker {
         }
         let Some(setup) = uplink else { return Ok(()) };
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
+        let mut card = setup.card;
+        card.set_carrier(setup.facts.up);
         if let Some(network) = self.networks.get_mut(id.0) {
             network.uplink = Some(UplinkSide {
-                card: setup.card,
+                card,
                 facts: setup.facts,
                 lan: setup.lan,
                 outbox: Outbox::default(),
@@ -316,6 +323,11 @@ impl Worker {
     pub(super) fn break_port(&mut self, id: PortId, fault: &RingFault) {
         let Some(port) = self.ports.get_mut(id.0) else { return };
         let kick = port.kick().cloned();
+        let record = PortRecord::of(&self.state, id);
+        for side in Side::BOTH {
+            // A broken ring stays stopped, in a successor too, until it is set up anew.
+            record.set_fault(side, Some(crate::port::break_counter(fault) as u16));
+        }
         port.break_rings(fault, &self.state);
         port.active = false;
         if let Some(kick) = kick {
