@@ -36,7 +36,9 @@ pub enum CardError {
         known: String,
     },
     /// It carries no Ethernet.
-    #[error("network `{network}`: `{name}` has no MAC address: the uplink must be an Ethernet card")]
+    #[error(
+        "network `{network}`: `{name}` has no MAC address: the uplink must be an Ethernet card"
+    )]
     NotEthernet {
         /// The network.
         network: String,

@@ -69,9 +69,7 @@ impl HostSide {
             Some(fd) => HostPath::adopt(fd, state, network)?,
             None => HostPath::open("ipv%d", mtu, state, network)?,
         };
-        keeper
-            .keep(&format!("network/{name}/host"), path.as_fd())
-            .map_err(HostPathError::Keep)?;
+        keeper.keep(&format!("network/{name}/host"), path.as_fd()).map_err(HostPathError::Keep)?;
         let (device, index) = (path.name().to_owned(), path.index());
         worker.set_host(network, Some(path))?.map_err(HostPathError::Watch)?;
         Ok(Self { network, device, index, routes: BTreeSet::new(), listed: BTreeSet::new() })

@@ -126,10 +126,8 @@ mod tests {
         assert_eq!((lease.prefix_len, lease.router), (32, BASE4));
         let lease = lease_of("prefixes = [\"203.0.113.10/32\"]", gateway("198.51.100.1"));
         assert_eq!((lease.prefix_len, lease.router), (32, BASE4));
-        let lease = lease_of(
-            "prefixes = [\"203.0.113.0/24\"]\non_link = false",
-            gateway("203.0.113.1"),
-        );
+        let lease =
+            lease_of("prefixes = [\"203.0.113.0/24\"]\non_link = false", gateway("203.0.113.1"));
         assert_eq!((lease.prefix_len, lease.router), (32, BASE4));
     }
 

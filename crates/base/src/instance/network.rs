@@ -57,7 +57,12 @@ pub struct NetworkSide {
 
 impl NetworkSide {
     /// The network before anything of it is open.
-    pub fn new(ids: &Ids, name: &str, config: &Config, host: &HostFacts) -> Result<Self, CardError> {
+    pub fn new(
+        ids: &Ids,
+        name: &str,
+        config: &Config,
+        host: &HostFacts,
+    ) -> Result<Self, CardError> {
         let network = config.networks.get(name).cloned();
         let Some(network) = network else {
             return Err(CardError::Missing {
