@@ -40,7 +40,6 @@ pub mod offload;
 pub mod pending;
 pub mod port;
 pub mod reserved;
-pub mod offload;
 pub mod segment;
 pub mod state;
 pub mod storage;

@@ -1,12 +1,11 @@
 //! The base's first steps: take over from a predecessor, then run the instance.
 
-use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::exit;
+use super::{Failure, exit};
 use crate::keeper::{self, Hello, HolderKeeper, HolderLink, Inheritance};
 use crate::state_dir::StateDir;
 
@@ -48,45 +47,10 @@ impl Start {
     pub fn config_text(&self) -> Result<String, Failure> {
         let accepted = self.state_dir.accepted_config();
         let path = if accepted.exists() { &accepted } else { &self.config };
-        std::fs::read_to_string(path).map_err(|e| Failure {
-            status: exit::CONFIGURATION,
-            message: format!("cannot read the configuration {}: {e}", path.display()),
+        std::fs::read_to_string(path).map_err(|e| {
+            Failure::configuration(format!("cannot read the configuration {}: {e}", path.display()))
         })
     }
-}
-
-/// Why a base ends: what it says last, and its exit status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// One of [`exit`].
-    pub status: u8,
-    /// For people, possibly of several lines.
-    pub message: String,
-}
-
-impl Failure {
-    /// The configuration is wrong, as `message` shows.
-    pub fn configuration(message: impl Into<String>) -> Self {
-        Self { status: exit::CONFIGURATION, message: message.into() }
-    }
-}
-
-impl<E: Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self { status: exit::FAILED, message: causes(&error) }
-    }
-}
-
-/// An error and all that caused it, in one line.
-pub fn causes(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    message
 }
 
 /// Is the base: takes over, then runs `instance` until it ends. Returns the exit status.

@@ -10,13 +10,13 @@
 //! moves the socket to the new index and attaches the guard there.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use datapath::keeper::Keeper;
 use datapath::names::{Mac, NetworkId};
-use datapath::netlink::Link;
+use datapath::netlink::{Link, Netlink};
 use datapath::state::StateMemory;
-use datapath::uplink::{Guard, GuardDescriptors, Offloads, PacketUplink, UplinkError};
+use datapath::uplink::{self, Guard, GuardMaps, PacketUplink, UplinkError};
 use datapath::worker::UplinkFacts;
 use ipnet::IpNet;
 
@@ -73,6 +73,7 @@ pub struct Card {
     /// Its index now.
     pub index: u32,
     guard: Guard,
+    label: String,
     coalesce: bool,
 }
 
@@ -86,7 +87,7 @@ pub struct CardSetup<'a> {
     pub link: &'a Link,
     /// Whether software GRO may stay on.
     pub coalesce: bool,
-    /// Names this instance among all that use the card.
+    /// Names this network's guard among all that use the card.
     pub label: &'a str,
     /// The host's own addresses.
     pub host: &'a [IpAddr],
@@ -101,6 +102,7 @@ impl Card {
         inheritance: &mut Inheritance,
         state: &StateMemory,
         keeper: &dyn Keeper,
+        netlink: &mut Netlink,
     ) -> Result<(Self, PacketUplink), CardError> {
         let failed = |source| CardError::Uplink {
             network: setup.network.to_owned(),
@@ -110,14 +112,11 @@ impl Card {
         let kept = |source| CardError::Keep { network: setup.network.to_owned(), source };
         let key = |part: &str| format!("network/{}/{part}", setup.network);
         let (label, id) = (setup.label, setup.id);
-        let mut guard = match maps(inheritance, setup.network) {
-            Some(maps) => Guard::adopt(maps, label, state, id).map_err(failed)?,
-            None => Guard::open(label, state, id).map_err(failed)?,
+        let guard = match GuardMaps::find(|part| inheritance.take(&key(part))) {
+            Some(maps) => Guard::adopt(maps, label),
+            None => Guard::open(label).map_err(failed)?,
         };
-        let maps = guard.descriptors();
-        for (part, fd) in
-            [("vm4", maps.vm4), ("vm6", maps.vm6), ("host4", maps.host4), ("host6", maps.host6)]
-        {
+        for (part, fd) in guard.descriptors().named() {
             keeper.keep(&key(part), fd).map_err(kept)?;
         }
         for address in setup.host {
@@ -126,20 +125,22 @@ impl Card {
         for prefix in setup.vms {
             guard.add_vm(*prefix).map_err(failed)?;
         }
+        let (index, name) = (setup.link.index, setup.link.name.clone());
+        uplink::turn_off(&name, setup.coalesce, state, id).map_err(failed)?;
+        let filter = guard.socket_filter().map_err(failed)?;
         let card = match inheritance.take(&key("uplink")) {
-            Some(socket) => PacketUplink::adopt(socket, state, id).map_err(failed)?,
-            None => {
-                Offloads::take(&setup.link.name, setup.coalesce, state, id).map_err(failed)?;
-                let filter = guard.socket_filter().map_err(failed)?;
-                let frames = PacketUplink::FRAMES;
-                PacketUplink::open(setup.link.index, frames, &filter, state, id).map_err(failed)?
+            Some(socket) => {
+                let mut card = PacketUplink::adopt(socket, index, state, id).map_err(failed)?;
+                card.set_filter(&filter).map_err(failed)?;
+                card
             }
+            None => PacketUplink::open(index, PacketUplink::FRAMES, &filter, state, id)
+                .map_err(failed)?,
         };
         keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;
-        guard.attach(setup.link.index).map_err(failed)?;
-        let name = setup.link.name.clone();
-        let index = setup.link.index;
-        Ok((Self { name, index, guard, coalesce: setup.coalesce }, card))
+        guard.attach(netlink, index).map_err(failed)?;
+        let label = setup.label.to_owned();
+        Ok((Self { name, index, guard, label, coalesce: setup.coalesce }, card))
     }
 
     /// What the worker must know of the card.
@@ -148,16 +149,17 @@ impl Card {
         Some(UplinkFacts { mac, mtu: link.mtu, up: link.up && link.carrier })
     }
 
-    /// The card came back under another index: everything is attached there.
+    /// The card came back, perhaps under another index: everything is attached there.
     pub fn moved(
         &mut self,
         link: &Link,
         state: &StateMemory,
         id: NetworkId,
+        netlink: &mut Netlink,
     ) -> Result<(), UplinkError> {
         self.index = link.index;
-        Offloads::take(&link.name, self.coalesce, state, id)?;
-        self.guard.attach(link.index)
+        uplink::turn_off(&link.name, self.coalesce, state, id)?;
+        self.guard.attach(netlink, link.index)
     }
 
     /// The host got or lost an address of its own.
@@ -171,19 +173,14 @@ impl Card {
     }
 
     /// Undoes everything but the socket, which the worker closes.
-    pub fn close(mut self, state: &StateMemory, id: NetworkId) -> Result<(), UplinkError> {
-        let detached = self.guard.detach();
-        Offloads::restore(&self.name, state, id)?;
+    pub fn close(
+        self,
+        state: &StateMemory,
+        id: NetworkId,
+        netlink: &mut Netlink,
+    ) -> Result<(), UplinkError> {
+        let detached = Guard::detach(netlink, self.index, &self.label);
+        uplink::turn_on_again(&self.name, state, id)?;
         detached
     }
-}
-
-fn maps(inheritance: &mut Inheritance, network: &str) -> Option<GuardDescriptors<OwnedFd>> {
-    let mut take = |part: &str| inheritance.take(&format!("network/{network}/{part}"));
-    Some(GuardDescriptors {
-        vm4: take("vm4")?,
-        vm6: take("vm6")?,
-        host4: take("host4")?,
-        host6: take("host6")?,
-    })
 }

@@ -56,6 +56,7 @@ pub struct HostSide {
 
 impl HostSide {
     /// Makes the device, or takes over a predecessor's, and hands it to the worker.
+    #[allow(clippy::too_many_arguments, reason = "what a device needs, each once")]
     pub fn open(
         network: NetworkId,
         name: &str,
@@ -64,10 +65,11 @@ impl HostSide {
         state: &StateMemory,
         keeper: &dyn Keeper,
         worker: &WorkerHandle,
+        netlink: &mut Netlink,
     ) -> Result<Self, HostPathError> {
         let path = match kept {
-            Some(fd) => HostPath::adopt(fd, state, network)?,
-            None => HostPath::open("ipv%d", mtu, state, network)?,
+            Some(fd) => HostPath::adopt(netlink, fd, state, network)?,
+            None => HostPath::open(netlink, "ipv%d", mtu, state, network)?,
         };
         keeper.keep(&format!("network/{name}/host"), path.as_fd()).map_err(HostPathError::Keep)?;
         let (device, index) = (path.name().to_owned(), path.index());

@@ -187,8 +187,8 @@ impl Instance {
                 events: &self.events,
                 label: &self.label,
             };
-            side.open_host(&around, inheritance, &taken)?;
-            side.open_card(&around, inheritance, &self.host, takeover)?;
+            side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
+            side.open_card(&around, inheritance, &self.host, &mut self.netlink, takeover)?;
             side.refresh(&around, &self.host, &mut self.netlink)?;
             if side.host.is_some() {
                 taken.extend(side.listed());
@@ -197,6 +197,7 @@ impl Instance {
         for name in self.config.vms.keys() {
             self.open_door(name, inheritance)?;
         }
+        self.worker.serve()?;
         Ok(())
     }
 
@@ -308,8 +309,11 @@ impl Instance {
         for name in self.config.vms.keys() {
             self.doors.remove_port(self.ids.port(name));
         }
-        for side in std::mem::take(&mut self.networks).into_values() {
-            side.close(&self.around());
+        let networks = std::mem::take(&mut self.networks);
+        if let Ok(mut netlink) = Netlink::open() {
+            for side in networks.into_values() {
+                side.close(&self.around(), &mut netlink);
+            }
         }
         self.doors.shutdown();
         self.worker.shut_down();

@@ -134,22 +134,24 @@ impl NetworkSide {
         around: &Around<'_>,
         inheritance: &mut Inheritance,
         host: &HostFacts,
+        netlink: &mut Netlink,
         takeover: bool,
     ) -> Result<(), CardOpen> {
         let Some(link) = self.link.clone() else { return Ok(()) };
         let own: Vec<IpAddr> = host.addresses().into_iter().collect();
         let vms: Vec<IpNet> = self.listed().collect();
+        let label = format!("{} {}", around.label, self.name);
         let setup = CardSetup {
             network: &self.name,
             id: self.id,
             link: &link,
             coalesce: self.config.coalesce,
-            label: around.label,
+            label: &label,
             host: &own,
             vms: &vms,
         };
         let keeper: &dyn Keeper = &**around.keeper;
-        let (card, socket) = Card::open(&setup, inheritance, around.state, keeper)?;
+        let (card, socket) = Card::open(&setup, inheritance, around.state, keeper, netlink)?;
         let facts = Card::facts(&link).ok_or_else(|| CardError::NotEthernet {
             network: self.name.clone(),
             name: link.name.clone(),
@@ -179,6 +181,7 @@ impl NetworkSide {
         &mut self,
         around: &Around<'_>,
         inheritance: &mut Inheritance,
+        netlink: &mut Netlink,
         taken: &BTreeSet<IpNet>,
     ) -> Result<(), Gone> {
         if let Some(twice) = self.prefixes.keys().find(|p| taken.contains(p)) {
@@ -195,6 +198,7 @@ impl NetworkSide {
             around.state,
             keeper,
             around.worker,
+            netlink,
         );
         match opened {
             Ok(side) => self.host = Some(side),
@@ -226,7 +230,7 @@ impl NetworkSide {
         host: &HostFacts,
         netlink: &mut Netlink,
     ) -> Result<(), Gone> {
-        self.follow_link(around, host)?;
+        self.follow_link(around, host, netlink)?;
         let facts = self.facts_of(host);
         let own = self.own_addresses(host);
         self.guard(around, &own);
@@ -269,7 +273,12 @@ impl NetworkSide {
     }
 
     /// Follows the card: its link, MAC, MTU, and its coming back under another index.
-    fn follow_link(&mut self, around: &Around<'_>, host: &HostFacts) -> Result<(), Gone> {
+    fn follow_link(
+        &mut self,
+        around: &Around<'_>,
+        host: &HostFacts,
+        netlink: &mut Netlink,
+    ) -> Result<(), Gone> {
         let (Some(card), Some(before)) = (&mut self.card, &self.link) else { return Ok(()) };
         let subject = format!("network/{}", self.name);
         let Some(link) = host.link(&card.name) else {
@@ -288,8 +297,8 @@ impl NetworkSide {
         if link == before {
             return Ok(());
         }
-        if link.index != card.index {
-            let moved = card.moved(link, around.state, self.id);
+        if link.index != card.index || !before.up && link.up {
+            let moved = card.moved(link, around.state, self.id, netlink);
             let rebound = around.worker.rebind(self.id, link.index)?;
             match moved.and(rebound) {
                 Ok(()) => {
@@ -357,13 +366,13 @@ impl NetworkSide {
     }
 
     /// Undoes everything: filters, settings, device and routes.
-    pub fn close(self, around: &Around<'_>) {
+    pub fn close(self, around: &Around<'_>, netlink: &mut Netlink) {
         let _ = around.worker.set_uplink(self.id, None);
         if let Some(side) = self.host {
             side.close(around.worker);
         }
         if let Some(card) = self.card
-            && let Err(error) = card.close(around.state, self.id)
+            && let Err(error) = card.close(around.state, self.id, netlink)
         {
             let subject = format!("network/{}", self.name);
             let text = causes(&error);

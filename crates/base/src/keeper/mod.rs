@@ -11,6 +11,9 @@
 //! A keep is one `sendmsg` under a mutex, waiting when the holder is behind. It is in the kernel's
 //! hands when the call returns, so it survives the base: the holder reads what a dead base had sent
 //! before it starts a successor.
+//!
+//! A holder that is gone is reported once, by the link. To the keeper it is no error: there is
+//! nobody to keep anything, and the base carries on.
 
 mod inheritance;
 mod link;
@@ -67,7 +70,12 @@ impl HolderKeeper {
     fn send(&self, message: &ToHolder, beside: &[BorrowedFd<'_>], wait: Wait) -> io::Result<()> {
         let bytes = message.encode().map_err(|e| io::Error::new(ErrorKind::InvalidInput, e))?;
         let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        channel::send(socket.as_fd(), &bytes, beside, wait)
+        match channel::send(socket.as_fd(), &bytes, beside, wait) {
+            Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                Ok(())
+            }
+            result => result,
+        }
     }
 }
 

@@ -164,11 +164,14 @@ impl StateDir {
         }
     }
 
-    /// Removes everything, the lock last, and the directory itself if this instance made it.
-    pub fn remove(&self, lock: Lock) {
+    /// Removes everything, the lock last, and the directory itself if this instance made it. The
+    /// messages stay if somebody should read them.
+    pub fn remove(&self, lock: Lock, keep_messages: bool) {
         self.clear();
-        for file in ["log", "log.1"] {
-            let _ = fs::remove_file(self.0.join(file));
+        if !keep_messages {
+            for file in [self.log_file(), self.old_log_file()] {
+                let _ = fs::remove_file(file);
+            }
         }
         let made = lock.made_directory();
         let _ = fs::remove_file(self.lock_file());
@@ -259,7 +262,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        dir.remove(lock);
+        dir.remove(lock, false);
         assert!(!path.exists());
     }
 
@@ -275,7 +278,7 @@ mod tests {
         assert!(!dir.port_socket("old").unwrap().exists());
         assert!(!dir.accepted_config().exists());
         assert_eq!(fs::metadata(dir.vm_directory()).unwrap().mode() & 0o777, 0o700);
-        dir.remove(lock);
+        dir.remove(lock, false);
         let left: Vec<_> = fs::read_dir(temp.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
     }

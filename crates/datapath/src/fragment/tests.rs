@@ -53,7 +53,7 @@ proptest! {
             prop_assert_eq!(usize::from(ip.fragment_offset()), offset as usize * 8 + whole.len());
             let last = i + 1 == pieces.len();
             prop_assert_eq!(ip.more_fragments(), !last || more);
-            prop_assert!(last || ip.payload().len() % 8 == 0);
+            prop_assert!(last || ip.payload().len().is_multiple_of(8));
             prop_assert!(!ip.payload().is_empty());
             // As full as it can be: a piece that is not the last has no room for another unit.
             prop_assert!(last || piece.len() + 8 > mtu);

@@ -80,21 +80,6 @@ pub fn turn_off(
     Ok(())
 }
 
-impl Offloads {
-    /// Turns off LRO, hardware GRO and UDP merging on the card `name`; the kernel's own GRO for TCP
-    /// too unless `coalesce`. What was on is noted in the network's record.
-    pub fn take(
-        name: &str,
-        coalesce: bool,
-        state: &StateMemory,
-        network: NetworkId,
-    ) -> Result<Self, UplinkError> {
-        unimplemented!()
-    }
-
-    /// Turns on again what [`Offloads::take`] noted, a predecessor's notes included.
-    pub fn restore(name: &str, state: &StateMemory, network: NetworkId) -> Result<(), UplinkError> {
-        unimplemented!()
 /// Turns on again what [`turn_off`] noted for this network, in this life or an earlier one.
 pub fn turn_on_again(
     card: &str,
