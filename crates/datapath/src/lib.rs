@@ -30,5 +30,6 @@ pub mod keeper;
 pub mod names;
 pub mod neighbor;
 pub mod offload;
+pub mod pending;
 pub mod segment;
 pub mod state;

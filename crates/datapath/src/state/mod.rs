@@ -20,6 +20,8 @@
 //! - Offsets never depend on anything but the layout version.
 //! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
 
+pub mod pending;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
