@@ -1,1 +1,16 @@
-//! placeholder
+//! The base: forms and controls the VMs of one machine.
+//!
+//! Two kinds of process come out of this crate. The *holder* is tiny and long-lived: it keeps
+//! descriptors and starts the *base*, which does everything else. `entry` is where the command's
+//! `main` comes in.
+
+pub mod config;
+pub mod control;
+pub mod engine;
+pub mod entry;
+pub mod holder;
+pub mod instance;
+pub mod keeper;
+pub mod ledger;
+pub mod readable;
+pub mod state_dir;

@@ -21,15 +21,28 @@
     )
 )]
 
+pub mod admit;
 pub mod answer;
 pub mod checksum;
 pub mod counters;
 pub mod datagram;
+pub mod deliver;
+pub mod event;
+pub mod fib;
+pub mod fit;
 pub mod fragment;
 pub mod keeper;
+pub mod limiter;
 pub mod names;
 pub mod neighbor;
+pub mod netlink;
 pub mod offload;
 pub mod pending;
+pub mod port;
+pub mod reserved;
 pub mod segment;
 pub mod state;
+pub mod storage;
+pub mod uplink;
+pub mod vhost;
+pub mod worker;

@@ -52,6 +52,45 @@ pub struct MacError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u16);
 
+/// One of a port's two rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Towards the guest: its input buffers. Queue 0.
+    Rx,
+    /// From the guest: its output buffers. Queue 1.
+    Tx,
+}
+
+impl Side {
+    /// Both, in the order of their queue numbers.
+    pub const BOTH: [Self; 2] = [Self::Rx, Self::Tx];
+
+    /// The ring's queue number.
+    pub fn queue(self) -> u8 {
+        match self {
+            Self::Rx => 0,
+            Self::Tx => 1,
+        }
+    }
+
+    /// The ring of a queue number.
+    pub fn from_queue(queue: u32) -> Option<Self> {
+        match queue {
+            0 => Some(Self::Rx),
+            1 => Some(Self::Tx),
+            _ => None,
+        }
+    }
+
+    /// `rx` or `tx`, as in the keeper's keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rx => "rx",
+            Self::Tx => "tx",
+        }
+    }
+}
+
 /// A network: one list of addresses with its uplink. The index of its record in the state memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkId(pub u16);

@@ -7,45 +7,64 @@
 //! # Theory of operation
 //! ```text
 //! lookup: Resolving  --push--> slot in the state memory
-//! event Resolved     --take--> sent      --release--> slot is free
-//! event Unreachable  --take--> counted, answered      "
-//! port removed       --take_owned--> counted          "
+//! event Resolved     --next--> sent              --done--> slot is free
+//! event Unreachable  --next--> counted, answered --done-->     "
+//! port, network gone --next_owned, next_on--> counted --done--> "
 //! ```
-//! The octets are in the slots; this index of them is the base's own and is built anew from the
-//! slots by [`Pending::open`]. A slot that was taken is given back by [`Pending::release`], when what
-//! was taken has met its fate: a base that dies between the two repeats a datagram and loses none.
+//! The octets are in the slots; this index of them is the base's own, and is built anew from the
+//! slots by [`Pending::adopt`]. The slot of a datagram that was taken out is free only when
+//! [`Pending::done`] says that it has met its fate: a base that dies between the two repeats a
+//! datagram and loses none. A successor asks again for all [`Pending::hops`].
 //!
 //! # Who gives way
 //! Each owner has at most [`PER_OWNER`] slots, and [`PER_HOP`] for one neighbour. Beyond that its own
-//! oldest goes: that of the same neighbour, else of any. When all slots are in use, the oldest of
+//! oldest goes: that for the same neighbour, else for any. When all slots are in use, the oldest of
 //! whoever has most goes, so that many who wait cannot keep out one who does not.
 //!
 //! # Invariants
-//! - A datagram that is pushed comes out once: by `take`, or as the owner named by `push`.
+//! - A datagram that is pushed comes out once: taken out, or as the owner named by `push`.
 //! - Datagrams for one neighbour come out in the order in which they came.
 
 use std::collections::VecDeque;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use crate::counters::Counter;
 use crate::names::{NetworkId, Owner};
-use crate::state::pending::{ROOM, Slot, copy, fill, free, look, used};
+use crate::offload::Offload;
+use crate::state::pending::{ROOM, Record, Slot, copy, fill, free, look, used};
 use crate::state::{PENDING_SLOTS, StateMemory};
-
-pub use crate::state::pending::Waiting;
 
 /// Datagrams of one owner that may wait.
 pub const PER_OWNER: usize = 64;
 /// Datagrams of one owner that may wait for one neighbour.
 pub const PER_HOP: usize = 8;
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    waiting: Waiting,
-    sequence: u64,
-    len: usize,
+/// A datagram that has waited, taken out. It goes to [`Pending::done`] when its fate is met.
+#[derive(Debug)]
+#[must_use = "its slot is free only after `Pending::done`"]
+pub struct Waiting {
+    slot: usize,
+    record: Record,
+    bytes: Vec<u8>,
+}
+
+impl Waiting {
+    /// Whose it is.
+    pub fn owner(&self) -> Owner {
+        self.record.owner
+    }
+
+    /// What is left to do with it.
+    pub fn offload(&self) -> Offload {
+        self.record.offload
+    }
+
+    /// The datagram.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The datagrams that wait, of all networks.
@@ -53,192 +72,164 @@ struct Entry {
 pub struct Pending {
     state: StateMemory,
     /// What waits in each slot.
-    entries: Vec<Option<Entry>>,
-    /// The slots of each owner, oldest first.
-    queues: HashMap<Owner, VecDeque<usize>>,
-    /// Free slots; the lowest are last, and used first.
+    records: Vec<Option<Record>>,
+    /// The slots of each owner and for each neighbour, oldest first.
+    owners: HashMap<Owner, VecDeque<usize>>,
+    hops: HashMap<(NetworkId, IpAddr), VecDeque<usize>>,
+    /// Free slots; the lowest come last, and are used first.
     free: Vec<usize>,
-    /// Slots taken and not yet given back.
-    taken: Vec<usize>,
     sequence: u64,
-    /// The datagram that is shown to a callback.
-    shown: Vec<u8>,
+    broken: usize,
+    /// The buffer of the last datagram that was done with.
+    spare: Vec<u8>,
 }
 
 impl Pending {
-    /// The queue in this state memory: empty in a new one, else what a predecessor left. Also tells
-    /// how many slots held nothing that can be sent; they are free now.
-    pub fn open(state: StateMemory) -> (Self, usize) {
-        let mut broken: usize = 0;
+    /// The queue in this state memory: empty in a new one, else what a predecessor left.
+    pub fn adopt(state: StateMemory) -> Self {
+        let mut pending = Self {
+            records: vec![None; PENDING_SLOTS],
+            owners: HashMap::new(),
+            hops: HashMap::new(),
+            free: Vec::with_capacity(PENDING_SLOTS),
+            sequence: 0,
+            broken: 0,
+            spare: Vec::with_capacity(ROOM),
+            state,
+        };
         let mut found = Vec::new();
-        let mut entries = vec![None; PENDING_SLOTS];
-        for (slot, entry) in entries.iter_mut().enumerate().take(used(&state)) {
-            match look(&state, slot) {
+        for slot in 0..used(&pending.state) {
+            match look(&pending.state, slot) {
                 Slot::Free => {}
+                Slot::Waiting(record) => found.push((slot, record)),
                 Slot::Broken => {
-                    broken = broken.saturating_add(1);
-                    free(&state, slot);
-                }
-                Slot::Waiting { waiting, sequence, len } => {
-                    found.push((sequence, slot, waiting.owner));
-                    *entry = Some(Entry { waiting, sequence, len });
+                    free(&pending.state, slot);
+                    pending.broken = pending.broken.saturating_add(1);
                 }
             }
         }
-        found.sort_unstable_by_key(|(sequence, ..)| *sequence);
-        let sequence = found.last().map_or(0, |(last, ..)| last.wrapping_add(1));
-        let mut queues: HashMap<Owner, VecDeque<usize>> = HashMap::new();
-        for (_, slot, owner) in found {
-            queues.entry(owner).or_default().push_back(slot);
+        found.sort_unstable_by_key(|(_, record)| record.sequence);
+        for (slot, record) in found {
+            pending.sequence = record.sequence.wrapping_add(1);
+            pending.remember(slot, record);
         }
-        let free = entries
-            .iter()
-            .enumerate()
-            .rev()
-            .filter_map(|(slot, entry)| entry.is_none().then_some(slot))
-            .collect();
-        let (taken, shown) = (Vec::new(), vec![0; ROOM]);
-        (Self { state, entries, queues, free, taken, sequence, shown }, broken)
+        let is_free = |(slot, record): (usize, &Option<Record>)| record.is_none().then_some(slot);
+        pending.free.extend(pending.records.iter().enumerate().rev().filter_map(is_free));
+        pending
     }
 
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.queues.values().fold(0, |n, queue| n.saturating_add(queue.len()))
+    /// How many slots a predecessor left that held nothing that can be sent.
+    pub fn broken(&self) -> usize {
+        self.broken
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.queues.is_empty()
+        self.owners.is_empty()
     }
 
     /// How many of this owner's wait.
     pub fn len_of(&self, owner: Owner) -> usize {
-        self.queues.get(&owner).map_or(0, VecDeque::len)
+        self.owners.get(&owner).map_or(0, VecDeque::len)
     }
 
-    /// All that wait, in no order: a successor asks for their neighbours again.
-    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.entries.iter().flatten().map(|entry| &entry.waiting)
+    /// The neighbours that are waited for, each with the owner that has waited longest.
+    pub fn hops(&self) -> impl Iterator<Item = (NetworkId, IpAddr, Owner)> {
+        self.hops.iter().filter_map(|((network, hop), slots)| {
+            let oldest = self.records.get(*slots.front()?)?.as_ref()?;
+            Some((*network, *hop, oldest.owner))
+        })
     }
 
-    /// Lets a datagram wait. If another had to go for it, tells whose it was: it is to be counted
-    /// there ([`Counter::DropNeighborQueueFull`]).
-    pub fn push(&mut self, waiting: &Waiting, datagram: &[u8]) -> Result<Option<Owner>, Counter> {
-        if datagram.len() > ROOM {
-            return Err(Counter::DropFrameLength);
-        }
-        let evicted = self.make_room(waiting);
-        let slot = self.free.pop().ok_or(Counter::DropNeighborQueueFull)?;
-        let sequence = self.sequence;
-        if fill(&self.state, slot, waiting, sequence, datagram).is_none() {
+    /// Lets a datagram wait. If one had to go for it, or this one itself found no room, tells whose
+    /// it was, to be counted there.
+    pub fn push(
+        &mut self,
+        network: NetworkId,
+        owner: Owner,
+        hop: IpAddr,
+        offload: &Offload,
+        datagram: &[u8],
+    ) -> Option<Owner> {
+        let evicted = self.make_room(network, owner, hop);
+        let Some(slot) = self.free.pop() else { return Some(owner) };
+        let (sequence, len) = (self.sequence, datagram.len());
+        let record = Record { network, owner, hop, offload: *offload, sequence, len };
+        if fill(&self.state, slot, &record, datagram).is_none() {
             self.free.push(slot);
-            return Err(Counter::DropNeighborQueueFull);
+            return Some(owner);
         }
         self.sequence = sequence.wrapping_add(1);
-        let entry = Entry { waiting: *waiting, sequence, len: datagram.len() };
-        if let Some(place) = self.entries.get_mut(slot) {
-            *place = Some(entry);
+        self.remember(slot, record);
+        evicted
+    }
+
+    /// Takes out the oldest that waits for this neighbour.
+    pub fn next(&mut self, network: NetworkId, hop: IpAddr) -> Option<Waiting> {
+        let slot = *self.hops.get(&(network, hop))?.front()?;
+        self.take(slot)
+    }
+
+    /// Takes out the oldest of an owner that goes away.
+    pub fn next_owned(&mut self, owner: Owner) -> Option<Waiting> {
+        let slot = *self.owners.get(&owner)?.front()?;
+        self.take(slot)
+    }
+
+    /// Takes out one of a network that goes away.
+    pub fn next_on(&mut self, network: NetworkId) -> Option<Waiting> {
+        let (_, slots) = self.hops.iter().find(|((n, _), _)| *n == network)?;
+        let slot = *slots.front()?;
+        self.take(slot)
+    }
+
+    /// The fate of a datagram that was taken out is met: its slot is free.
+    pub fn done(&mut self, waiting: Waiting) {
+        free(&self.state, waiting.slot);
+        self.free.push(waiting.slot);
+        self.spare = waiting.bytes;
+    }
+
+    fn take(&mut self, slot: usize) -> Option<Waiting> {
+        let record = self.forget(slot)?;
+        let mut bytes = std::mem::take(&mut self.spare);
+        bytes.clear();
+        bytes.resize(record.len, 0);
+        copy(&self.state, slot, &mut bytes)?;
+        Some(Waiting { slot, record, bytes })
+    }
+
+    fn remember(&mut self, slot: usize, record: Record) {
+        if let Some(place) = self.records.get_mut(slot) {
+            *place = Some(record);
         }
-        self.queues.entry(waiting.owner).or_default().push_back(slot);
-        Ok(evicted)
-    }
-
-    /// Takes all that wait for a neighbour, oldest first: `each` sees them one by one, with a copy of
-    /// their octets. Their slots stay in use until [`Pending::release`]. Tells how many there were.
-    pub fn take(
-        &mut self,
-        network: NetworkId,
-        hop: IpAddr,
-        each: impl FnMut(&Waiting, &mut [u8]),
-    ) -> usize {
-        self.take_those(|w| w.network == network && w.hop == hop, each)
-    }
-
-    /// As [`Pending::take`], all of an owner that goes away.
-    pub fn take_owned(&mut self, owner: Owner, each: impl FnMut(&Waiting, &mut [u8])) -> usize {
-        self.take_those(|w| w.owner == owner, each)
-    }
-
-    /// As [`Pending::take`], all of a network that goes away.
-    pub fn take_network(
-        &mut self,
-        network: NetworkId,
-        each: impl FnMut(&Waiting, &mut [u8]),
-    ) -> usize {
-        self.take_those(|w| w.network == network, each)
-    }
-
-    /// As [`Pending::take`], all that came before `time`, in milliseconds of the machine's monotonic
-    /// clock: nobody is to wait longer than a neighbour can be asked for.
-    pub fn take_older(&mut self, time: u64, each: impl FnMut(&Waiting, &mut [u8])) -> usize {
-        self.take_those(|w| w.since < time, each)
-    }
-
-    /// Gives back the slots of all that was taken.
-    pub fn release(&mut self) {
-        for slot in self.taken.drain(..) {
-            free(&self.state, slot);
-            self.free.push(slot);
-        }
-    }
-
-    fn take_those(
-        &mut self,
-        these: impl Fn(&Waiting) -> bool,
-        mut each: impl FnMut(&Waiting, &mut [u8]),
-    ) -> usize {
-        if self.queues.is_empty() {
-            return 0;
-        }
-        let matching = self.entries.iter().enumerate().filter_map(|(slot, entry)| {
-            let entry = entry.as_ref().filter(|e| these(&e.waiting))?;
-            Some((entry.sequence, slot))
-        });
-        let mut slots: Vec<_> = matching.collect();
-        slots.sort_unstable();
-        for (_, slot) in &slots {
-            let Some(entry) = self.forget(*slot) else { continue };
-            self.taken.push(*slot);
-            if let Some(shown) = self.shown.get_mut(..entry.len)
-                && copy(&self.state, *slot, shown).is_some()
-            {
-                each(&entry.waiting, shown);
-            }
-        }
-        slots.len()
+        self.owners.entry(record.owner).or_default().push_back(slot);
+        self.hops.entry((record.network, record.hop)).or_default().push_back(slot);
     }
 
     /// Takes a slot out of the index; its octets stay.
-    fn forget(&mut self, slot: usize) -> Option<Entry> {
-        let entry = self.entries.get_mut(slot)?.take()?;
-        let owner = entry.waiting.owner;
-        if let Some(queue) = self.queues.get_mut(&owner) {
-            queue.retain(|s| *s != slot);
-            if queue.is_empty() {
-                self.queues.remove(&owner);
-            }
-        }
-        Some(entry)
+    fn forget(&mut self, slot: usize) -> Option<Record> {
+        let record = self.records.get_mut(slot)?.take()?;
+        strike(&mut self.owners, &record.owner, slot);
+        strike(&mut self.hops, &(record.network, record.hop), slot);
+        Some(record)
     }
 
-    /// Frees a slot for this newcomer, if need be, and tells whose it was.
-    fn make_room(&mut self, newcomer: &Waiting) -> Option<Owner> {
-        let slot = self.victim(newcomer)?;
-        let entry = self.forget(slot)?;
+    /// Frees a slot for a newcomer, if need be, and tells whose it was.
+    fn make_room(&mut self, network: NetworkId, owner: Owner, hop: IpAddr) -> Option<Owner> {
+        let slot = self.victim(network, owner, hop)?;
+        let record = self.forget(slot)?;
         free(&self.state, slot);
         self.free.push(slot);
-        Some(entry.waiting.owner)
+        Some(record.owner)
     }
 
     /// Who gives way to this newcomer, if anybody must.
-    fn victim(&self, newcomer: &Waiting) -> Option<usize> {
-        let own = self.queues.get(&newcomer.owner);
-        if let Some(own) = own {
+    fn victim(&self, network: NetworkId, owner: Owner, hop: IpAddr) -> Option<usize> {
+        if let Some(own) = self.owners.get(&owner) {
             let same_hop = |slot: &&usize| {
-                let entry = self.entries.get(**slot).and_then(Option::as_ref);
-                entry.is_some_and(|e| {
-                    e.waiting.network == newcomer.network && e.waiting.hop == newcomer.hop
-                })
+                let record = self.records.get(**slot).and_then(Option::as_ref);
+                record.is_some_and(|r| r.network == network && r.hop == hop)
             };
             if own.iter().filter(same_hop).count() >= PER_HOP {
                 return own.iter().find(same_hop).copied();
@@ -250,8 +241,19 @@ impl Pending {
         if !self.free.is_empty() {
             return None;
         }
-        let fullest = self.queues.values().max_by_key(|queue| queue.len());
+        let fullest = self.owners.values().max_by_key(|queue| queue.len());
         fullest.and_then(|queue| queue.front().copied())
+    }
+}
+
+/// Takes `slot` out of the queue of `key`, and the queue out of the map when it is empty.
+fn strike<K: Eq + Hash>(queues: &mut HashMap<K, VecDeque<usize>>, key: &K, slot: usize) {
+    let Some(queue) = queues.get_mut(key) else { return };
+    if let Some(at) = queue.iter().position(|s| *s == slot) {
+        queue.remove(at);
+    }
+    if queue.is_empty() {
+        queues.remove(key);
     }
 }
 

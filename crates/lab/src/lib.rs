@@ -1,1 +1,32 @@
-//! placeholder
+//! Parts for whole-system tests: images, guests, network namespaces, captures, drivers.
+//!
+//! # Theory of operation
+//! ```text
+//!  image    kernel and initramfs from Debian's archive
+//!  guest    boots one under QEMU, or drives the console of one that the base formed
+//!  netns    namespaces, veth pairs, programs and sockets inside; the machine's state before and after
+//!  capture  frames as they pass outside the base, and frames nobody would send
+//!  testpmd  DPDK's stock driver and switch
+//!  driver   a vhost-user front end in this process: exact frames in, exact frames out
+//!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
+//!  instance a running ipvisor, by its command
+//! ```
+//! Counts and bytes that a test compares come from here: from drivers and captures, never from the
+//! base. Whatever a part makes (processes, namespaces, files) goes when its handle is dropped.
+
+pub mod capture;
+pub mod command;
+pub mod driver;
+pub mod error;
+pub mod guest;
+pub mod image;
+pub mod instance;
+pub mod interrupt;
+pub mod measure;
+pub mod netns;
+pub mod paths;
+pub mod scene;
+mod sys;
+pub mod testpmd;
+
+pub use error::{LabError, Result};

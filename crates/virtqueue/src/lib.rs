@@ -24,10 +24,27 @@
     )
 )]
 
+#[cfg(any(test, feature = "driver"))]
+pub mod driver;
+mod fault;
+mod layout;
 mod mapping;
 mod memory;
 mod net_header;
+mod piece;
+mod reach;
+mod ring;
+mod rx;
+pub mod sigbus;
+mod split;
+#[cfg(test)]
+mod tests;
+mod tx;
 
+pub use fault::{IndirectDefect, LayoutDefect, LayoutPart, RingFault};
+pub use layout::{HeaderLen, QueueFeatures, QueueLayout};
 pub use mapping::{Mapping, MappingError};
 pub use memory::{GuestAddress, GuestMemory, MemoryError, Region};
 pub use net_header::NetHeader;
+pub use rx::{Delivered, RxQueue};
+pub use tx::{Taken, TxQueue};

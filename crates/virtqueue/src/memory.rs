@@ -85,13 +85,23 @@ impl GuestMemory {
     /// The mapping, and the offset in it, of `len` octets at `at`; `None` unless all of them lie in
     /// one region.
     pub fn find(&self, at: GuestAddress, len: u64) -> Option<(&Mapping, usize)> {
-        let index = self.regions.partition_point(|r| r.guest <= at).checked_sub(1)?;
-        let region = self.regions.get(index)?;
+        let region = self.region_of(at)?;
         let offset = at.0.checked_sub(region.guest.0)?;
         if offset.checked_add(len)? > region.len {
             return None;
         }
         Some((&region.mapping, usize::try_from(offset).ok()?))
+    }
+
+    /// The region that `at` lies in.
+    pub(crate) fn region_of(&self, at: GuestAddress) -> Option<&Region> {
+        let index = self.regions.partition_point(|r| r.guest <= at).checked_sub(1)?;
+        self.regions.get(index)
+    }
+
+    /// The first region whose file was shrunk under the base, if there is one.
+    pub fn torn(&self) -> Option<&Region> {
+        self.regions.iter().find(|r| r.mapping.is_torn())
     }
 
     /// The guest address of what the front end sees at `user` (ring addresses of vhost-user).

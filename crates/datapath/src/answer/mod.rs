@@ -41,6 +41,7 @@ mod ra;
 mod replies;
 mod wrap;
 
+pub use errors::{Unreachable, too_big, unreachable};
 pub use ra::{ADVERTISE_EVERY, advertise};
 pub use replies::Replies;
 

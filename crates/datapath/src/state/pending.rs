@@ -3,11 +3,12 @@
 //! # Layout
 //! ```text
 //! 0    state: 0 free, 1 waiting
-//! 8    sequence     16 since         24 network (2), owner's kind (1), family (1), owner (2),
-//!                                       checksum's kind (1), segmentation's kind (1)
-//! 32   length (4)   36 checksum start (2), offset (2)
-//! 40   segment size (2), transport (2), header length (2), CWR (2)
-//! 48   hop (16)
+//! 8    sequence
+//! 16   network (2), owner's kind (1), family (1), owner (2), checksum's kind (1),
+//!      segmentation's kind (1)
+//! 24   length (4), checksum start (2), offset (2)
+//! 32   segment size (2), transport (2), header length (2), CWR (2)
+//! 40   hop (16)
 //! 120  in slot 0 only: how many slots were ever used, so that a successor looks at no others
 //! 128  the datagram
 //! ```
@@ -27,18 +28,18 @@ use crate::names::{NetworkId, Owner, PortId};
 use crate::offload::{Checksum, Kind, MIN_SEGMENT, Offload, Segmentation};
 
 /// Octets of the longest datagram that fits a slot.
-pub const ROOM: usize = SLOT_LEN - SLOT_HEADER;
+pub(crate) const ROOM: usize = SLOT_LEN - SLOT_HEADER;
 
 const FREE: u64 = 0;
 const WAITING: u64 = 1;
 const STATE_LEN: usize = 8;
-const RECORD_LEN: usize = 56;
+const RECORD_LEN: usize = 48;
 const USED_AT: usize = 120;
 
-/// A datagram that waits, without its octets.
+/// What is kept of a waiting datagram beside its octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// On whose LAN.
+pub(crate) struct Record {
+    /// On whose LAN it waits.
     pub network: NetworkId,
     /// Whose it is.
     pub owner: Owner,
@@ -46,8 +47,10 @@ pub struct Waiting {
     pub hop: IpAddr,
     /// What is left to do with it.
     pub offload: Offload,
-    /// Since when, in milliseconds of the machine's monotonic clock.
-    pub since: u64,
+    /// Its place in the order of all.
+    pub sequence: u64,
+    /// How many octets it has.
+    pub len: usize,
 }
 
 /// What a slot holds.
@@ -56,11 +59,7 @@ pub(crate) enum Slot {
     Free,
     /// Marked as waiting, but nothing that the base can have written.
     Broken,
-    Waiting {
-        waiting: Waiting,
-        sequence: u64,
-        len: usize,
-    },
+    Waiting(Record),
 }
 
 /// How many slots, from the first, a successor has to look at.
@@ -73,11 +72,10 @@ pub(crate) fn used(state: &StateMemory) -> usize {
 pub(crate) fn fill(
     state: &StateMemory,
     slot: usize,
-    waiting: &Waiting,
-    sequence: u64,
+    record: &Record,
     datagram: &[u8],
 ) -> Option<()> {
-    if datagram.len() > ROOM {
+    if datagram.len() > ROOM || datagram.len() != record.len {
         return None;
     }
     let at = pending_at(slot);
@@ -86,8 +84,7 @@ pub(crate) fn fill(
         state.put(pending_at(0).checked_add(USED_AT)?, used);
     }
     state.memory().write(at.checked_add(SLOT_HEADER)?, datagram)?;
-    let record = encode(waiting, sequence, datagram.len())?;
-    state.memory().write(at.checked_add(STATE_LEN)?, &record)?;
+    state.memory().write(at.checked_add(STATE_LEN)?, &encode(record)?)?;
     state.put(at, WAITING);
     Some(())
 }
@@ -105,7 +102,7 @@ pub(crate) fn look(state: &StateMemory, slot: usize) -> Slot {
         WAITING => {
             let mut record = [0; RECORD_LEN];
             let read = state.memory().read(at.saturating_add(STATE_LEN), &mut record);
-            read.and_then(|()| decode(&record)).unwrap_or(Slot::Broken)
+            read.and_then(|()| decode(&record)).map_or(Slot::Broken, Slot::Waiting)
         }
         _ => Slot::Broken,
     }
@@ -119,22 +116,22 @@ pub(crate) fn copy(state: &StateMemory, slot: usize, into: &mut [u8]) -> Option<
     state.memory().read(pending_at(slot).checked_add(SLOT_HEADER)?, into)
 }
 
-fn encode(waiting: &Waiting, sequence: u64, len: usize) -> Option<[u8; RECORD_LEN]> {
-    let (owner_kind, owner) = match waiting.owner {
+fn encode(from: &Record) -> Option<[u8; RECORD_LEN]> {
+    let (owner_kind, owner) = match from.owner {
         Owner::Port(port) => (0, port.0),
         Owner::Uplink(network) => (1, network.0),
         Owner::Host(network) => (2, network.0),
     };
-    let (family, hop) = match waiting.hop {
+    let (family, hop) = match from.hop {
         IpAddr::V4(hop) => (4, hop.to_ipv6_compatible()),
         IpAddr::V6(hop) => (6, hop),
     };
-    let (checksum_kind, start, offset) = match waiting.offload.checksum {
+    let (checksum_kind, start, offset) = match from.offload.checksum {
         Checksum::None => (0, 0, 0),
         Checksum::Valid => (1, 0, 0),
         Checksum::Partial { start, offset } => (2, start, offset),
     };
-    let large = waiting.offload.segmentation;
+    let large = from.offload.segmentation;
     let segmentation_kind = match large.map(|l| l.kind) {
         None => 0,
         Some(Kind::Tcp4) => 1,
@@ -149,13 +146,12 @@ fn encode(waiting: &Waiting, sequence: u64, len: usize) -> Option<[u8; RECORD_LE
         rest = behind;
         Some(())
     };
-    put(&sequence.to_ne_bytes())?;
-    put(&waiting.since.to_ne_bytes())?;
-    put(&waiting.network.0.to_ne_bytes())?;
+    put(&from.sequence.to_ne_bytes())?;
+    put(&from.network.0.to_ne_bytes())?;
     put(&[owner_kind, family])?;
     put(&owner.to_ne_bytes())?;
     put(&[checksum_kind, segmentation_kind])?;
-    put(&u32::try_from(len).ok()?.to_ne_bytes())?;
+    put(&u32::try_from(from.len).ok()?.to_ne_bytes())?;
     for word in [start, offset].into_iter().chain(words) {
         put(&word.to_ne_bytes())?;
     }
@@ -163,9 +159,8 @@ fn encode(waiting: &Waiting, sequence: u64, len: usize) -> Option<[u8; RECORD_LE
     Some(record)
 }
 
-fn decode(record: &[u8; RECORD_LEN]) -> Option<Slot> {
+fn decode(record: &[u8; RECORD_LEN]) -> Option<Record> {
     let (sequence, rest) = record.split_first_chunk::<8>()?;
-    let (since, rest) = rest.split_first_chunk::<8>()?;
     let (network, rest) = rest.split_first_chunk::<2>()?;
     let ([owner_kind, family], rest) = rest.split_first_chunk::<2>()?;
     let (owner, rest) = rest.split_first_chunk::<2>()?;
@@ -213,13 +208,14 @@ fn decode(record: &[u8; RECORD_LEN]) -> Option<Slot> {
         2 => Some(large(Kind::Tcp6)?),
         _ => return None,
     };
-    let waiting = Waiting {
+    let offload = Offload { checksum, segmentation };
+    let sequence = u64::from_ne_bytes(*sequence);
+    (known_network(network.0) && len <= ROOM).then_some(Record {
         network,
         owner,
         hop,
-        offload: Offload { checksum, segmentation },
-        since: u64::from_ne_bytes(*since),
-    };
-    let sequence = u64::from_ne_bytes(*sequence);
-    (known_network(network.0) && len <= ROOM).then_some(Slot::Waiting { waiting, sequence, len })
+        offload,
+        sequence,
+        len,
+    })
 }

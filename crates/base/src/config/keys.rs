@@ -1,0 +1,246 @@
+//! Every key that a configuration can have: the one list that the reader, its error messages and
+//! `docs/configuration.md` share.
+//!
+//! # Theory of operation
+//! The reader asks for keys by name; what it did not ask for is unknown. Tests hold the three
+//! together: every key listed here is asked for, every key asked for is listed here, and the
+//! tables of the document are exactly [`KEYS`].
+
+use std::fmt;
+
+/// A table of the file that keys stand in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// `[host]`
+    Host,
+    /// `[network.NAME]`
+    Network,
+    /// `[vm.NAME]`
+    Vm,
+    /// `{ ... }` in the list `disk`.
+    Disk,
+    /// `{ ... }` as `socket`.
+    Socket,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Host, Self::Network, Self::Vm, Self::Disk, Self::Socket];
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "[host]",
+            Self::Network => "[network.NAME]",
+            Self::Vm => "[vm.NAME]",
+            Self::Disk => "disk = [{ ... }]",
+            Self::Socket => "socket = { ... }",
+        })
+    }
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Where it stands.
+    pub table: Table,
+    /// Its name.
+    pub name: &'static str,
+    /// What its value must be, in words that continue "must be".
+    pub form: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// A value, as written in the file.
+    pub example: &'static str,
+    /// Names by which people look for it.
+    pub aliases: &'static [&'static str],
+}
+
+const fn key(
+    table: Table,
+    name: &'static str,
+    form: &'static str,
+    default: &'static str,
+    example: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key { table, name, form, default, meaning, example, aliases: &[] }
+}
+
+impl Key {
+    const fn also(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
+    /// The line of the document's table.
+    pub fn row(&self) -> String {
+        let Self { name, form, default, example, meaning, .. } = self;
+        format!("| `{name}` | {form} | {default} | `{example}` | {meaning} |")
+    }
+}
+
+/// Every key, in the order of the document.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key(Table::Host, "overcommit", "true or false", "false", "true",
+        "Whether VMs may be given more CPUs and memory than the machine has. Disks and addresses are never given twice."),
+
+    key(Table::Network, "uplink", "the name of a network interface", "none: a private network, without a way out", "\"eth1\"",
+        "The adapter card that carries the network's datagrams out. The host may go on using it. A card belongs to one network.")
+        .also(&["interface", "nic", "card", "device", "dev", "bridge", "parent", "port"]),
+    key(Table::Network, "prefixes", "a list of IP prefixes", "required", "[\"203.0.113.0/24\", \"2001:db8:1::/64\"]",
+        "Where the network's addresses lie. Every address of a VM lies in one of them; an address that a provider routes to this machine is a prefix of its own (`203.0.113.77/32`). They do not overlap.")
+        .also(&["subnet", "subnets", "network", "cidr", "prefix"]),
+    key(Table::Network, "gateway", "\"auto\", or a list with one IPv4 and one IPv6 address at most", "\"auto\" with an uplink, else none", "[\"203.0.113.1\", \"fe80::1\"]",
+        "The LAN's router. `auto`: the host's own default routes through the uplink, as far as it has any. It may lie outside the prefixes. `[]`: none.")
+        .also(&["router", "gateways", "default", "via"]),
+    key(Table::Network, "on_link", "true or false", "true", "false",
+        "Whether other hosts of the prefixes are neighbours on the LAN. `false`: everything but the VMs themselves is reached through the gateway."),
+    key(Table::Network, "mtu", "a whole number from 1280 (576 without IPv6) to 65535", "the uplink's own; 1500 without uplink", "9000",
+        "Octets of the largest IP datagram."),
+    key(Table::Network, "dns", "a list of IP addresses", "none", "[\"203.0.113.53\", \"2001:db8:1::53\"]",
+        "Name servers that guests are told of.")
+        .also(&["nameserver", "nameservers", "resolvers"]),
+    key(Table::Network, "coalesce", "true or false", "true", "false",
+        "Whether the host kernel may merge TCP segments that arrive on the uplink. `false`: every datagram arrives as it was on the wire, at the price of speed.")
+        .also(&["gro"]),
+    key(Table::Network, "icmp_source", "a list with one IPv4 and one IPv6 address at most", "the host's own addresses on the uplink; without any 192.0.0.8 and fe80::1", "[\"203.0.113.2\", \"2001:db8:1::2\"]",
+        "The source of ICMP errors that the base sends."),
+
+    key(Table::Vm, "network", "the name of a network", "the only network, if there is one only", "\"lan\"",
+        "The network that the VM is on.")
+        .also(&["net", "networks"]),
+    key(Table::Vm, "addresses", "a list of IP addresses and whole prefixes", "required", "[\"203.0.113.10\", \"2001:db8:1::10\", \"203.0.113.64/28\"]",
+        "The VM's own: it receives what is sent to them and may send from no other. DHCP gives the first single address of each family; a prefix is routed to the VM as a whole.")
+        .also(&["address", "ip", "ips", "ip4", "ip6", "ipv4", "ipv6"]),
+    key(Table::Vm, "mac", "a MAC address", "made from the names of network and VM; `external`: learned from its first frame", "\"02:00:00:00:00:01\"",
+        "The MAC address of the VM's network card. Nobody outside ever sees it.")
+        .also(&["hwaddr", "ethernet"]),
+    key(Table::Vm, "mtu", "a whole number from 1280 (576 without IPv6) to 65535", "the network's", "1400",
+        "Octets of the largest datagram that the VM is told to send."),
+    key(Table::Vm, "hostname", "a host name", "the VM's name", "\"web.example\"",
+        "The name that DHCP gives.")
+        .also(&["name"]),
+    key(Table::Vm, "engine", "\"auto\", \"qemu\" or \"external\"", "\"auto\"", "\"qemu\"",
+        "Who runs it. `qemu`: the base starts QEMU, on KVM where the machine can, else in software. `auto`: the base picks. `external`: somebody else's vhost-user front end comes to `socket`; the base carries its datagrams and does not form it.")
+        .also(&["type", "hypervisor", "driver"]),
+    key(Table::Vm, "socket", "a path, or { connect = PATH }", "required with `external`, not allowed else", "\"run/web.sock\"",
+        "Where an external front end and the base meet. A path: the base listens there. `{ connect = PATH }`: the front end listens, the base connects."),
+    key(Table::Vm, "kernel", "a path", "none: the firmware starts the first disk", "\"vmlinuz\"",
+        "A kernel to start directly: bzImage, or an uncompressed vmlinux with a PVH entry (starts faster without KVM).")
+        .also(&["vmlinuz", "vmlinux"]),
+    key(Table::Vm, "initramfs", "a path", "none", "\"initrd.img\"",
+        "The initial file system of `kernel`.")
+        .also(&["initrd"]),
+    key(Table::Vm, "cmdline", "a text", "\"console=ttyS0\"", "\"console=ttyS0 root=/dev/vda1\"",
+        "The command line of `kernel`. Without `console=ttyS0` in it, the console shows nothing.")
+        .also(&["append", "args"]),
+    key(Table::Vm, "disk", "a list of paths or { path, format, readonly }", "none", "[\"web.qcow2\"]",
+        "Disks, in the order the guest finds them. `.qcow2` is qcow2, everything else is raw unless `format` says so.")
+        .also(&["disks", "image", "images", "drive", "volume"]),
+    key(Table::Vm, "cpus", "a whole number from 1 to 255", "1", "2",
+        "Virtual CPUs.")
+        .also(&["cpu", "vcpu", "cores", "smp"]),
+    key(Table::Vm, "memory", "a size with its unit, M or G", "\"512M\"", "\"2G\"",
+        "Memory. M is 1024 × 1024 octets, G is 1024 M.")
+        .also(&["mem", "ram"]),
+    key(Table::Vm, "restart", "\"never\", \"on-failure\" or \"always\"", "\"never\"", "\"on-failure\"",
+        "What follows when it ends by itself. A guest that powers itself off has not failed. The first restart waits 1 s, each further one twice as long, up to 60 s; 60 s of running begin anew."),
+    key(Table::Vm, "autostart", "true or false", "true", "false",
+        "Whether `ipvisor up` starts it.")
+        .also(&["onboot", "boot"]),
+    key(Table::Vm, "stop_timeout", "a time with its unit: ms, s or m", "\"30s\"", "\"2m\"",
+        "How long the guest has, after its power button was pressed, until it is ended by force.")
+        .also(&["timeout", "grace"]),
+
+    key(Table::Disk, "path", "a path", "required", "\"web.img\"",
+        "File or block device."),
+    key(Table::Disk, "format", "\"raw\" or \"qcow2\"", "by the name of the file", "\"qcow2\"",
+        "How the disk's octets are arranged. Never guessed from what is in the file: a guest could write there what it likes."),
+    key(Table::Disk, "readonly", "true or false", "false", "true",
+        "Whether the guest can only read it. A disk that no VM writes may belong to several."),
+
+    key(Table::Socket, "connect", "a path", "required", "\"run/web.sock\"",
+        "The socket that the front end listens on. The base connects, and tries for ever."),
+];
+
+/// The key of that name in that table.
+pub fn find(table: Table, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|k| k.table == table && k.name == name)
+}
+
+/// What somebody who wrote `name` in `table` probably meant.
+pub(super) fn nearest(table: Table, name: &str) -> Option<&'static Key> {
+    let lower = name.to_lowercase().replace('-', "_");
+    let here = || KEYS.iter().filter(|k| k.table == table);
+    here()
+        .find(|k| k.name == lower || k.aliases.contains(&lower.as_str()))
+        .or_else(|| closest(&lower, here().map(|k| (k.name, k))))
+}
+
+/// The candidate whose name needs the fewest changes, if these are few.
+pub(super) fn closest<'n, T>(
+    word: &str,
+    candidates: impl Iterator<Item = (&'n str, T)>,
+) -> Option<T> {
+    if word.len() > 64 {
+        return None;
+    }
+    candidates
+        .map(|(name, candidate)| (distance(word, name), candidate))
+        .min_by_key(|(d, _)| *d)
+        .filter(|(d, _)| *d <= 1.max(word.chars().count() / 3))
+        .map(|(_, candidate)| candidate)
+}
+
+/// How many letters must be added, removed, changed or swapped with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let width = b.len() + 1;
+    let mut older = vec![0; width];
+    let mut last: Vec<usize> = (0..width).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; width];
+        for j in 1..width {
+            let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = change.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(older[j - 2] + 1);
+            }
+        }
+        older = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_finds_the_key_that_was_meant() {
+        for (wrote, meant) in [
+            ("adresses", "addresses"),
+            ("memroy", "memory"),
+            ("Memory", "memory"),
+            ("stop-timeout", "stop_timeout"),
+            ("ram", "memory"),
+            ("initrd", "initramfs"),
+        ] {
+            assert_eq!(nearest(Table::Vm, wrote).map(|k| k.name), Some(meant), "{wrote}");
+        }
+        assert!(nearest(Table::Vm, "colour").is_none());
+        assert!(nearest(Table::Network, &"x".repeat(100_000)).is_none());
+    }
+
+    #[test]
+    fn distances_count_single_slips() {
+        for (a, b, d) in [("", "", 0), ("a", "", 1), ("mtu", "mut", 1), ("dns", "dnses", 2)] {
+            assert_eq!((distance(a, b), distance(b, a)), (d, d), "{a} {b}");
+        }
+    }
+}

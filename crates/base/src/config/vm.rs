@@ -1,0 +1,419 @@
+//! `[vm.NAME]`, read.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use datapath::names::Mac;
+use ipnet::IpNet;
+use toml::de::{DeTable, DeValue};
+
+use super::addresses;
+use super::files::{Files, Found, QCOW2_MAGIC};
+use super::keys::Table;
+use super::network;
+use super::reader::{At, Reader, Value};
+use super::report::Mistake;
+use super::types::{Disk, DiskFormat, Engine, Kernel, Machine, Restart, Socket};
+use super::units::{self, Wrong};
+
+/// Addresses and prefixes one VM can have.
+const MOST_ADDRESSES: usize = 256;
+/// Disks one VM can have: what fits on the root bus beside the other devices.
+const MOST_DISKS: usize = 16;
+/// Virtual CPUs one VM can have.
+const MOST_CPUS: u32 = 255;
+/// Octets of a kernel command line: what x86 kernels take.
+const LONGEST_CMDLINE: usize = 2047;
+/// Octets of the longest path a Unix socket can have.
+const LONGEST_SOCKET: usize = 107;
+
+/// Octets of memory of a VM that says nothing about it.
+const DEFAULT_MEMORY: u64 = 512 << 20;
+/// Time to stop of a VM that says nothing about it.
+const DEFAULT_STOP: Duration = Duration::from_secs(30);
+/// Command line of a kernel that is given without.
+const DEFAULT_CMDLINE: &str = "console=ttyS0";
+
+/// The keys that only a VM which the base forms can have.
+const FORMED: [&str; 9] = [
+    "kernel",
+    "initramfs",
+    "cmdline",
+    "disk",
+    "cpus",
+    "memory",
+    "restart",
+    "autostart",
+    "stop_timeout",
+];
+
+/// A VM as written, with the places that later rules speak of.
+pub(super) struct Draft {
+    pub(super) name: At<String>,
+    /// The network's name, if one is said.
+    pub(super) network: Option<At<String>>,
+    pub(super) addresses: Vec<At<IpNet>>,
+    pub(super) mac: Option<At<Mac>>,
+    pub(super) mtu: Option<u16>,
+    pub(super) mtu_at: Option<Range<usize>>,
+    pub(super) hostname: String,
+    pub(super) engine: Engine,
+    /// Where the socket of an external VM stands.
+    pub(super) socket_at: Option<Range<usize>>,
+    /// Where its disks stand.
+    pub(super) disks_at: Vec<Range<usize>>,
+}
+
+/// What reading needs beside the text.
+pub(super) struct Surroundings<'a> {
+    /// Where relative paths start.
+    pub(super) directory: &'a Path,
+    pub(super) files: &'a dyn Files,
+}
+
+pub(super) fn read<'t>(
+    name: At<String>,
+    values: &'t DeTable<'t>,
+    around: &Surroundings<'_>,
+    out: &mut Vec<Mistake>,
+) -> Draft {
+    let whose = format!("VM `{}`", name.value);
+    let mut reader = Reader::new(Table::Vm, whose, &name.at, values, out);
+
+    let network = reader.parsed("network", |t| Ok(t.to_owned()));
+    let addresses = addresses_of(&mut reader);
+    let mac = reader.parsed("mac", mac);
+    let mtu_at = reader.place("mtu");
+    let mtu = network::mtu(&mut reader, false);
+    let default_name = || name.value.replace('_', "-");
+    let hostname = reader.parsed("hostname", |t| units::hostname(t).map(|()| t.to_owned()));
+    let hostname = hostname.map_or_else(default_name, |h| h.value);
+
+    let mut draft = Draft {
+        name,
+        network,
+        addresses,
+        mac,
+        mtu,
+        mtu_at,
+        hostname,
+        engine: Engine::External(Socket::Listen(PathBuf::new())),
+        socket_at: None,
+        disks_at: Vec::new(),
+    };
+    let chosen = reader.place("engine").is_some();
+    match reader.parsed("engine", engine).map(|e| e.value) {
+        Some(Who::Else) => formed_by_somebody_else(&mut reader, around, &mut draft),
+        None if chosen => reader.leave_the_rest(),
+        Some(Who::Base) | None => formed_by_the_base(&mut reader, around, &mut draft),
+    }
+    reader.finish();
+    draft
+}
+
+/// Who forms a VM.
+enum Who {
+    Base,
+    Else,
+}
+
+fn engine(text: &str) -> Result<Who, Wrong> {
+    match text {
+        "auto" | "qemu" => Ok(Who::Base),
+        "external" => Ok(Who::Else),
+        "kvm" => Err(Wrong::new("the built-in engine \"kvm\" is not in this version")
+            .help("write \"auto\": QEMU then uses KVM where the machine can")),
+        _ => Err(Wrong::new(format!("there is no engine `{text}`"))
+            .help("it must be \"auto\", \"qemu\" or \"external\"")),
+    }
+}
+
+/// The VM's own addresses: at least one.
+fn addresses_of(reader: &mut Reader<'_, '_>) -> Vec<At<IpNet>> {
+    let before = reader.out.len();
+    match reader.texts("addresses", MOST_ADDRESSES, addresses::member) {
+        Some(list) => {
+            if list.value.is_empty() && reader.out.len() == before {
+                reader.out.push(
+                    Mistake::at(&list.at, format!("{} has no address", reader.whose))
+                        .help("write at least one, as in `addresses = [\"203.0.113.10\"]`"),
+                );
+            }
+            list.value
+        }
+        None => {
+            reader.missing("addresses");
+            Vec::new()
+        }
+    }
+}
+
+fn mac(text: &str) -> Result<Mac, Wrong> {
+    let mac: Mac = text
+        .parse()
+        .map_err(|e| Wrong::new(format!("`{text}` is not a MAC address")).help(format!("{e}")))?;
+    let wrong = if mac.is_multicast() {
+        "belongs to a group (the lowest bit of its first octet is set)"
+    } else if mac == Mac::BASE {
+        "is the base's own on every VM's link"
+    } else if mac == Mac::default() {
+        "is nobody's"
+    } else {
+        return Ok(mac);
+    };
+    Err(Wrong::new(format!("{mac} {wrong}"))
+        .help("write another, as in \"02:00:00:00:00:01\", or leave `mac` out"))
+}
+
+/// A path as written, from the directory of the file.
+fn path(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(Wrong::new("this is not a path").help("as in \"images/web.qcow2\""));
+    }
+    Ok(around.directory.join(text))
+}
+
+/// A path where a file is.
+fn file(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
+    let path = path(text, around)?;
+    match look(&path, around)? {
+        Found::File(_) => Ok(path),
+        _ => Err(Wrong::new(format!("`{}` is not a file", path.display()))),
+    }
+}
+
+fn look(path: &Path, around: &Surroundings<'_>) -> Result<Found, Wrong> {
+    around.files.look(path).map_err(|error| {
+        let wrong = Wrong::new(format!("cannot read `{}`: {error}", path.display()));
+        match error.kind() {
+            std::io::ErrorKind::NotFound => wrong.help(format!(
+                "paths are relative to the configuration's directory, {}",
+                around.directory.display()
+            )),
+            std::io::ErrorKind::PermissionDenied => {
+                wrong.help("whoever runs `ipvisor up` must be allowed to read it")
+            }
+            _ => wrong,
+        }
+    })
+}
+
+/// What an external VM has: a socket, and nothing that only the base could give it.
+fn formed_by_somebody_else(
+    reader: &mut Reader<'_, '_>,
+    around: &Surroundings<'_>,
+    draft: &mut Draft,
+) {
+    match reader.place("socket") {
+        None => reader.missing("socket"),
+        Some(_) => {
+            if let Some(found) = socket(reader, around) {
+                draft.engine = Engine::External(found.value);
+                draft.socket_at = Some(found.at);
+            }
+        }
+    }
+    for key in FORMED {
+        if let Some((at, _)) = reader.take(key) {
+            let message = format!("`{key}` has no meaning for an external VM");
+            let help = "whoever runs it decides that; the base only carries its datagrams";
+            reader.out.push(Mistake::at(&at, message).help(help));
+        }
+    }
+}
+
+/// `socket`: a path, or a table that says where the front end listens.
+fn socket(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Option<At<Socket>> {
+    let read = |text: &str| {
+        let path = path(text, around)?;
+        match path.as_os_str().len() {
+            0..=LONGEST_SOCKET => Ok(path),
+            len => Err(Wrong::new(format!("the socket's path has {len} octets"))
+                .help(format!("a Unix socket's path has at most {LONGEST_SOCKET}"))),
+        }
+    };
+    let (_, value) = reader.take("socket")?;
+    match value.get_ref() {
+        DeValue::String(text) => {
+            let text = At::new(text.as_ref(), &value.span());
+            text.then(reader.out, |t: &&str| read(t).map(Socket::Listen))
+        }
+        DeValue::Table(table) => {
+            let whose = format!("the socket of {}", reader.whose);
+            let at = value.span();
+            let mut inner = Reader::new(Table::Socket, whose, &at, table, reader.out);
+            if inner.place("connect").is_none() {
+                inner.missing("connect");
+            }
+            let path = inner.parsed("connect", |t| read(t).map(Socket::Connect));
+            inner.finish();
+            path
+        }
+        _ => {
+            reader.wrong_kind("socket", value);
+            None
+        }
+    }
+}
+
+/// What a VM that the base forms is made of.
+fn formed_by_the_base(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>, draft: &mut Draft) {
+    let before = reader.out.len();
+    let kernel = kernel(reader, around);
+    let mut disks = Vec::new();
+    for disk in disks_of(reader, around) {
+        disks.push(disk.value);
+        draft.disks_at.push(disk.at);
+    }
+    if kernel.is_none() && disks.is_empty() && reader.out.len() == before {
+        let message = format!("{} has nothing to start from", reader.whose);
+        let help = "add a disk, as in `disk = [\"web.qcow2\"]`, or `kernel` and `initramfs`";
+        reader.out.push(Mistake::at(&draft.name.at, message).help(help));
+    }
+    let cpus = reader.number("cpus", 1..=MOST_CPUS).map_or(1, |n| n.value);
+    let memory = reader.measured("memory", units::memory).unwrap_or(DEFAULT_MEMORY);
+    let restart = reader.parsed("restart", restart).map_or(Restart::Never, |r| r.value);
+    let autostart = reader.boolean("autostart").unwrap_or(true);
+    let stop_timeout = reader.measured("stop_timeout", units::duration).unwrap_or(DEFAULT_STOP);
+    if let Some((at, _)) = reader.take("socket") {
+        let message = "`socket` is for VMs that somebody else runs";
+        let help = "leave it out, or write `engine = \"external\"`";
+        reader.out.push(Mistake::at(&at, message).help(help));
+    }
+    draft.engine =
+        Engine::Qemu(Machine { cpus, memory, kernel, disks, restart, autostart, stop_timeout });
+}
+
+fn kernel(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Option<Kernel> {
+    let said = reader.place("kernel").is_some();
+    let image = reader.parsed("kernel", |t| file(t, around)).map(|k| k.value);
+    for key in ["initramfs", "cmdline"] {
+        if let Some(at) = reader.place(key)
+            && !said
+        {
+            let message = format!("`{key}` without `kernel`");
+            let help = "add `kernel = PATH`; what is on a disk has its own";
+            reader.out.push(Mistake::at(&at, message).help(help));
+        }
+    }
+    let initramfs = reader.parsed("initramfs", |t| file(t, around)).map(|k| k.value);
+    let cmdline = reader.parsed("cmdline", cmdline).map(|c| c.value);
+    let cmdline = cmdline.unwrap_or_else(|| DEFAULT_CMDLINE.to_owned());
+    Some(Kernel { image: image?, initramfs, cmdline })
+}
+
+fn cmdline(text: &str) -> Result<String, Wrong> {
+    if text.len() > LONGEST_CMDLINE {
+        return Err(Wrong::new(format!("the command line has {} octets", text.len()))
+            .help(format!("kernels take at most {LONGEST_CMDLINE}")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Wrong::new("a command line is one line of text"));
+    }
+    Ok(text.to_owned())
+}
+
+fn restart(text: &str) -> Result<Restart, Wrong> {
+    [Restart::Never, Restart::OnFailure, Restart::Always]
+        .into_iter()
+        .find(|r| r.as_str() == text)
+        .ok_or_else(|| {
+            Wrong::new(format!("`restart` cannot be \"{text}\""))
+                .help("it must be \"never\", \"on-failure\" or \"always\"")
+        })
+}
+
+/// The disks that could be read.
+fn disks_of(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Vec<At<Disk>> {
+    let Some(list) = reader.list("disk") else { return Vec::new() };
+    if list.value.len() > MOST_DISKS {
+        let message = format!("{} has {} disks", reader.whose, list.value.len());
+        let help = format!("at most {MOST_DISKS} are possible");
+        reader.out.push(Mistake::at(&list.at, message).help(help));
+        return Vec::new();
+    }
+    let mut disks: Vec<At<Disk>> = Vec::new();
+    for value in list.value {
+        let Some(found) = disk(reader, value, around) else { continue };
+        if let Some(first) = disks.iter().find(|d| d.value.path == found.value.path) {
+            reader.out.push(
+                Mistake::at(&found.at, "the same disk a second time")
+                    .other(&first.at, "the first time"),
+            );
+        }
+        disks.push(found);
+    }
+    disks
+}
+
+fn disk(
+    reader: &mut Reader<'_, '_>,
+    value: Value<'_>,
+    around: &Surroundings<'_>,
+) -> Option<At<Disk>> {
+    let at = value.span();
+    match value.get_ref() {
+        DeValue::String(text) => {
+            let text = At::new(text.as_ref(), &at);
+            text.then(reader.out, |t: &&str| check_disk(t, None, false, around))
+        }
+        DeValue::Table(table) => {
+            let whose = format!("the disk of {}", reader.whose);
+            let mut inner = Reader::new(Table::Disk, whose, &at, table, reader.out);
+            if inner.place("path").is_none() {
+                inner.missing("path");
+            }
+            let path = inner.text("path");
+            let format = inner.parsed("format", |t| {
+                [DiskFormat::Raw, DiskFormat::Qcow2].into_iter().find(|f| f.as_str() == t).ok_or(
+                    Wrong::new(format!("there is no format `{t}`")).help("\"raw\" or \"qcow2\""),
+                )
+            });
+            let readonly = inner.boolean("readonly").unwrap_or(false);
+            let format = format.map(|f| f.value);
+            let disk = path?.then(inner.out, |t: &&str| check_disk(t, format, readonly, around));
+            inner.finish();
+            disk
+        }
+        _ => {
+            reader.wrong_kind("disk", value);
+            None
+        }
+    }
+}
+
+/// A disk whose file is there and is what it is said to be.
+///
+/// The format is never taken from the contents: a guest that can write a raw disk could write a
+/// qcow2 header into it that names any file of the host as backing file.
+fn check_disk(
+    text: &str,
+    format: Option<DiskFormat>,
+    readonly: bool,
+    around: &Surroundings<'_>,
+) -> Result<Disk, Wrong> {
+    let path = path(text, around)?;
+    let (Found::File(head) | Found::BlockDevice(head)) = look(&path, around)? else {
+        let wrong = format!("`{}` is neither a file nor a block device", path.display());
+        return Err(Wrong::new(wrong));
+    };
+    let named = match path.extension() {
+        Some(e) if e.eq_ignore_ascii_case("qcow2") => Some(DiskFormat::Qcow2),
+        Some(e) if e.eq_ignore_ascii_case("raw") => Some(DiskFormat::Raw),
+        _ => None,
+    };
+    let is_qcow2 = head == QCOW2_MAGIC;
+    match format.or(named) {
+        Some(DiskFormat::Qcow2) if !is_qcow2 => {
+            Err(Wrong::new(format!("`{}` is not a qcow2 image", path.display()))
+                .help(format!("if it is a raw one: {{ path = \"{text}\", format = \"raw\" }}")))
+        }
+        None if is_qcow2 => Err(Wrong::new(format!(
+            "`{}` is a qcow2 image, or a guest made it look like one",
+            path.display()
+        ))
+        .help(format!("say which: {{ path = \"{text}\", format = \"qcow2\" }}, or \"raw\""))),
+        format => Ok(Disk { path, format: format.unwrap_or(DiskFormat::Raw), readonly }),
+    }
+}

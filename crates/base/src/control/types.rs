@@ -1,0 +1,382 @@
+//! What goes over the control socket, as plain values.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a client can ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The instance with its networks and VMs: answered by [`Ps`].
+    Ps,
+    /// Counters: answered by a list of [`OwnerCounters`].
+    Counters {
+        /// Whose; all if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<CounterOwner>,
+    },
+    /// Recent events: answered by one [`Event`] per line.
+    Events {
+        /// Go on with events as they happen.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// Start a VM that does not run.
+    Start {
+        /// Its name.
+        vm: String,
+    },
+    /// Stop a VM: by its power button, then by force.
+    Stop {
+        /// Its name.
+        vm: String,
+        /// By force at once.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Stop a VM and start it again.
+    Restart {
+        /// Its name.
+        vm: String,
+        /// By force at once.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Where a VM's console is: answered by [`Console`].
+    Console {
+        /// Its name.
+        vm: String,
+    },
+    /// Stop all VMs, remove routes and filters, and end.
+    Down,
+}
+
+/// One line from the base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    /// Done; this is the answer.
+    Ok(T),
+    /// Not done, and why.
+    Refused(Refusal),
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What programs look at.
+    pub kind: RefusalKind,
+    /// What people read.
+    pub message: String,
+    /// What to do instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// The request could not be understood.
+    BadRequest,
+    /// There is no VM or network of that name.
+    Unknown,
+    /// Not possible in the VM's present state.
+    WrongState,
+    /// This VM's engine cannot do that.
+    NotSupported,
+    /// It was tried and failed.
+    Failed,
+    /// The base is ending.
+    Stopping,
+}
+
+impl Refusal {
+    /// A refusal without a hint.
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// The same with what to do instead.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// There is no VM `name`; these there are.
+    pub fn unknown_vm<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let known: Vec<_> = known.into_iter().collect();
+        let refusal = Self::new(RefusalKind::Unknown, format!("there is no VM `{name}`"));
+        match known.as_slice() {
+            [] => refusal.hint("this instance has no VMs"),
+            names => refusal.hint(format!("the VMs of this instance: {}", names.join(", "))),
+        }
+    }
+}
+
+/// Answer to [`Request::Ps`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ps {
+    /// The instance itself.
+    pub instance: InstanceStatus,
+    /// Its networks, in the order of the configuration.
+    pub networks: Vec<NetworkStatus>,
+    /// Its VMs, in the order of the configuration.
+    pub vms: Vec<VmStatus>,
+}
+
+/// The instance as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Version of the program that runs.
+    pub version: String,
+    /// Process of the holder.
+    pub holder: u32,
+    /// Process of the base.
+    pub base: u32,
+    /// How often a successor has taken over.
+    pub takeovers: u64,
+    /// Seconds since `up`.
+    pub up_seconds: u64,
+    /// The configuration file it was started with.
+    pub config: PathBuf,
+    /// Where its sockets are.
+    pub state_dir: PathBuf,
+}
+
+/// One network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its card, if it has one.
+    pub uplink: Option<UplinkStatus>,
+    /// The TUN device of the host's path, if there is one.
+    pub host_device: Option<String>,
+    /// Why there is no host path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_host_path: Option<String>,
+}
+
+/// A network's card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// Its device name.
+    pub device: String,
+    /// Its MAC address.
+    pub mac: Option<String>,
+    /// Whether its link is up.
+    pub link_up: bool,
+    /// Octets of the largest IP datagram on it.
+    pub mtu: u32,
+    /// The gateways in use.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: VmState,
+    /// More about the state: why it failed, when it is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// What runs it: `qemu`, `external` and so on.
+    pub engine: String,
+    /// Its process, where the base started it.
+    pub pid: Option<u32>,
+    /// Virtual CPUs; absent for somebody else's VM.
+    pub cpus: Option<u32>,
+    /// Octets of memory; absent for somebody else's VM.
+    pub memory: Option<u64>,
+    /// Name of its network.
+    pub network: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// MAC address of its interface, if known yet.
+    pub mac: Option<String>,
+    /// Whether a driver is attached to its port and both rings run.
+    pub attached: bool,
+    /// Seconds in this state.
+    pub seconds: u64,
+    /// How often it was started again after ending by itself.
+    pub restarts: u32,
+}
+
+/// What a VM is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Its process is being started.
+    Starting,
+    /// It runs.
+    Running,
+    /// It was asked to end and has not yet.
+    Stopping,
+    /// It does not run.
+    Stopped,
+    /// It ended by itself and waits to be started again.
+    Waiting,
+    /// It could not be started, or ended too often.
+    Failed,
+    /// Somebody else runs it; whether a front end is attached is another field.
+    External,
+}
+
+impl VmState {
+    /// The word that people see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+            Self::External => "external",
+        }
+    }
+}
+
+/// Whose counters. As text: `NAME` or `vm/NAME`, `uplink/NETWORK`, `host/NETWORK`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum CounterOwner {
+    /// A VM, by name.
+    Vm(String),
+    /// A network's card, by the network's name.
+    Uplink(String),
+    /// The host's own stack, by the network's name.
+    Host(String),
+}
+
+impl std::fmt::Display for CounterOwner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vm(name) => write!(f, "vm/{name}"),
+            Self::Uplink(name) => write!(f, "uplink/{name}"),
+            Self::Host(name) => write!(f, "host/{name}"),
+        }
+    }
+}
+
+impl From<CounterOwner> for String {
+    fn from(owner: CounterOwner) -> Self {
+        owner.to_string()
+    }
+}
+
+/// The text names no owner of counters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` names no owner of counters: write a VM's name, `uplink/NETWORK` or `host/NETWORK`")]
+pub struct OwnerError(String);
+
+impl std::str::FromStr for CounterOwner {
+    type Err = OwnerError;
+
+    fn from_str(text: &str) -> Result<Self, OwnerError> {
+        let (kind, name) = text.split_once('/').unwrap_or(("vm", text));
+        if name.is_empty() || name.contains('/') {
+            return Err(OwnerError(text.to_owned()));
+        }
+        match kind {
+            "vm" => Ok(Self::Vm(name.to_owned())),
+            "uplink" => Ok(Self::Uplink(name.to_owned())),
+            "host" => Ok(Self::Host(name.to_owned())),
+            _ => Err(OwnerError(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for CounterOwner {
+    type Error = OwnerError;
+
+    fn try_from(text: String) -> Result<Self, OwnerError> {
+        text.parse()
+    }
+}
+
+/// All counters of one owner, zeroes included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerCounters {
+    /// Whose.
+    pub owner: CounterOwner,
+    /// By name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Answer to [`Request::Console`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Console {
+    /// The Unix socket to connect to: bytes both ways.
+    pub socket: PathBuf,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one with each event of one base.
+    pub sequence: u64,
+    /// Milliseconds since 1970 (UTC).
+    pub at: u64,
+    /// How much it matters.
+    pub level: EventLevel,
+    /// What kind, as in `port_broken`: for programs.
+    pub kind: String,
+    /// What it is about: `vm/web`, `network/lan`, `base`.
+    pub subject: String,
+    /// One sentence.
+    pub text: String,
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventLevel {
+    /// As it should be.
+    Info,
+    /// Something is not as it should be, and the base copes.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_reads_what_it_writes_and_a_bare_name_is_a_vm() {
+        for owner in ["vm/web", "uplink/lan", "host/lan"] {
+            assert_eq!(owner.parse::<CounterOwner>().unwrap().to_string(), owner);
+        }
+        assert_eq!("web".parse(), Ok(CounterOwner::Vm("web".into())));
+        for wrong in ["", "vm/", "port/web", "vm/a/b"] {
+            assert!(wrong.parse::<CounterOwner>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn requests_look_as_documented() {
+        let line = |r: &Request| serde_json::to_string(r).unwrap();
+        assert_eq!(line(&Request::Ps), r#"{"do":"ps"}"#);
+        let request = Request::Counters { owner: Some(CounterOwner::Uplink("lan".into())) };
+        assert_eq!(line(&request), r#"{"do":"counters","owner":"uplink/lan"}"#);
+        assert_eq!(serde_json::from_str::<Request>(&line(&request)).unwrap(), request);
+        let stop: Request = serde_json::from_str(r#"{"do":"stop","vm":"web"}"#).unwrap();
+        assert_eq!(stop, Request::Stop { vm: "web".into(), force: false });
+    }
+
+    #[test]
+    fn an_unknown_vm_is_refused_with_the_names_there_are() {
+        let refusal = Refusal::unknown_vm("wbe", ["web", "db"]);
+        assert_eq!(refusal.message, "there is no VM `wbe`");
+        assert_eq!(refusal.hint.as_deref(), Some("the VMs of this instance: web, db"));
+    }
+}

@@ -1,0 +1,58 @@
+//! How long to wait before a base is started again.
+
+/// Ticks a base must live to count as one that works.
+const WORKS: u32 = 10;
+/// Longest wait, in ticks.
+const LONGEST: u32 = 30;
+
+/// Remembers how the last bases fared.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// Ticks to wait after a base died that lived for `ticks` and was `ready` or never so. The
+    /// first death is answered at once, always. One that never got ready makes the next wait
+    /// longer; one that got ready may die three times in quick succession before that begins, for
+    /// what kills it twice is put into quarantine by its successor.
+    /// A base that got ready and was killed from outside did nothing wrong.
+    pub fn after(&mut self, ready: bool, own_making: bool, ticks: u32) -> u32 {
+        if ready && (ticks >= WORKS || !own_making) {
+            self.failures = 0;
+        }
+        let free = if ready { 3 } else { 1 };
+        self.failures = self.failures.saturating_add(1);
+        match self.failures.checked_sub(free) {
+            None | Some(0) => 0,
+            Some(n) => 1u32.checked_shl(n.saturating_sub(1)).unwrap_or(LONGEST).min(LONGEST),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_works_is_replaced_at_once_however_often_it_dies() {
+        let mut backoff = Backoff::default();
+        assert!((0..50).all(|_| backoff.after(true, true, WORKS) == 0));
+        assert!((0..50).all(|_| backoff.after(true, false, 0) == 0));
+    }
+
+    #[test]
+    fn bases_that_never_get_ready_wait_longer_and_longer_after_the_first() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..9).map(|_| backoff.after(false, true, 0)).collect();
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(backoff.after(true, true, WORKS), 0);
+    }
+
+    #[test]
+    fn a_base_that_dies_right_after_ready_gets_three_free_starts() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..6).map(|_| backoff.after(true, true, 1)).collect();
+        assert_eq!(waits, [0, 0, 0, 1, 2, 4]);
+    }
+}

@@ -1,0 +1,161 @@
+//! The base that runs: its process, its socket, what it is still to be told, when it last spoke.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::channel::{self, Wait};
+use super::process::{self, Program};
+use super::protocol::{Ended, Hello, MAX_DESCRIPTORS, ToBase, ToHolder};
+use super::registry::Registry;
+use super::say;
+
+/// One thing to send.
+enum Outgoing {
+    Message(Vec<u8>),
+    /// The registry from this place on.
+    Pieces(u64),
+}
+
+/// Whether all was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// It was, or nobody is there to send it to.
+    Done,
+    /// The socket takes no more for now.
+    Full,
+    /// The kernel carries too many descriptors for this user: to be tried again soon.
+    Later,
+}
+
+/// A base and the holder's end of its socket.
+pub struct BaseChild {
+    /// Its process: not reaped yet, so the number is its own.
+    pub pid: Pid,
+    /// Whether it said that it serves.
+    pub ready: bool,
+    /// Whether the holder killed it for its silence.
+    pub killed: bool,
+    /// Ticks it has lived.
+    pub ticks: u32,
+    socket: OwnedFd,
+    closed: bool,
+    outgoing: VecDeque<Outgoing>,
+    silent: u32,
+    beaten: bool,
+}
+
+impl BaseChild {
+    /// Starts one; the handover begins with the next [`Self::flush`].
+    pub fn start(
+        program: &Program,
+        hello: Hello,
+        unsettled: impl Iterator<Item = (u32, Ended)>,
+    ) -> io::Result<Self> {
+        let (socket, theirs) = channel::pair()?;
+        let pid = process::start_base(program, theirs)?;
+        let mut base = Self {
+            pid,
+            ready: false,
+            killed: false,
+            ticks: 0,
+            socket,
+            closed: false,
+            outgoing: VecDeque::new(),
+            silent: 0,
+            beaten: false,
+        };
+        base.say(&ToBase::Hello(hello));
+        base.outgoing.push_back(Outgoing::Pieces(0));
+        unsettled.for_each(|(pid, ended)| base.say(&ToBase::Reaped { pid, ended }));
+        base.say(&ToBase::Complete);
+        Ok(base)
+    }
+
+    /// Tells it something, after what it is to be told already.
+    pub fn say(&mut self, message: &ToBase) {
+        // Keys were checked when they came in, so every message can be written.
+        if let Ok(bytes) = message.encode() {
+            self.outgoing.push_back(Outgoing::Message(bytes));
+        }
+    }
+
+    /// Sends what the socket takes.
+    pub fn flush(&mut self, registry: &Registry) -> Flush {
+        let socket = self.socket.as_fd();
+        while let Some(next) = self.outgoing.front_mut() {
+            let sent = match next {
+                Outgoing::Message(bytes) => channel::send(socket, bytes, &[], Wait::No),
+                Outgoing::Pieces(from) => {
+                    let piece = registry.piece(*from, MAX_DESCRIPTORS);
+                    match (piece.next, ToBase::Piece(piece.keys).encode()) {
+                        (Some(next), Ok(bytes)) => {
+                            let sent = channel::send(socket, &bytes, &piece.descriptors, Wait::No);
+                            if sent.is_ok() {
+                                *from = next;
+                                continue;
+                            }
+                            sent
+                        }
+                        _ => Ok(()),
+                    }
+                }
+            };
+            match sent.map_err(|e| Errno::from_io_error(&e)) {
+                Ok(()) => drop(self.outgoing.pop_front()),
+                Err(Some(Errno::AGAIN)) => return Flush::Full,
+                Err(Some(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)) => {
+                    return Flush::Later;
+                }
+                // It is dying: SIGCHLD follows.
+                Err(_) => self.outgoing.clear(),
+            }
+        }
+        Flush::Done
+    }
+
+    /// The next message it sent that can be understood, with the descriptor that came along.
+    pub fn receive(&mut self) -> Option<(ToHolder, Option<OwnedFd>)> {
+        while !self.closed {
+            match channel::receive(&self.socket, Wait::No) {
+                Ok(Some(received)) => match ToHolder::decode(&received.bytes) {
+                    Ok(message) => return Some((message, received.descriptors.into_iter().next())),
+                    Err(error) => {
+                        say(&format!("the base sent what the holder does not understand: {error}"))
+                    }
+                },
+                Ok(None) => self.closed = true,
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    say(&format!("the base sent what the holder does not understand: {e}"));
+                }
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// What to poll; nothing once the base has closed its end.
+    pub fn open_socket(&self) -> Option<BorrowedFd<'_>> {
+        (!self.closed).then(|| self.socket.as_fd())
+    }
+
+    /// It is alive.
+    pub fn beat(&mut self) {
+        self.beaten = true;
+        self.silent = 0;
+    }
+
+    /// A tick has passed; too many without a word, and it is killed.
+    pub fn tick(&mut self, silent_ticks: u32, start_ticks: u32) {
+        self.ticks = self.ticks.saturating_add(1);
+        self.silent = self.silent.saturating_add(1);
+        let limit = if self.beaten { silent_ticks } else { start_ticks };
+        if self.silent > limit && !self.killed {
+            say(&format!("the base (process {}) has been silent for {limit} s", self.pid));
+            self.killed = kill_process(self.pid, Signal::KILL).is_ok();
+        }
+    }
+}

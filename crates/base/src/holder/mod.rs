@@ -1,0 +1,427 @@
+//! The holder: the tiny process that outlives the base.
+//!
+//! # Why it exists
+//! Connections of front ends, guest memory, the card's rings and the state memory live for as long
+//! as somebody has them open. The base may die; so its parent keeps a duplicate of each, and a
+//! successor goes on where the predecessor stopped. The holder parses nothing but its own fixed
+//! messages and carries no traffic, so there is little it could die of.
+//!
+//! # Theory of operation
+//! ```text
+//!             +--------------------------- holder ---------------------------+
+//!             |  registry: key -> descriptor          unsettled: pid, status |
+//!             +------^-------------------|------------------------^----------+
+//!        keep, forget| ready, beat       | hello, pieces, reaped  | SIGCHLD
+//!             +------|-------------------v------+        VM processes whose base died
+//!             |               base              |--starts-->  VM processes
+//!             +---------------------------------+
+//!
+//!   starting --ready--> serving --told to end--> stopping --status 0--> end, nothing left
+//!      |                   |                         |
+//!      | dies              | dies, falls silent      | dies: a successor that is told to stop
+//!      v                   v                         v       at once, twice at most
+//!   end with its status    successor, at once or after a wait (`backoff`)
+//! ```
+//! One thread, one `poll` over the base's socket and two sockets that signals write to; its timeout
+//! is the tick. All waiting is counted in ticks that the holder itself has lived through: a machine
+//! that was suspended, or a holder that was stopped together with its base, counts none, so nothing
+//! is killed when they go on.
+//!
+//! When a base dies, the holder first reads what that base had still sent, then starts the next.
+//! The handover goes out in pieces as the socket takes them; the holder never waits in a send.
+//!
+//! # Invariants
+//! - The holder never blocks but in `poll`.
+//! - A base that never served is not started again: its status is the holder's.
+//! - At the end no child is left that was not there at the beginning.
+
+mod backoff;
+pub mod channel;
+mod child;
+pub mod process;
+pub mod protocol;
+mod registry;
+mod signals;
+
+use std::collections::{HashSet, VecDeque};
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::entry::{causes, exit};
+use crate::state_dir::{Lock, StateDir};
+use backoff::Backoff;
+use child::{BaseChild, Flush};
+use process::Program;
+use protocol::{Death, Ended, Hello, ToBase, ToHolder};
+use registry::Registry;
+use signals::Signals;
+
+/// Ends of processes remembered for successors. Beyond that the oldest are forgotten.
+const UNSETTLED: usize = 4096;
+/// Successors that are started only to stop in order.
+const STOP_ATTEMPTS: u32 = 2;
+/// Messages of the base that are read before signals are looked at again.
+const MESSAGES: usize = 256;
+/// Octets of messages of a detached instance before they are put aside.
+const LOG_LIMIT: u64 = 8 << 20;
+
+/// What a holder needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How to start a base.
+    pub base: Program,
+    /// What all else is counted in.
+    pub tick: Duration,
+    /// Ticks without a beat before the base is killed.
+    pub silent_ticks: u32,
+    /// Ticks before the first beat.
+    pub start_ticks: u32,
+    /// Ticks between the second demand to end and force.
+    pub force_ticks: u32,
+    /// Whether messages go to the state directory's log, and nobody watches.
+    pub detached: bool,
+    /// Called once, when the first base serves.
+    pub on_ready: fn(),
+}
+
+impl Options {
+    /// The usual: ticks of a second.
+    pub fn new(base: Program) -> Self {
+        Self {
+            base,
+            tick: Duration::from_secs(1),
+            silent_ticks: 10,
+            start_ticks: 60,
+            force_ticks: 10,
+            detached: false,
+            on_ready: || {},
+        }
+    }
+}
+
+/// Is the holder of the instance with the state directory `dir` until that ends. Returns the exit
+/// status, one of [`exit`].
+pub fn run(dir: &StateDir, lock: Lock, options: Options) -> u8 {
+    let patience = options.tick.saturating_mul(60);
+    if let Some(pid) = process::end_leftover_base(&dir.base_file(), patience) {
+        say(&format!("ended the base (process {pid}) that an earlier holder had left behind"));
+    }
+    let mut ever_ready = false;
+    let status = match Holder::prepare(dir, &lock, options) {
+        Ok(mut holder) => {
+            let status = holder.run();
+            ever_ready = holder.ever_ready;
+            status
+        }
+        Err(error) => {
+            say(&error);
+            exit::FAILED
+        }
+    };
+    dir.remove(lock, ever_ready && status != exit::CLEAN);
+    status
+}
+
+/// A message for people. That nobody may be there to read it is no reason to fail.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "ipvisor: {message}");
+}
+
+/// What to do about the instance's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// In order.
+    Yes,
+    /// VMs are killed at once; after so many ticks more, everything is.
+    Now(u32),
+}
+
+struct Holder<'a> {
+    dir: &'a StateDir,
+    options: Options,
+    signals: Signals,
+    /// Children from before this program was executed: not ours to end.
+    spared: HashSet<i32>,
+    registry: Registry,
+    unsettled: VecDeque<(u32, Ended)>,
+    base: Option<BaseChild>,
+    /// Ticks until the next base is started, when none runs.
+    wait: u32,
+    backoff: Backoff,
+    generation: u32,
+    predecessor: Option<Death>,
+    started: Instant,
+    ever_ready: bool,
+    stopping: Stopping,
+    stop_attempts: u32,
+    ticks: u64,
+    finished: Option<u8>,
+}
+
+impl<'a> Holder<'a> {
+    fn prepare(dir: &'a StateDir, lock: &Lock, options: Options) -> Result<Self, String> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
+        lock.claim().map_err(|e| failed("write the lock", &e))?;
+        dir.renew(lock).map_err(|e| causes(&e))?;
+        let signals = Signals::catch(options.detached).map_err(|e| failed("catch signals", &e))?;
+        process::raise_open_files();
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|e| failed("become the reaper of the VM processes", &e))?;
+        Ok(Self {
+            dir,
+            options,
+            signals,
+            spared: process::children(),
+            registry: Registry::default(),
+            unsettled: VecDeque::new(),
+            base: None,
+            wait: 0,
+            backoff: Backoff::default(),
+            generation: 0,
+            predecessor: None,
+            started: Instant::now(),
+            ever_ready: false,
+            stopping: Stopping::No,
+            stop_attempts: 0,
+            ticks: 0,
+            finished: None,
+        })
+    }
+
+    fn run(&mut self) -> u8 {
+        let mut next_tick = Instant::now();
+        loop {
+            if self.finished.is_none() && self.base.is_none() && self.wait == 0 {
+                self.start_base();
+            }
+            if let Some(status) = self.finished {
+                if let Some(base) = self.base.take() {
+                    let _ = kill_process(base.pid, Signal::KILL);
+                }
+                process::kill_children(&self.spared);
+                return status;
+            }
+            self.poll(next_tick.saturating_duration_since(Instant::now()));
+            for _ in 0..self.signals.take_end() {
+                self.told_to_end();
+            }
+            self.read_base(MESSAGES);
+            self.signals.take_child();
+            while let Some((pid, ended)) = process::reap() {
+                self.reaped(pid, ended);
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                // From now, not from when it was due: time that was slept through is no tick.
+                next_tick = now.checked_add(self.options.tick).unwrap_or(now);
+                self.tick();
+            }
+        }
+    }
+
+    fn poll(&mut self, mut timeout: Duration) {
+        let mut base_events = PollFlags::empty();
+        if let Some(base) = &mut self.base {
+            base_events |= PollFlags::IN;
+            match base.flush(&self.registry) {
+                Flush::Done => {}
+                Flush::Full => base_events |= PollFlags::OUT,
+                Flush::Later => timeout = timeout.min(Duration::from_millis(5)),
+            }
+        }
+        let timeout = Timespec::try_from(timeout).ok();
+        let [end, child] = self.signals.sources();
+        let mut sources = vec![
+            PollFd::from_borrowed_fd(end, PollFlags::IN),
+            PollFd::from_borrowed_fd(child, PollFlags::IN),
+        ];
+        if let Some(socket) = self.base.as_ref().and_then(BaseChild::open_socket) {
+            sources.push(PollFd::from_borrowed_fd(socket, base_events));
+        }
+        // An error (a signal, no memory) is as good as nothing: everything is looked at anyway.
+        let _ = poll(&mut sources, timeout.as_ref());
+    }
+
+    fn start_base(&mut self) {
+        let hello = Hello {
+            generation: self.generation,
+            predecessor: self.predecessor,
+            descriptors: u32::try_from(self.registry.count()).unwrap_or(u32::MAX),
+            holder: std::process::id(),
+            seconds: self.started.elapsed().as_secs(),
+        };
+        match BaseChild::start(&self.options.base, hello, self.unsettled.iter().copied()) {
+            Ok(mut base) => {
+                match self.stopping {
+                    Stopping::No => {}
+                    Stopping::Yes => base.say(&ToBase::Stop),
+                    Stopping::Now(_) => base.say(&ToBase::StopNow),
+                }
+                if let Err(error) = process::note_base(&self.dir.base_file(), base.pid) {
+                    say(&format!("cannot note the base's process: {error}"));
+                }
+                self.generation = self.generation.saturating_add(1);
+                self.base = Some(base);
+            }
+            Err(error) => {
+                say(&format!("cannot start the base: {error}"));
+                if !self.ever_ready {
+                    self.finished = Some(exit::FAILED);
+                }
+                self.wait = self.backoff.after(false, true, 0).max(1);
+            }
+        }
+    }
+
+    fn read_base(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(base) = &mut self.base else { return };
+            let Some((message, descriptor)) = base.receive() else { return };
+            match message {
+                ToHolder::Keep(key) => match descriptor {
+                    Some(fd) => self.registry.keep(key, fd),
+                    None => {
+                        say(&format!("no room for another descriptor: {key} is not kept"));
+                        base.say(&ToBase::NotKept(key));
+                    }
+                },
+                ToHolder::Forget(key) => self.registry.forget(&key),
+                ToHolder::ForgetAll(prefix) => self.registry.forget_all(&prefix),
+                ToHolder::Beat => base.beat(),
+                ToHolder::Ready => {
+                    base.ready = true;
+                    if !self.ever_ready {
+                        self.ever_ready = true;
+                        (self.options.on_ready)();
+                    }
+                }
+                ToHolder::Stop => {
+                    if self.stopping == Stopping::No {
+                        self.told_to_end();
+                    }
+                }
+                ToHolder::Settled(pid) => self.unsettled.retain(|&(other, _)| other != pid),
+            }
+        }
+    }
+
+    fn told_to_end(&mut self) {
+        let message = match self.stopping {
+            Stopping::No => {
+                self.stopping = Stopping::Yes;
+                ToBase::Stop
+            }
+            Stopping::Yes => {
+                say("told to end a second time: killing the VMs");
+                self.stopping = Stopping::Now(self.options.force_ticks);
+                ToBase::StopNow
+            }
+            Stopping::Now(_) => {
+                self.force();
+                return;
+            }
+        };
+        match &mut self.base {
+            Some(base) => base.say(&message),
+            // One is started only to leave nothing behind.
+            None => self.wait = 0,
+        }
+    }
+
+    fn force(&mut self) {
+        say("the base did not end: everything is killed; routes and filters may be left over");
+        self.finished = Some(exit::FAILED);
+    }
+
+    fn reaped(&mut self, pid: Pid, ended: Ended) {
+        if self.base.as_ref().is_some_and(|base| base.pid == pid) {
+            // What it had still sent counts as if it were alive.
+            self.read_base(usize::MAX);
+            if let Some(base) = self.base.take() {
+                self.base_died(&base, ended);
+            }
+            return;
+        }
+        let number = pid.as_raw_pid();
+        if self.spared.remove(&number) {
+            return;
+        }
+        let pid = number.unsigned_abs();
+        if self.unsettled.len() >= UNSETTLED {
+            self.unsettled.pop_front();
+        }
+        self.unsettled.push_back((pid, ended));
+        if let Some(base) = &mut self.base {
+            base.say(&ToBase::Reaped { pid, ended });
+        }
+    }
+
+    fn base_died(&mut self, base: &BaseChild, ended: Ended) {
+        let (pid, ready) = (base.pid, base.ready);
+        let death = if base.killed { Death::Silent } else { Death::Ended(ended) };
+        if ended == Ended::Exited(exit::CLEAN.into()) {
+            self.finished = Some(exit::CLEAN);
+            return;
+        }
+        if !self.ever_ready {
+            self.finished = Some(match ended {
+                Ended::Exited(code) => u8::try_from(code).unwrap_or(exit::FAILED),
+                Ended::Signaled(_) => {
+                    say(&format!("the base (process {pid}) {ended} while it was starting"));
+                    exit::FAILED
+                }
+            });
+            return;
+        }
+        self.predecessor = Some(death);
+        if self.stopping != Stopping::No {
+            self.stop_attempts = self.stop_attempts.saturating_add(1);
+            if self.stop_attempts > STOP_ATTEMPTS {
+                self.force();
+                return;
+            }
+        }
+        self.wait = self.backoff.after(ready, death.own_making(), base.ticks);
+        let when = match self.wait {
+            0 => "at once".to_owned(),
+            n => format!("in {n} s"),
+        };
+        let how = match death {
+            Death::Silent => "had fallen silent and was killed".to_owned(),
+            Death::Ended(ended) => ended.to_string(),
+        };
+        say(&format!("the base (process {pid}) {how}: the next is started {when}"));
+    }
+
+    fn tick(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        self.wait = self.wait.saturating_sub(1);
+        if let Some(base) = &mut self.base {
+            base.tick(self.options.silent_ticks, self.options.start_ticks);
+        }
+        if let Stopping::Now(left) = &mut self.stopping {
+            match left.checked_sub(1) {
+                Some(fewer) => *left = fewer,
+                None => self.force(),
+            }
+        }
+        if self.options.detached && self.ticks.is_multiple_of(60) {
+            put_log_aside(self.dir);
+        }
+    }
+}
+
+/// Keeps the log from filling the disk: writers append, so it can be emptied under them.
+fn put_log_aside(dir: &StateDir) {
+    let log = dir.log_file();
+    if std::fs::metadata(&log).is_ok_and(|m| m.len() > LOG_LIMIT)
+        && std::fs::copy(&log, dir.old_log_file()).is_ok()
+        && let Ok(file) = std::fs::OpenOptions::new().write(true).open(&log)
+    {
+        let _ = file.set_len(0);
+    }
+}

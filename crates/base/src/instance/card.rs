@@ -1,0 +1,186 @@
+//! A network's adapter card: what is attached to it, and what follows when it changes.
+//!
+//! # Theory of operation
+//! Four things belong to a card in use: the packet socket that carries the VMs' datagrams, the
+//! guard that shares the card with the host, the settings that were turned off, and the LAN side
+//! that speaks for the VMs' addresses. A successor takes over the first two by their descriptors
+//! and the rest from the state memory; `down` undoes them in the reverse order.
+//!
+//! A card may go and come back (a module reloaded, a veth made anew): the base waits for its name,
+//! moves the socket to the new index and attaches the guard there.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use datapath::keeper::Keeper;
+use datapath::names::{Mac, NetworkId};
+use datapath::netlink::{Link, Netlink};
+use datapath::state::StateMemory;
+use datapath::uplink::{self, Guard, GuardMaps, PacketUplink, UplinkError};
+use datapath::worker::UplinkFacts;
+use ipnet::IpNet;
+
+use crate::keeper::Inheritance;
+
+/// Why a card cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CardError {
+    /// There is no such interface.
+    #[error("network `{network}`: there is no adapter `{name}` here; there are: {known}")]
+    Missing {
+        /// The network.
+        network: String,
+        /// The configured name.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// It carries no Ethernet.
+    #[error(
+        "network `{network}`: `{name}` has no MAC address: the uplink must be an Ethernet card"
+    )]
+    NotEthernet {
+        /// The network.
+        network: String,
+        /// The configured name.
+        name: String,
+    },
+    /// The kernel refused something.
+    #[error("network `{network}`: cannot use the card `{name}`")]
+    Uplink {
+        /// The network.
+        network: String,
+        /// The configured name.
+        name: String,
+        /// What, and why.
+        source: UplinkError,
+    },
+    /// The holder does not keep it.
+    #[error("network `{network}`: cannot keep the descriptors of the card")]
+    Keep {
+        /// The network.
+        network: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+}
+
+/// A card in use.
+#[derive(Debug)]
+pub struct Card {
+    /// Its name, which it keeps when it comes back.
+    pub name: String,
+    /// Its index now.
+    pub index: u32,
+    guard: Guard,
+    label: String,
+    coalesce: bool,
+}
+
+/// What a network must know to open its card.
+pub struct CardSetup<'a> {
+    /// The network.
+    pub network: &'a str,
+    /// Its record.
+    pub id: NetworkId,
+    /// The card.
+    pub link: &'a Link,
+    /// Whether software GRO may stay on.
+    pub coalesce: bool,
+    /// Names this network's guard among all that use the card.
+    pub label: &'a str,
+    /// The host's own addresses.
+    pub host: &'a [IpAddr],
+    /// The VMs' addresses and prefixes.
+    pub vms: &'a [IpNet],
+}
+
+impl Card {
+    /// Attaches everything to the card; what a predecessor left is taken over.
+    pub fn open(
+        setup: &CardSetup<'_>,
+        inheritance: &mut Inheritance,
+        state: &StateMemory,
+        keeper: &dyn Keeper,
+        netlink: &mut Netlink,
+    ) -> Result<(Self, PacketUplink), CardError> {
+        let failed = |source| CardError::Uplink {
+            network: setup.network.to_owned(),
+            name: setup.link.name.clone(),
+            source,
+        };
+        let kept = |source| CardError::Keep { network: setup.network.to_owned(), source };
+        let key = |part: &str| format!("network/{}/{part}", setup.network);
+        let (label, id) = (setup.label, setup.id);
+        let guard = match GuardMaps::find(|part| inheritance.take(&key(part))) {
+            Some(maps) => Guard::adopt(maps, label),
+            None => Guard::open(label).map_err(failed)?,
+        };
+        for (part, fd) in guard.descriptors().named() {
+            keeper.keep(&key(part), fd).map_err(kept)?;
+        }
+        for address in setup.host {
+            guard.add_host(*address).map_err(failed)?;
+        }
+        for prefix in setup.vms {
+            guard.add_vm(*prefix).map_err(failed)?;
+        }
+        let (index, name) = (setup.link.index, setup.link.name.clone());
+        uplink::turn_off(&name, setup.coalesce, state, id).map_err(failed)?;
+        let filter = guard.socket_filter().map_err(failed)?;
+        let card = match inheritance.take(&key("uplink")) {
+            Some(socket) => {
+                let mut card = PacketUplink::adopt(socket, index, state, id).map_err(failed)?;
+                card.set_filter(&filter).map_err(failed)?;
+                card
+            }
+            None => PacketUplink::open(index, PacketUplink::FRAMES, &filter, state, id)
+                .map_err(failed)?,
+        };
+        keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;
+        guard.attach(netlink, index).map_err(failed)?;
+        let label = setup.label.to_owned();
+        Ok((Self { name, index, guard, label, coalesce: setup.coalesce }, card))
+    }
+
+    /// What the worker must know of the card.
+    pub fn facts(link: &Link) -> Option<UplinkFacts> {
+        let mac: Mac = link.mac?;
+        Some(UplinkFacts { mac, mtu: link.mtu, up: link.up && link.carrier })
+    }
+
+    /// The card came back, perhaps under another index: everything is attached there.
+    pub fn moved(
+        &mut self,
+        link: &Link,
+        state: &StateMemory,
+        id: NetworkId,
+        netlink: &mut Netlink,
+    ) -> Result<(), UplinkError> {
+        self.index = link.index;
+        uplink::turn_off(&link.name, self.coalesce, state, id)?;
+        self.guard.attach(netlink, link.index)
+    }
+
+    /// The host got or lost an address of its own.
+    pub fn host_address(&self, address: IpAddr, has: bool) -> Result<(), UplinkError> {
+        if has { self.guard.add_host(address) } else { self.guard.remove_host(address) }
+    }
+
+    /// An address left the list: the host's stack sees it again.
+    pub fn withdraw(&self, prefix: IpNet) -> Result<(), UplinkError> {
+        self.guard.remove_vm(prefix)
+    }
+
+    /// Undoes everything but the socket, which the worker closes.
+    pub fn close(
+        self,
+        state: &StateMemory,
+        id: NetworkId,
+        netlink: &mut Netlink,
+    ) -> Result<(), UplinkError> {
+        let detached = Guard::detach(netlink, self.index, &self.label);
+        uplink::turn_on_again(&self.name, state, id)?;
+        detached
+    }
+}

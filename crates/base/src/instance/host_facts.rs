@@ -1,0 +1,75 @@
+//! What the host's kernel tells about itself: its own addresses, its cards, its gateways.
+//!
+//! Read afresh as a whole whenever something changed: changes are rare, and a list that was read is
+//! right where a list that was kept up to date may have missed something.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use datapath::netlink::{Address, Gateway, Link, Netlink, NetlinkError};
+
+/// The host at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct HostFacts {
+    /// All interfaces.
+    pub links: Vec<Link>,
+    addresses: Vec<Address>,
+    gateways: Vec<Gateway>,
+}
+
+impl HostFacts {
+    /// Reads everything.
+    pub fn read(netlink: &mut Netlink) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            links: netlink.links()?,
+            addresses: netlink.addresses()?,
+            gateways: netlink.gateways()?,
+        })
+    }
+
+    /// The interface called `name`.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|l| l.name == name)
+    }
+
+    /// All usable global addresses of the host, on whichever interface.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.usable().map(|a| a.net.addr()).collect()
+    }
+
+    /// The host's first usable address of IPv4 on an interface.
+    pub fn first4(&self, index: u32) -> Option<Ipv4Addr> {
+        self.usable().filter(|a| a.index == index).find_map(|a| match a.net.addr() {
+            IpAddr::V4(a) => Some(a),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The host's first usable address of IPv6 on an interface.
+    pub fn first6(&self, index: u32) -> Option<Ipv6Addr> {
+        self.usable().filter(|a| a.index == index).find_map(|a| match a.net.addr() {
+            IpAddr::V6(a) => Some(a),
+            IpAddr::V4(_) => None,
+        })
+    }
+
+    /// The host's IPv4 gateway through an interface.
+    pub fn gateway4(&self, index: u32) -> Option<Ipv4Addr> {
+        self.gateways.iter().filter(|g| g.index == index).find_map(|g| match g.address {
+            IpAddr::V4(a) => Some(a),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The host's IPv6 gateway through an interface.
+    pub fn gateway6(&self, index: u32) -> Option<Ipv6Addr> {
+        self.gateways.iter().filter(|g| g.index == index).find_map(|g| match g.address {
+            IpAddr::V6(a) => Some(a),
+            IpAddr::V4(_) => None,
+        })
+    }
+
+    fn usable(&self) -> impl Iterator<Item = &Address> {
+        self.addresses.iter().filter(|a| a.global && !a.tentative && !a.net.addr().is_loopback())
+    }
+}

@@ -1,0 +1,127 @@
+//! The host as a neighbour: one TUN device per network, and a kernel route per VM address.
+//!
+//! # Theory of operation
+//! What the host's stack sends to a VM's address, the kernel routes into the TUN device; what a VM
+//! sends to one of the host's addresses, the worker writes into it. The routes prefer the host's
+//! address on the network's card as source, so that a VM sees the neighbour it knows.
+//!
+//! Two networks may use the same addresses, but the host's kernel has one routing table: the second
+//! network then has no host path, and says so.
+//!
+//! # Invariants
+//! - Routes exist only for addresses that are in the list, and through our own device only.
+//! - Closing the last descriptor of the device removes it, and its routes with it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use datapath::keeper::Keeper;
+use datapath::names::NetworkId;
+use datapath::netlink::{Netlink, NetlinkError};
+use datapath::state::StateMemory;
+use datapath::uplink::{HostPath, UplinkError};
+use datapath::worker::{Gone, WorkerHandle};
+use ipnet::IpNet;
+
+use super::last_inch::Facts;
+
+/// Why a network has no host path, or not a whole one.
+#[derive(Debug, thiserror::Error)]
+pub enum HostPathError {
+    /// The device could not be made.
+    #[error(transparent)]
+    Device(#[from] UplinkError),
+    /// The holder does not keep it.
+    #[error("cannot keep the host path's device")]
+    Keep(#[source] std::io::Error),
+    /// The worker cannot watch it.
+    #[error("cannot watch the host path's device")]
+    Watch(#[source] std::io::Error),
+    /// The datapath has ended.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+}
+
+/// One network's path to the host.
+#[derive(Debug)]
+pub struct HostSide {
+    network: NetworkId,
+    /// The device's name.
+    pub device: String,
+    index: u32,
+    routes: BTreeSet<IpNet>,
+    listed: BTreeSet<IpAddr>,
+}
+
+impl HostSide {
+    /// Makes the device, or takes over a predecessor's, and hands it to the worker.
+    #[allow(clippy::too_many_arguments, reason = "what a device needs, each once")]
+    pub fn open(
+        network: NetworkId,
+        name: &str,
+        mtu: u32,
+        kept: Option<OwnedFd>,
+        state: &StateMemory,
+        keeper: &dyn Keeper,
+        worker: &WorkerHandle,
+        netlink: &mut Netlink,
+    ) -> Result<Self, HostPathError> {
+        let path = match kept {
+            Some(fd) => HostPath::adopt(netlink, fd, state, network)?,
+            None => HostPath::open(netlink, "ipv%d", mtu, state, network)?,
+        };
+        keeper.keep(&format!("network/{name}/host"), path.as_fd()).map_err(HostPathError::Keep)?;
+        let (device, index) = (path.name().to_owned(), path.index());
+        worker.set_host(network, Some(path))?.map_err(HostPathError::Watch)?;
+        Ok(Self { network, device, index, routes: BTreeSet::new(), listed: BTreeSet::new() })
+    }
+
+    /// Brings the host's addresses in the list, and the kernel's routes, to what they should be.
+    /// Says what the kernel refused; the rest is done all the same.
+    pub fn refresh(
+        &mut self,
+        prefixes: &BTreeSet<IpNet>,
+        host: &BTreeSet<IpAddr>,
+        facts: &Facts,
+        netlink: &mut Netlink,
+        worker: &WorkerHandle,
+    ) -> Result<Vec<NetlinkError>, Gone> {
+        for gone in self.listed.difference(host) {
+            worker.remove_host_address(self.network, *gone)?;
+        }
+        let mut listed = BTreeSet::new();
+        for address in host {
+            // A VM may have been given an address that the host has too: the configuration's
+            // check refuses that at `up`; what the host gets later loses.
+            if worker.add_host_address(self.network, *address)?.is_ok() {
+                listed.insert(*address);
+            }
+        }
+        self.listed = listed;
+        let mut refused = Vec::new();
+        for prefix in self.routes.difference(prefixes) {
+            refused.extend(netlink.remove_route(*prefix, self.index).err());
+        }
+        let mut routes = BTreeSet::new();
+        for prefix in prefixes {
+            let source = match prefix {
+                IpNet::V4(_) => facts.host4.map(IpAddr::V4),
+                IpNet::V6(_) => facts.host6.map(IpAddr::V6),
+            };
+            match netlink.replace_route(*prefix, self.index, source) {
+                Ok(()) => {
+                    routes.insert(*prefix);
+                }
+                Err(error) => refused.push(error),
+            }
+        }
+        self.routes = routes;
+        Ok(refused)
+    }
+
+    /// Takes the path away; the routes go with the device.
+    pub fn close(self, worker: &WorkerHandle) {
+        let _ = worker.set_host(self.network, None);
+    }
+}

@@ -1,0 +1,335 @@
+//! The instance: all networks and VMs of one configuration, run by one base.
+//!
+//! # Theory of operation
+//! ```text
+//! configuration -> ledger -> state memory -> worker -> networks -> ports -> host paths -> VMs
+//! ```
+//! A successor goes the same way, and takes at each step what its predecessor left: descriptors
+//! from the holder, the rest from the state memory. Then one loop waits for whatever comes: calls
+//! from the control socket, events of worker and doors, changes of cards and addresses, VMs that
+//! end, the holder's word to stop.
+//!
+//! # Threads
+//! This is the base's main thread. It may wait for the worker and for the doors' dispatcher; they
+//! never wait for it: what they have to say goes through [`Inbox`], a queue without a bound that
+//! they fill only for events, never for datagrams.
+
+mod calls;
+mod card;
+mod events;
+mod host_facts;
+mod host_path;
+mod ids;
+mod last_inch;
+mod network;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use datapath::event::Event;
+use datapath::keeper::Keeper;
+use datapath::names::{Mac, PortId};
+use datapath::netlink::{Monitor, Netlink};
+use datapath::state::StateMemory;
+use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
+use datapath::worker::{self, PortSetup, WorkerHandle};
+use tokio::sync::mpsc;
+
+use crate::config::{self, Config, Engine};
+use crate::control::{self, Call, EventLog};
+use crate::entry::{Failure, Start};
+use crate::keeper::{Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
+use crate::readable::Readable;
+use crate::state_dir::StateDir;
+use host_facts::HostFacts;
+use ids::Ids;
+use network::{Around, NetworkSide};
+
+/// How often the holder hears that the main loop is alive.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What other threads of the base have to say.
+enum Said {
+    Worker(Event),
+    Door(PortId, PortEvent),
+}
+
+/// All that runs.
+pub struct Instance {
+    config: Config,
+    config_path: PathBuf,
+    state_dir: StateDir,
+    hello: Hello,
+    keeper: Arc<HolderKeeper>,
+    state: StateMemory,
+    worker: WorkerHandle,
+    doors: DispatcherHandle,
+    ids: Ids,
+    networks: BTreeMap<String, NetworkSide>,
+    netlink: Netlink,
+    host: HostFacts,
+    label: String,
+    events: EventLog,
+    /// Seconds since 1970 when `up` was typed.
+    started: u64,
+    /// Rings that run, per port.
+    running: BTreeMap<PortId, BTreeSet<&'static str>>,
+    /// MAC addresses learned from guests.
+    macs: BTreeMap<PortId, Mac>,
+}
+
+/// Runs an instance until it is told to stop.
+pub async fn run(mut start: Start) -> Result<(), Failure> {
+    let text = start.config_text()?;
+    let config = config::check(&text, &start.config)
+        .map_err(|errors| Failure::configuration(errors.to_string()))?;
+    start.state_dir.accept_config(&text)?;
+    let (said, inbox) = mpsc::unbounded_channel();
+    let monitor = Monitor::open()?;
+    let mut instance = Instance::open(&mut start, config, said)?;
+    let listener = control::listen(&start.state_dir, &mut start.inheritance, &*start.keeper)?;
+    let (calls, called) = mpsc::channel(64);
+    let server = tokio::spawn(control::serve(listener, calls, instance.events.clone()));
+    start.keeper.ready()?;
+    let result = instance.serve(start.link, called, inbox, monitor).await;
+    server.abort();
+    instance.close();
+    result
+}
+
+impl Instance {
+    fn open(
+        start: &mut Start,
+        config: Config,
+        said: mpsc::UnboundedSender<Said>,
+    ) -> Result<Self, Failure> {
+        virtqueue::sigbus::install()?;
+        let takeover = start.is_takeover();
+        let keeper: Arc<dyn Keeper> = start.keeper.clone();
+        let state = match start.inheritance.take("state") {
+            Some(fd) => {
+                let state = StateMemory::adopt(fd.as_fd())?;
+                keeper.keep("state", fd.as_fd())?;
+                state
+            }
+            None => {
+                let (state, fd) = StateMemory::create()?;
+                keeper.keep("state", fd.as_fd())?;
+                state
+            }
+        };
+        let from_worker = said.clone();
+        let (worker, _) = worker::spawn(
+            state.clone(),
+            Box::new(move |event| {
+                // Nobody listens any more only when the base is ending.
+                let _ = from_worker.send(Said::Worker(event));
+            }),
+        )?;
+        let doors = Dispatcher::spawn(
+            state.clone(),
+            keeper,
+            Box::new(worker.clone()),
+            Box::new(move |port, event| {
+                let _ = said.send(Said::Door(port, event));
+            }),
+        )?;
+        let mut netlink = Netlink::open()?;
+        let host = HostFacts::read(&mut netlink)?;
+        let ids = Ids::assign(&config, &state);
+        let mut instance = Self {
+            config,
+            config_path: start.config.clone(),
+            state_dir: start.state_dir.clone(),
+            hello: start.hello,
+            keeper: start.keeper.clone(),
+            state,
+            worker,
+            doors,
+            ids,
+            networks: BTreeMap::new(),
+            netlink,
+            host,
+            label: start.state_dir.path().display().to_string(),
+            events: EventLog::new(),
+            started: now_seconds().saturating_sub(start.hello.seconds),
+            running: BTreeMap::new(),
+            macs: BTreeMap::new(),
+        };
+        instance.open_networks(&mut start.inheritance, takeover)?;
+        Ok(instance)
+    }
+
+    /// Networks, their ports, their cards and paths to the host: in this order, so that a datagram
+    /// that comes in finds its receiver.
+    fn open_networks(
+        &mut self,
+        inheritance: &mut Inheritance,
+        takeover: bool,
+    ) -> Result<(), Failure> {
+        for name in self.config.networks.keys() {
+            let side = NetworkSide::new(&self.ids, name, &self.config, &self.host)?;
+            side.announce(&self.worker)?;
+            self.networks.insert(name.clone(), side);
+        }
+        for name in self.config.vms.keys() {
+            self.add_port(name)?;
+        }
+        let mut taken = BTreeSet::new();
+        for side in self.networks.values_mut() {
+            let around = Around {
+                state: &self.state,
+                keeper: &self.keeper,
+                worker: &self.worker,
+                events: &self.events,
+                label: &self.label,
+            };
+            side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
+            side.open_card(&around, inheritance, &self.host, &mut self.netlink, takeover)?;
+            side.refresh(&around, &self.host, &mut self.netlink)?;
+            if side.host.is_some() {
+                taken.extend(side.listed());
+            }
+        }
+        for name in self.config.vms.keys() {
+            self.open_door(name, inheritance)?;
+        }
+        self.worker.serve()?;
+        Ok(())
+    }
+
+    fn add_port(&self, name: &str) -> Result<(), Failure> {
+        let (Some(vm), id) = (self.config.vms.get(name), self.ids.port(name)) else {
+            return Ok(());
+        };
+        let Some(side) = self.networks.get(&vm.network) else { return Ok(()) };
+        let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
+        let prefixes = vm.addresses.clone();
+        let (name, network) = (name.to_owned(), side.id);
+        self.worker.add_port(PortSetup { id, network, name, inch, prefixes })??;
+        Ok(())
+    }
+
+    fn open_door(&self, name: &str, inheritance: &mut Inheritance) -> Result<(), Failure> {
+        let Some(vm) = self.config.vms.get(name) else { return Ok(()) };
+        let socket = match &vm.engine {
+            Engine::Qemu(_) => Socket::Listen(self.state_dir.port_socket(name)?),
+            Engine::External(config::Socket::Listen(path)) => Socket::Listen(path.clone()),
+            Engine::External(config::Socket::Connect(path)) => Socket::Connect(path.clone()),
+        };
+        let prefix = format!("port/{name}/");
+        let kept = inheritance
+            .take_prefix(&prefix)
+            .into_iter()
+            .map(|(key, fd)| (format!("{prefix}{key}"), fd))
+            .collect();
+        let id = self.ids.port(name);
+        let door = PortDoor { id, name: name.to_owned(), socket, features_mask: u64::MAX };
+        self.doors.add_port(door, kept)?;
+        Ok(())
+    }
+
+    /// The loop: whatever comes next.
+    async fn serve(
+        &mut self,
+        mut link: HolderLink,
+        mut calls: mpsc::Receiver<Call>,
+        mut inbox: mpsc::UnboundedReceiver<Said>,
+        mut monitor: Monitor,
+    ) -> Result<(), Failure> {
+        let changes = Readable::new(monitor.as_fd().try_clone_to_owned()?)?;
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            tokio::select! {
+                _ = beat.tick() => self.keeper.beat()?,
+                Some(call) = calls.recv() => self.call(call),
+                Some(said) = inbox.recv() => match said {
+                    Said::Worker(event) => self.on_worker(event)?,
+                    Said::Door(port, event) => self.on_door(port, &event),
+                },
+                changed = changes.read(|_| monitor_changed(&mut monitor)) => {
+                    changed?;
+                    self.host_changed()?;
+                }
+                event = link.next() => match event {
+                    HolderEvent::Stop { .. } => return Ok(()),
+                    HolderEvent::Reaped { pid, ended } => {
+                        tracing::debug!(pid, ?ended, "a process of ours has ended");
+                        self.keeper.settled(pid)?;
+                    }
+                    HolderEvent::NotKept(key) => tracing::warn!(key, "the holder cannot keep this"),
+                    HolderEvent::Gone => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn around(&self) -> Around<'_> {
+        Around {
+            state: &self.state,
+            keeper: &self.keeper,
+            worker: &self.worker,
+            events: &self.events,
+            label: &self.label,
+        }
+    }
+
+    /// Something about links, addresses or gateways of the host has changed.
+    fn host_changed(&mut self) -> Result<(), Failure> {
+        self.host = HostFacts::read(&mut self.netlink)?;
+        let mut networks = std::mem::take(&mut self.networks);
+        let mut netlink = std::mem::replace(&mut self.netlink, Netlink::open()?);
+        let mut result = Ok(());
+        for side in networks.values_mut() {
+            let before = side.facts.clone();
+            result = result.and(side.refresh(&self.around(), &self.host, &mut netlink));
+            if side.facts != before {
+                self.tell_inches(side)?;
+            }
+        }
+        self.networks = networks;
+        self.netlink = netlink;
+        result.map_err(Failure::from)
+    }
+
+    /// Tells the worker what the VMs of a network are to be told from now on.
+    fn tell_inches(&self, side: &NetworkSide) -> Result<(), Failure> {
+        for (name, vm) in self.config.vms.iter().filter(|(_, vm)| vm.network == side.name) {
+            let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
+            self.worker.set_inch(self.ids.port(name), inch)?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything apart that would outlive the base.
+    fn close(mut self) {
+        for name in self.config.vms.keys() {
+            self.doors.remove_port(self.ids.port(name));
+        }
+        let networks = std::mem::take(&mut self.networks);
+        if let Ok(mut netlink) = Netlink::open() {
+            for side in networks.into_values() {
+                side.close(&self.around(), &mut netlink);
+            }
+        }
+        self.doors.shutdown();
+        self.worker.shut_down();
+    }
+}
+
+/// Seconds since 1970.
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Whether anything was heard. What it was does not matter: all is read afresh.
+fn monitor_changed(monitor: &mut Monitor) -> std::io::Result<()> {
+    let mut heard = false;
+    while monitor.next().map_err(std::io::Error::other)?.is_some() {
+        heard = true;
+    }
+    if heard { Ok(()) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
+}

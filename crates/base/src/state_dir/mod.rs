@@ -1,0 +1,303 @@
+//! The directory where a running instance has its sockets, its lock and its accepted configuration.
+//!
+//! # Theory of operation
+//! ```text
+//! /run/ipvisor/            0755, or $XDG_RUNTIME_DIR/ipvisor, or what --state-dir says
+//!   lock                   held by the holder for as long as it lives; says which process that is
+//!   base                   process of the base and when it started
+//!   control.sock           see `control`
+//!   accepted.toml          the configuration that runs: a successor reads this copy
+//!   ports/NAME.sock        vhost-user sockets of ports that listen
+//!   vm/                    0700: consoles and other sockets of the VMs
+//!   log                    messages of a detached instance, with log.1 before it
+//! ```
+//! Two instances live beside each other when their directories differ. The directory belongs to
+//! one instance at a time, so what an instance that died left in it is removed before the next.
+//!
+//! # Invariants
+//! - Nothing in the directory is changed without the lock.
+//! - The path of every socket fits `sockaddr_un`: that is checked before anything is started.
+//! - A directory that somebody else could tamper with is refused.
+
+mod lock;
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+pub use lock::{Lock, LockError, holder_process};
+
+/// Octets of the longest path of a Unix socket.
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// There is no place for it by default.
+    #[error(
+        "no state directory: not root, and XDG_RUNTIME_DIR is not set; name one by --state-dir"
+    )]
+    NoDefault,
+    /// A socket's path is too long for the kernel.
+    #[error(
+        "the socket path {} has {} octets, the kernel allows {MAX_SOCKET_PATH}: choose a shorter --state-dir",
+        .0.display(), .0.as_os_str().len()
+    )]
+    PathTooLong(PathBuf),
+    /// It is not a directory.
+    #[error("{} is not a directory: choose another --state-dir", .0.display())]
+    NotADirectory(PathBuf),
+    /// Somebody else owns it or may write to it.
+    #[error(
+        "{} belongs to user {owner} and has mode {mode:03o}: others could replace its sockets; choose another --state-dir",
+        .path.display()
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file operation failed.
+    #[error("cannot {what} {}", .path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another instance uses it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// An instance's state directory: the names in it. Holding one proves nothing; see [`Lock`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir(PathBuf);
+
+/// Where an instance's state is when nobody says otherwise.
+pub fn default_path() -> Result<PathBuf, StateDirError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/run/ipvisor"));
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if !dir.is_empty() => Ok(PathBuf::from(dir).join("ipvisor")),
+        _ => Err(StateDirError::NoDefault),
+    }
+}
+
+/// The control socket below the state directory `dir`.
+pub fn control_socket(dir: &Path) -> PathBuf {
+    dir.join("control.sock")
+}
+
+impl StateDir {
+    /// The directory at `path`, without looking at it.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Makes the directory, or checks the one that is there, and takes its lock.
+    pub fn lock(path: &Path) -> Result<(Self, Lock), StateDirError> {
+        let failed = |what, source| StateDirError::File { what, path: path.to_owned(), source };
+        let made = match fs::DirBuilder::new().mode(0o755).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(failed("make the directory", e)),
+        };
+        let path = fs::canonicalize(path).map_err(|e| failed("find", e))?;
+        let dir = Self(path);
+        let prepared = dir.check().and_then(|()| Ok(Lock::take(&dir, made)?));
+        match prepared {
+            Ok(lock) => Ok((dir, lock)),
+            Err(error) => {
+                if made {
+                    let _ = fs::remove_dir(&dir.0);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), StateDirError> {
+        let path = || self.0.clone();
+        let meta = fs::metadata(&self.0).map_err(|source| StateDirError::File {
+            what: "look at",
+            path: path(),
+            source,
+        })?;
+        if !meta.is_dir() {
+            return Err(StateDirError::NotADirectory(path()));
+        }
+        let mode = meta.mode() & 0o777;
+        if meta.uid() != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
+            return Err(StateDirError::NotOurs { path: path(), owner: meta.uid(), mode });
+        }
+        fits(self.control_socket()).map(drop)
+    }
+
+    /// Removes what an instance that is gone left behind, and makes the subdirectories.
+    pub fn renew(&self, _lock: &Lock) -> Result<(), StateDirError> {
+        self.clear();
+        for (name, mode) in [("ports", 0o755), ("vm", 0o700)] {
+            let path = self.0.join(name);
+            fs::DirBuilder::new().mode(mode).create(&path).map_err(|source| {
+                StateDirError::File { what: "make the directory", path, source }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes what the base made: everything but the lock and the messages.
+    fn clear(&self) {
+        for dir in ["ports", "vm"] {
+            let _ = fs::remove_dir_all(self.0.join(dir));
+        }
+        for file in ["control.sock", "accepted.toml", "accepted.toml.new", "base"] {
+            let _ = fs::remove_file(self.0.join(file));
+        }
+    }
+
+    /// Removes everything, the lock last, and the directory itself if this instance made it. The
+    /// messages stay if somebody should read them.
+    pub fn remove(&self, lock: Lock, keep_messages: bool) {
+        self.clear();
+        if !keep_messages {
+            for file in [self.log_file(), self.old_log_file()] {
+                let _ = fs::remove_file(file);
+            }
+        }
+        let made = lock.made_directory();
+        let _ = fs::remove_file(self.lock_file());
+        if made {
+            let _ = fs::remove_dir(&self.0);
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        control_socket(&self.0)
+    }
+
+    /// The copy of the configuration that runs.
+    pub fn accepted_config(&self) -> PathBuf {
+        self.0.join("accepted.toml")
+    }
+
+    /// Writes the copy of the configuration that runs: whole or not at all.
+    pub fn accept_config(&self, text: &str) -> io::Result<()> {
+        let new = self.0.join("accepted.toml.new");
+        fs::write(&new, text)?;
+        fs::rename(&new, self.accepted_config())
+    }
+
+    /// Where port `name` listens for its front end.
+    pub fn port_socket(&self, name: &str) -> Result<PathBuf, StateDirError> {
+        fits(self.0.join("ports").join(format!("{name}.sock")))
+    }
+
+    /// A socket of VM `name` that only this user may open: `console`, `monitor` and so on.
+    pub fn vm_socket(&self, name: &str, what: &str) -> Result<PathBuf, StateDirError> {
+        fits(self.0.join("vm").join(format!("{name}.{what}")))
+    }
+
+    /// Directory of the VMs' own files.
+    pub fn vm_directory(&self) -> PathBuf {
+        self.0.join("vm")
+    }
+
+    /// Messages of a detached instance.
+    pub fn log_file(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// Messages before those in [`Self::log_file`].
+    pub fn old_log_file(&self) -> PathBuf {
+        self.0.join("log.1")
+    }
+
+    /// Says which process the base is.
+    pub(crate) fn base_file(&self) -> PathBuf {
+        self.0.join("base")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+}
+
+fn fits(path: PathBuf) -> Result<PathBuf, StateDirError> {
+    if path.as_os_str().len() <= MAX_SOCKET_PATH {
+        Ok(path)
+    } else {
+        Err(StateDirError::PathTooLong(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_second_instance_is_told_who_holds_the_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state");
+        let (dir, lock) = StateDir::lock(&path).unwrap();
+        lock.claim().unwrap();
+        match StateDir::lock(&path) {
+            Err(StateDirError::Lock(LockError::Held { process: Some(process), .. })) => {
+                assert_eq!(process, std::process::id());
+            }
+            other => panic!("{other:?}"),
+        }
+        dir.remove(lock, false);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_dead_instance_left_is_gone_after_renew_and_foreign_files_stay() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("mine.txt"), "x").unwrap();
+        let (dir, lock) = StateDir::lock(temp.path()).unwrap();
+        dir.renew(&lock).unwrap();
+        fs::write(dir.port_socket("old").unwrap(), "").unwrap();
+        dir.accept_config("[network.lan]").unwrap();
+        dir.renew(&lock).unwrap();
+        assert!(!dir.port_socket("old").unwrap().exists());
+        assert!(!dir.accepted_config().exists());
+        assert_eq!(fs::metadata(dir.vm_directory()).unwrap().mode() & 0o777, 0o700);
+        dir.remove(lock, false);
+        let left: Vec<_> = fs::read_dir(temp.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_refused_before_anything_is_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("d".repeat(100));
+        let error = StateDir::lock(&path).unwrap_err();
+        assert!(matches!(error, StateDirError::PathTooLong(_)), "{error}");
+        assert!(error.to_string().contains("107"), "{error}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = StateDir::lock(temp.path()).unwrap_err();
+        assert!(matches!(error, StateDirError::NotOurs { mode: 0o777, .. }), "{error}");
+    }
+}

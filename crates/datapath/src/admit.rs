@@ -1,0 +1,224 @@
+//! Admission and direction: may this datagram be said here, and whose is it?
+//!
+//! # Theory of operation
+//! Three doors lead into the base: a VM's port, the card, the host's TUN device. Each has its own
+//! question, all read the same table of reserved addresses and the same list:
+//!
+//! ```text
+//! from a VM      source: not reserved, and the list gives it to this very port     (rule 6)
+//!                destination: not reserved, not the sender's own
+//!                -> the port that the list names | the host | outside              (rule 5)
+//! from the card  source: not reserved, in nobody's list (a forgery, or a loop)
+//!                destination: not reserved, in the list                            (rule 5)
+//!                -> the port that the list names, else dropped: never out again
+//! from the host  source: one of the host's own addresses; destination: a VM of this network
+//!                -> that port, else dropped: what the host would route is not ours
+//! ```
+//! The order of the checks is part of the contract: the most specific name wins, and the source is
+//! judged before the destination.
+//!
+//! # Invariants
+//! - Pure: no clock, no state, nothing but the list and the addresses.
+//! - What comes in from the card can only go to a port: the base is never part of a routing loop.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::counters::Counter;
+use crate::fib::{Fib, Target};
+use crate::names::PortId;
+use crate::reserved::Class;
+
+/// Where an admitted datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Into this port's receive ring.
+    Port(PortId),
+    /// To the host's own stack.
+    Host,
+    /// Out of the uplink, if there is one.
+    Outside,
+}
+
+/// What a network knows for admission: its list and its subnets.
+#[derive(Default)]
+pub struct Admission {
+    /// The list.
+    pub fib: Fib,
+    /// IPv4 prefixes that are a subnet with a broadcast address of its own.
+    subnets: Vec<Ipv4Net>,
+}
+
+impl Admission {
+    /// An empty list over these prefixes.
+    pub fn new(prefixes: &[IpNet]) -> Self {
+        let subnets = prefixes
+            .iter()
+            .filter_map(|p| match p {
+                // RFC 3021: a /31 has no broadcast address, and a /32 is a single host.
+                IpNet::V4(p) if p.prefix_len() <= 30 => Some(p.trunc()),
+                _ => None,
+            })
+            .collect();
+        Self { fib: Fib::default(), subnets }
+    }
+
+    /// Admits what a VM sends, and finds where it goes.
+    #[inline]
+    pub fn from_vm(
+        &self,
+        port: PortId,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<Way, Counter> {
+        self.source(source)?;
+        if self.fib.lookup(source) != Some(Target::Port(port)) {
+            return Err(Counter::DropSourceNotOwn);
+        }
+        self.destination(destination)?;
+        match self.fib.lookup(destination) {
+            Some(Target::Port(to)) if to == port => Err(Counter::DropDestinationOwn),
+            Some(Target::Port(to)) => Ok(Way::Port(to)),
+            Some(Target::Host) => Ok(Way::Host),
+            None => Ok(Way::Outside),
+        }
+    }
+
+    /// Admits what comes in from the card, and finds the port that owns the destination.
+    #[inline]
+    pub fn from_uplink(&self, source: IpAddr, destination: IpAddr) -> Result<PortId, Counter> {
+        self.source(source)?;
+        if self.fib.lookup(source).is_some() {
+            return Err(Counter::DropSourceInList);
+        }
+        self.destination(destination)?;
+        match self.fib.lookup(destination) {
+            Some(Target::Port(to)) => Ok(to),
+            // The host's own stack has it already: it shares the card.
+            Some(Target::Host) | None => Err(Counter::DropUnknownDestination),
+        }
+    }
+
+    /// Admits what the host's stack sends, and finds the port that owns the destination.
+    #[inline]
+    pub fn from_host(&self, source: IpAddr, destination: IpAddr) -> Result<PortId, Counter> {
+        self.source(source)?;
+        if self.fib.lookup(source) != Some(Target::Host) {
+            return Err(Counter::DropHostForwarded);
+        }
+        self.destination(destination)?;
+        match self.fib.lookup(destination) {
+            Some(Target::Port(to)) => Ok(to),
+            Some(Target::Host) | None => Err(Counter::DropHostForwarded),
+        }
+    }
+
+    fn source(&self, address: IpAddr) -> Result<(), Counter> {
+        if let Some(refusal) = Class::of(address).refusal_as_source() {
+            return Err(refusal);
+        }
+        if self.is_subnet_broadcast(address) {
+            return Err(Counter::DropSourceBroadcast);
+        }
+        Ok(())
+    }
+
+    fn destination(&self, address: IpAddr) -> Result<(), Counter> {
+        if let Some(refusal) = Class::of(address).refusal_as_destination() {
+            return Err(refusal);
+        }
+        if self.is_subnet_broadcast(address) {
+            return Err(Counter::DropDestinationBroadcast);
+        }
+        Ok(())
+    }
+
+    fn is_subnet_broadcast(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        self.subnets.iter().any(|s: &Ipv4Net| -> bool {
+            let broadcast: Ipv4Addr = s.broadcast();
+            broadcast == address || s.network() == address
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: PortId = PortId(1);
+    const B: PortId = PortId(2);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn network() -> Admission {
+        let mut network =
+            Admission::new(&["203.0.113.0/24".parse().unwrap(), "2001:db8::/64".parse().unwrap()]);
+        for (prefix, target) in [
+            ("203.0.113.10/32", Target::Port(A)),
+            ("203.0.113.11/32", Target::Port(B)),
+            ("203.0.113.2/32", Target::Host),
+            ("2001:db8::10/128", Target::Port(A)),
+            ("2001:db8::11/128", Target::Port(B)),
+            ("2001:db8::2/128", Target::Host),
+        ] {
+            network.fib.insert(prefix.parse().unwrap(), target).unwrap();
+        }
+        network
+    }
+
+    #[test]
+    fn a_vm_reaches_other_vms_the_host_and_the_outside() {
+        let n = network();
+        let go = |to: &str| n.from_vm(A, ip("203.0.113.10"), ip(to));
+        assert_eq!(go("203.0.113.11"), Ok(Way::Port(B)));
+        assert_eq!(go("203.0.113.2"), Ok(Way::Host));
+        assert_eq!(go("203.0.113.1"), Ok(Way::Outside));
+        assert_eq!(go("198.51.100.1"), Ok(Way::Outside));
+        assert_eq!(go("203.0.113.10"), Err(Counter::DropDestinationOwn));
+        assert_eq!(go("203.0.113.255"), Err(Counter::DropDestinationBroadcast));
+        assert_eq!(go("203.0.113.0"), Err(Counter::DropDestinationBroadcast));
+    }
+
+    #[test]
+    fn a_vm_may_not_say_what_is_not_its_own() {
+        let n = network();
+        for (source, reason) in [
+            ("203.0.113.11", Counter::DropSourceNotOwn),
+            ("203.0.113.2", Counter::DropSourceNotOwn),
+            ("198.51.100.1", Counter::DropSourceNotOwn),
+            ("0.0.0.0", Counter::DropSourceUnspecified),
+            ("203.0.113.255", Counter::DropSourceBroadcast),
+        ] {
+            assert_eq!(n.from_vm(A, ip(source), ip("203.0.113.1")), Err(reason), "{source}");
+        }
+        assert_eq!(
+            n.from_vm(A, ip("fe80::2"), ip("2001:db8::11")),
+            Err(Counter::DropSourceLinkLocal)
+        );
+    }
+
+    #[test]
+    fn unknown_destination_from_the_lan_is_dropped_and_never_sent_back() {
+        let n = network();
+        let go = |from: &str, to: &str| n.from_uplink(ip(from), ip(to));
+        assert_eq!(go("198.51.100.1", "203.0.113.10"), Ok(A));
+        assert_eq!(go("198.51.100.1", "203.0.113.99"), Err(Counter::DropUnknownDestination));
+        assert_eq!(go("198.51.100.1", "203.0.113.2"), Err(Counter::DropUnknownDestination));
+        assert_eq!(go("203.0.113.11", "203.0.113.10"), Err(Counter::DropSourceInList));
+        assert_eq!(go("203.0.113.2", "203.0.113.10"), Err(Counter::DropSourceInList));
+    }
+
+    #[test]
+    fn from_the_host_comes_only_what_the_host_itself_says_to_a_vm() {
+        let n = network();
+        let go = |from: &str, to: &str| n.from_host(ip(from), ip(to));
+        assert_eq!(go("203.0.113.2", "203.0.113.10"), Ok(A));
+        assert_eq!(go("198.51.100.1", "203.0.113.10"), Err(Counter::DropHostForwarded));
+        assert_eq!(go("203.0.113.2", "198.51.100.1"), Err(Counter::DropHostForwarded));
+        assert_eq!(go("2001:db8::2", "2001:db8::11"), Ok(B));
+    }
+}

@@ -1,0 +1,214 @@
+//! Delivery: the decided batch goes into receive rings, onto the card and to the host.
+//!
+//! # Theory of operation
+//! While a batch is decided, each datagram is only *noted*: at its receiver's inbox (a list linked
+//! through the storage), or at its network's way out. Then each receiver is visited once: all its
+//! datagrams are copied into its ring, the index is published, one notification sent. The card and
+//! the host get theirs in one go as well.
+//!
+//! ```text
+//! batch:   d0 d1 d2 d3 d4
+//! inboxes: port 2: d0 -> d3      port 7: d1      uplink: (d2, mac), (d4, mac)
+//! ```
+//! A datagram of a VM counts as `to_vm` at its sender once it is noted for a port; what then goes
+//! wrong (no buffer, no driver) counts at the receiver.
+//!
+//! Runs on the worker; nothing here blocks.
+
+use virtqueue::{NetHeader, RingFault};
+
+use crate::counters::{Counter, Counters};
+use crate::names::{Mac, Owner, PortId};
+use crate::neighbor::Outbox;
+use crate::offload::{Abilities, Checksum, Handover, Offload};
+use crate::port::{ETHERNET, Port, header};
+use crate::state::StateMemory;
+use crate::storage::Storage;
+use crate::uplink::{HostPath, Outgoing, PacketUplink, Refusal};
+
+/// Frames handed to the kernel in one call.
+const CHUNK: usize = 32;
+
+/// The receivers that the current batch has something for.
+#[derive(Default)]
+pub struct Inboxes {
+    touched: Vec<PortId>,
+}
+
+impl Inboxes {
+    /// Notes datagram `index` for `port`.
+    pub fn note(&mut self, port: &mut Port, storage: &mut Storage, index: u16) {
+        match &mut port.inbox {
+            Some((_, last)) => {
+                if let Some(item) = storage.item_mut(*last) {
+                    item.next = Some(index);
+                }
+                *last = index;
+            }
+            empty => {
+                *empty = Some((index, index));
+                self.touched.push(port.id);
+            }
+        }
+    }
+
+    /// The receivers, each once; forgets them.
+    pub fn take(&mut self) -> Option<PortId> {
+        self.touched.pop()
+    }
+}
+
+/// Copies all that is noted for `port` into its ring, and publishes it.
+pub fn to_port(
+    port: &mut Port,
+    storage: &mut Storage,
+    state: &StateMemory,
+) -> Result<(), RingFault> {
+    let counters = Counters::of(state, Owner::Port(port.id));
+    let mut next = port.inbox.take().map(|(first, _)| first);
+    let (mut datagrams, mut octets) = (0u64, 0u64);
+    let mut fault = None;
+    while let Some(index) = next {
+        let Some(item) = storage.item(index).copied() else { break };
+        next = item.next;
+        if fault.is_some() {
+            counters.add(Counter::RxPortBroken, 1);
+            continue;
+        }
+        let datagram = storage.datagram_mut(index);
+        let len = datagram.len() as u64;
+        match port.put(&item.offload, datagram, counters) {
+            Ok(Ok(())) => {
+                datagrams = datagrams.saturating_add(1);
+                octets = octets.saturating_add(len);
+            }
+            Ok(Err(reason)) => counters.add(reason, 1),
+            Err(broken) => {
+                counters.add(Counter::RxPortBroken, 1);
+                fault = Some(broken);
+            }
+        }
+    }
+    if datagrams > 0 {
+        counters.add(Counter::Delivered, datagrams);
+        counters.add(Counter::DeliveredBytes, octets);
+    }
+    match fault {
+        Some(fault) => Err(fault),
+        None => port.publish(),
+    }
+}
+
+/// Fills in the checksum that the sender left to offload: fragments of a datagram cannot carry it.
+pub fn complete(offload: &Offload, datagram: &mut [u8]) {
+    if let Checksum::Partial { start, offset } = offload.checksum {
+        let _ = crate::offload::complete_checksum(datagram, start, offset);
+    }
+}
+
+/// The virtio-net header with which the kernel takes a datagram; completes in place what even the
+/// kernel cannot.
+fn for_kernel(offload: &Offload, datagram: &mut [u8], l2: u16) -> NetHeader {
+    match offload.header_for(Abilities::ALL, l2) {
+        Handover::Whole(header) => header,
+        Handover::CompleteChecksum { start, offset } => {
+            let _ = crate::offload::complete_checksum(datagram, start, offset);
+            NetHeader::default()
+        }
+        // The kernel takes every kind of segmentation that is ever admitted.
+        Handover::Segment(_) => NetHeader::default(),
+    }
+}
+
+/// Sends `(datagram, next hop)` pairs on the card and counts each at its owner.
+pub fn to_uplink(
+    card: &mut PacketUplink,
+    mac: Mac,
+    uplink: Owner,
+    batch: &mut Vec<(u16, Mac)>,
+    storage: &mut Storage,
+    state: &StateMemory,
+    from: Owner,
+) {
+    for chunk in batch.chunks(CHUNK) {
+        let mut headers = [NetHeader::default(); CHUNK];
+        for ((index, _), slot) in chunk.iter().zip(&mut headers) {
+            let Some(offload) = storage.item(*index).map(|i| i.offload) else { continue };
+            *slot = for_kernel(&offload, storage.datagram_mut(*index), ETHERNET as u16);
+        }
+        let nothing = Outgoing { header: NetHeader::default(), ethernet: [0; 14], datagram: &[] };
+        let mut frames = [nothing; CHUNK];
+        for (((index, to), slot), h) in chunk.iter().zip(&mut frames).zip(headers) {
+            let datagram = storage.datagram(*index);
+            *slot = Outgoing { header: h, ethernet: header(*to, mac, datagram), datagram };
+        }
+        let frames = frames.get(..chunk.len()).unwrap_or_default();
+        send(card, frames, |frame, fate| {
+            let counters = Counters::of(state, from);
+            match fate {
+                Ok(()) => {
+                    counters.add(Counter::ToUplink, 1);
+                    let uplink = Counters::of(state, uplink);
+                    uplink.add(Counter::Delivered, 1);
+                    uplink.add(Counter::DeliveredBytes, frame.datagram.len() as u64);
+                }
+                Err(refusal) => counters.add(refusal.uplink_counter(), 1),
+            }
+        });
+    }
+    batch.clear();
+}
+
+/// Sends frames in order; a refused one is skipped and the rest still tried.
+fn send<'a>(
+    card: &mut PacketUplink,
+    mut frames: &[Outgoing<'a>],
+    mut fate: impl FnMut(&Outgoing<'a>, Result<(), Refusal>),
+) {
+    while !frames.is_empty() {
+        let sent = card.send(frames);
+        let (gone, rest) = frames.split_at_checked(sent.count).unwrap_or((frames, &[]));
+        for frame in gone {
+            fate(frame, Ok(()));
+        }
+        frames = rest;
+        if let Some((first, later)) = rest.split_first() {
+            fate(first, Err(sent.refused.unwrap_or(Refusal::Busy)));
+            frames = later;
+        }
+    }
+}
+
+/// Sends frames of the base's own (ARP, neighbour discovery) on the card.
+pub fn own_frames(card: &mut PacketUplink, outbox: &Outbox) {
+    for (ethernet, datagram) in outbox.frames() {
+        let header = NetHeader::default();
+        // A lost question is asked again by its timer, a lost answer by the other side.
+        let _ = card.send(&[Outgoing { header, ethernet: *ethernet, datagram }]);
+    }
+}
+
+/// Gives datagrams to the host's stack and counts each at its owner.
+pub fn to_host(
+    path: &mut HostPath,
+    host: Owner,
+    batch: &mut Vec<u16>,
+    storage: &mut Storage,
+    state: &StateMemory,
+    from: Owner,
+) {
+    for index in batch.drain(..) {
+        let Some(offload) = storage.item(index).map(|i| i.offload) else { continue };
+        let header = for_kernel(&offload, storage.datagram_mut(index), 0);
+        let datagram = storage.datagram(index);
+        match path.send(header, datagram) {
+            Ok(()) => {
+                Counters::of(state, from).add(Counter::ToHost, 1);
+                let host = Counters::of(state, host);
+                host.add(Counter::Delivered, 1);
+                host.add(Counter::DeliveredBytes, datagram.len() as u64);
+            }
+            Err(_) => Counters::of(state, from).add(Counter::DropHostSend, 1),
+        }
+    }
+}

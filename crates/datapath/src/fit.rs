@@ -1,0 +1,37 @@
+//! Does a datagram fit the next link?
+//!
+//! A large send travels whole if its segments fit; anything else must fit as it is. What does not
+//! fit is cut into fragments where IPv4 allows it (rule 4), else refused, and the sender told.
+
+use crate::counters::Counter;
+use crate::datagram::Payload;
+use crate::offload::Offload;
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// As it is.
+    Whole,
+    /// In IPv4 fragments.
+    InFragments,
+    /// Not at all, for this reason.
+    Refused(Counter),
+}
+
+impl Fit {
+    /// Whether `payload` fits a link whose largest datagram has `mtu` octets.
+    pub fn of(offload: &Offload, payload: &Payload<'_>, mtu: u32) -> Self {
+        if let Some(large) = offload.segmentation {
+            let segment = u32::from(large.header_len).saturating_add(large.size.into());
+            let fits = segment <= mtu;
+            return if fits { Self::Whole } else { Self::Refused(Counter::DropSegmentTooBig) };
+        }
+        if payload.bytes().len() <= mtu as usize {
+            return Self::Whole;
+        }
+        match payload {
+            Payload::Ip4(ip) if !ip.dont_fragment() => Self::InFragments,
+            _ => Self::Refused(Counter::DropTooBig),
+        }
+    }
+}

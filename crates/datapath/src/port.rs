@@ -1,0 +1,354 @@
+//! A port: one virtio NIC of one VM, as the datapath sees it.
+//!
+//! # Theory of operation
+//! A port outlives its rings. The rings come when a front end has brought its memory (`vhost`), go
+//! when it leaves or breaks them, and come again; the port's addresses, its MAC and its counters
+//! stay.
+//!
+//! ```text
+//! tx ring -> take()    -> storage      the batch stays the guest's until
+//!            give_back()               ... every datagram of it has met its fate (rule 7)
+//! rx ring <- put()     <- storage      one call per datagram,
+//!            publish()                 one index and at most one notification per batch
+//! ```
+//!
+//! # Invariants
+//! - A fault in either ring stops both, with its name; nobody else notices (the caller counts it).
+//! - The virtio-net header towards the guest is built afresh from what was parsed (rule 3).
+//!
+//! Only the worker that owns the port calls these.
+
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use virtqueue::{Delivered, NetHeader, QueueFeatures, RingFault, RxQueue, Taken, TxQueue};
+
+use crate::answer::LastInch;
+use crate::counters::{Counter, Counters};
+use crate::limiter::Limiter;
+use crate::names::{Mac, NetworkId, Owner, PortId, Side};
+use crate::offload::{Abilities, Handover, Offload};
+use crate::segment::Segments;
+use crate::state::StateMemory;
+use crate::storage::{MAX_FRAME, Storage};
+use crate::vhost::Ring;
+
+/// Octets of an Ethernet header.
+pub const ETHERNET: usize = 14;
+/// Ethernet type of IPv4.
+const TYPE_IP4: [u8; 2] = [0x08, 0x00];
+/// Ethernet type of IPv6.
+const TYPE_IP6: [u8; 2] = [0x86, 0xdd];
+
+/// The output side: what the guest sends.
+struct TxEnd {
+    queue: TxQueue,
+    allowed: Abilities,
+    kick: Option<Arc<OwnedFd>>,
+    call: Option<Arc<OwnedFd>>,
+}
+
+/// The input side: what the guest receives.
+struct RxEnd {
+    queue: RxQueue,
+    abilities: Abilities,
+    call: Option<Arc<OwnedFd>>,
+    /// Something was put since the last publication.
+    dirty: bool,
+}
+
+/// One frame as it was taken: its virtio-net header and its place in [`Storage::room`].
+pub struct Frame {
+    /// As the guest wrote it.
+    pub header: NetHeader,
+    /// Octets of the frame; more than [`MAX_FRAME`] if it was too long to be taken.
+    pub len: usize,
+}
+
+/// One virtio NIC.
+pub struct Port {
+    /// Which it is.
+    pub id: PortId,
+    /// Its network.
+    pub network: NetworkId,
+    /// The VM's name, for events.
+    pub name: String,
+    /// What the base says on this last inch.
+    pub inch: LastInch,
+    /// How many ICMP errors it may still cause.
+    pub limiter: Limiter,
+    /// First and last datagram of the current batch that goes to this port.
+    pub inbox: Option<(u16, u16)>,
+    /// Polled in this turn of the loop.
+    pub active: bool,
+    tx: Option<TxEnd>,
+    rx: Option<RxEnd>,
+    broken: bool,
+    scratch: Vec<u8>,
+}
+
+impl Port {
+    /// A port without rings.
+    pub fn new(id: PortId, network: NetworkId, name: String, inch: LastInch) -> Self {
+        Self {
+            id,
+            network,
+            name,
+            inch,
+            limiter: Limiter::default(),
+            inbox: None,
+            active: false,
+            tx: None,
+            rx: None,
+            broken: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Takes a ring into use, going on where its used index stands, and notifies the driver once:
+    /// a predecessor may have died between publishing and notifying.
+    pub fn start(&mut self, side: Side, ring: Ring) -> Result<(), RingFault> {
+        self.broken = false;
+        let queue_features = QueueFeatures::from_bits(ring.features);
+        match side {
+            Side::Tx => {
+                let mut queue = TxQueue::resume(ring.memory, ring.layout, queue_features)?;
+                queue.disarm();
+                signal(ring.call.as_ref());
+                let allowed = allowed(ring.features);
+                self.tx = Some(TxEnd { queue, allowed, kick: ring.kick, call: ring.call });
+            }
+            Side::Rx => {
+                let queue = RxQueue::resume(ring.memory, ring.layout, queue_features)?;
+                signal(ring.call.as_ref());
+                let abilities = abilities(ring.features);
+                self.rx = Some(RxEnd { queue, abilities, call: ring.call, dirty: false });
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops using a ring: where it stands. Afterwards neither ring nor memory is touched.
+    pub fn stop(&mut self, side: Side) -> Option<u16> {
+        match side {
+            Side::Tx => self.tx.take().map(|t| t.queue.next_index()),
+            Side::Rx => self.rx.take().map(|r| r.queue.next_index()),
+        }
+    }
+
+    /// The descriptor that the guest kicks when it has written to its tx ring.
+    pub fn kick(&self) -> Option<&Arc<OwnedFd>> {
+        self.tx.as_ref().and_then(|t| t.kick.as_ref())
+    }
+
+    /// Whether the tx ring is in use, and polled for ever because the driver gave no kick.
+    pub fn must_be_polled(&self) -> bool {
+        self.tx.as_ref().is_some_and(|t| t.kick.is_none())
+    }
+
+    /// Interrupts the driver by this descriptor from now on, and does so once.
+    pub fn set_call(&mut self, side: Side, call: Option<Arc<OwnedFd>>) {
+        signal(call.as_ref());
+        match side {
+            Side::Tx => {
+                if let Some(tx) = &mut self.tx {
+                    tx.call = call;
+                }
+            }
+            Side::Rx => {
+                if let Some(rx) = &mut self.rx {
+                    rx.call = call;
+                }
+            }
+        }
+    }
+
+    /// Whether the rx ring is in use.
+    pub fn receives(&self) -> bool {
+        self.rx.is_some()
+    }
+
+    /// Whether the tx ring is in use.
+    pub fn sends(&self) -> bool {
+        self.tx.is_some()
+    }
+
+    /// What the guest may leave to offload.
+    pub fn allowed(&self) -> Abilities {
+        self.tx.as_ref().map_or(Abilities::default(), |t| t.allowed)
+    }
+
+    /// Where the tx ring stands, for the progress mark.
+    pub fn tx_index(&self) -> u16 {
+        self.tx.as_ref().map_or(0, |t| t.queue.next_index())
+    }
+
+    /// Copies the next frame of the tx ring into storage's room; `None` when the ring is empty.
+    pub fn take(&mut self, storage: &mut Storage) -> Result<Option<Frame>, RingFault> {
+        let Some(tx) = &mut self.tx else { return Ok(None) };
+        match tx.queue.copy_next(storage.room())? {
+            Some(Taken { header, len }) => Ok(Some(Frame { header, len })),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives the taken buffers back to the guest.
+    pub fn give_back(&mut self) -> Result<(), RingFault> {
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        if tx.queue.complete()? {
+            signal(tx.call.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Asks the guest to kick from now on; true if there is something to take already.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        self.tx.as_mut().map_or(Ok(false), |tx| tx.queue.arm())
+    }
+
+    /// Tells the guest not to kick: the ring is being polled.
+    pub fn disarm(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.queue.disarm();
+        }
+    }
+
+    /// Notes the MAC address the guest uses, from a frame it sent, if none is known.
+    pub fn learn_mac(&mut self, source: Mac) -> bool {
+        let learn = self.inch.guest_mac.is_none() && !source.is_multicast();
+        if learn {
+            self.inch.guest_mac = Some(source);
+        }
+        learn
+    }
+
+    /// Copies a datagram into the rx ring, completing what the guest's driver cannot.
+    /// `Ok(Err(reason))` is a drop; `Err` a broken ring.
+    pub fn put(
+        &mut self,
+        offload: &Offload,
+        datagram: &mut [u8],
+        counters: Counters<'_>,
+    ) -> Result<Result<(), Counter>, RingFault> {
+        let Some(rx) = &mut self.rx else { return Ok(Err(self.down())) };
+        let Some(mac) = self.inch.guest_mac else { return Ok(Err(Counter::RxMacUnknown)) };
+        let ethernet = header(mac, Mac::BASE, datagram);
+        match offload.header_for(rx.abilities, ETHERNET as u16) {
+            Handover::Whole(header) => rx.write(&header, &[&ethernet, datagram]),
+            Handover::CompleteChecksum { start, offset } => {
+                let _ = crate::offload::complete_checksum(datagram, start, offset);
+                rx.write(&NetHeader::default(), &[&ethernet, datagram])
+            }
+            Handover::Segment(segmentation) => {
+                counters.add(Counter::Segmented, 1);
+                let Some(segments) = Segments::of(datagram, &segmentation) else {
+                    return Ok(Err(Counter::DropOffloadSegmentation));
+                };
+                self.scratch.resize(MAX_FRAME, 0);
+                for i in 0..segments.count() {
+                    let Some(len) = segments.write(i, &mut self.scratch) else { break };
+                    let segment = self.scratch.get(..len).unwrap_or_default();
+                    match rx.write(&NetHeader::default(), &[&ethernet, segment])? {
+                        Ok(()) => {}
+                        refused => return Ok(refused),
+                    }
+                }
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    /// Copies a frame of the base's own (an answer) into the rx ring.
+    pub fn put_frame(&mut self, frame: &[u8]) -> Result<Result<(), Counter>, RingFault> {
+        let Some(rx) = &mut self.rx else { return Ok(Err(self.down())) };
+        rx.write(&NetHeader::default(), &[frame])
+    }
+
+    /// Publishes what was put, and notifies the guest if it wants to know.
+    pub fn publish(&mut self) -> Result<(), RingFault> {
+        let Some(rx) = &mut self.rx else { return Ok(()) };
+        if std::mem::take(&mut rx.dirty) && rx.queue.publish()? {
+            signal(rx.call.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Stops both rings after a fault and counts it by name.
+    pub fn break_rings(&mut self, fault: &RingFault, state: &StateMemory) {
+        Counters::of(state, Owner::Port(self.id)).add(break_counter(fault), 1);
+        self.tx = None;
+        self.rx = None;
+        self.broken = true;
+    }
+
+    fn down(&self) -> Counter {
+        if self.broken { Counter::RxPortBroken } else { Counter::RxPortDown }
+    }
+}
+
+impl RxEnd {
+    fn write(
+        &mut self,
+        header: &NetHeader,
+        parts: &[&[u8]],
+    ) -> Result<Result<(), Counter>, RingFault> {
+        Ok(match self.queue.deliver(header, parts)? {
+            Delivered::Written => {
+                self.dirty = true;
+                Ok(())
+            }
+            Delivered::NoBuffer => Err(Counter::RxNoBuffer),
+            Delivered::TooSmall => Err(Counter::RxBufferTooSmall),
+        })
+    }
+}
+
+/// The Ethernet header for a datagram.
+pub fn header(destination: Mac, source: Mac, datagram: &[u8]) -> [u8; ETHERNET] {
+    let [d0, d1, d2, d3, d4, d5] = destination.0;
+    let [s0, s1, s2, s3, s4, s5] = source.0;
+    let six = datagram.first().is_some_and(|b| b >> 4 == 6);
+    let [t0, t1] = if six { TYPE_IP6 } else { TYPE_IP4 };
+    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]
+}
+
+/// The part of a taken frame that is its datagram.
+pub fn behind_ethernet(len: usize) -> Range<usize> {
+    ETHERNET..ETHERNET.saturating_add(len)
+}
+
+/// What the driver may leave to offload in what it sends (virtio 1.2, section 5.1.3).
+fn allowed(features: u64) -> Abilities {
+    let has = |bit: u32| features.wrapping_shr(bit) & 1 == 1;
+    Abilities { checksum: has(0), tso4: has(11), tso6: has(12), ecn: has(13) }
+}
+
+/// What the driver takes unfinished in what it receives.
+fn abilities(features: u64) -> Abilities {
+    let has = |bit: u32| features.wrapping_shr(bit) & 1 == 1;
+    Abilities { checksum: has(1), tso4: has(7), tso6: has(8), ecn: has(9) }
+}
+
+fn signal(call: Option<&Arc<OwnedFd>>) {
+    if let Some(fd) = call {
+        // An eventfd at its limit refuses; then a notification is pending anyway.
+        let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+    }
+}
+
+fn break_counter(fault: &RingFault) -> Counter {
+    match fault {
+        RingFault::AvailIndex { .. } => Counter::BreakAvailIndex,
+        RingFault::UsedIndex { .. } => Counter::BreakUsedIndex,
+        RingFault::HeadIndex { .. } => Counter::BreakHeadIndex,
+        RingFault::NextIndex { .. } => Counter::BreakNextIndex,
+        RingFault::ChainLoop { .. } => Counter::BreakChainLoop,
+        RingFault::DescriptorAddress { .. } => Counter::BreakDescriptorAddress,
+        RingFault::IndirectTable { .. } => Counter::BreakIndirect,
+        RingFault::Direction { .. } => Counter::BreakDirection,
+        RingFault::Layout { .. } => Counter::BreakLayout,
+        RingFault::MemoryTorn { .. } => Counter::BreakMemoryTorn,
+        RingFault::ChainTooShort { .. } => Counter::BreakChainTooShort,
+    }
+}

@@ -1,0 +1,538 @@
+//! One port's record: how far its front end's negotiation went, and where the worker was.
+//!
+//! # Theory of operation
+//! The vhost-user dispatcher keeps the numbers of a negotiation here and nowhere else; in the
+//! process live only what numbers cannot hold, descriptors and mappings. Each descriptor is kept
+//! by the holder under a key that the record implies, so a successor can put both together again.
+//!
+//! Changes of the negotiation happen between [`PortRecord::open_request`] and
+//! [`PortRecord::close_request`]. If a successor finds the mark standing, the record may be half
+//! changed and counts for nothing: that front end has to negotiate anew.
+//!
+//! ```text
+//! 0     name: length, then the octets
+//! 72    connected, request mark, interruptions
+//! 96    features offered and acknowledged, of virtio and of the protocol
+//! 128   requests carried out, and the one at which a base died last
+//! 256   one block per ring: size, addresses, flags, fault, progress
+//! 1024  memory slots: guest address, user address, length, offset in the file
+//! ```
+//!
+//! # Invariants
+//! - The dispatcher's thread writes; two words per ring (fault, progress) belong to the worker.
+//! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
+
+use super::{PORT_LEN, StateMemory, port_at};
+use crate::names::{PortId, Side};
+
+/// Octets of the longest port name.
+pub const MAX_NAME: usize = 64;
+/// Memory regions one front end can share.
+pub const MAX_MEMORY_SLOTS: usize = 32;
+
+const NAME_LEN_AT: usize = 0;
+const NAME_AT: usize = 8;
+const CONNECTED_AT: usize = 72;
+const REQUEST_AT: usize = 80;
+const INTERRUPTIONS_AT: usize = 88;
+const OFFERED_AT: usize = 96;
+const FEATURES_AT: usize = 104;
+const PROTOCOL_OFFERED_AT: usize = 112;
+const PROTOCOL_AT: usize = 120;
+const REQUESTS_AT: usize = 128;
+const INTERRUPTED_AT: usize = 136;
+
+const RINGS_AT: usize = 256;
+const RING_LEN: usize = 128;
+const SIZE_AT: usize = 0;
+const DESC_AT: usize = 8;
+const AVAIL_AT: usize = 16;
+const USED_AT: usize = 24;
+const BASE_AT: usize = 32;
+const FLAGS_AT: usize = 40;
+const FAULT_AT: usize = 64;
+const BATCH_AT: usize = 72;
+const DEATHS_AT: usize = 80;
+
+const SLOTS_AT: usize = 1024;
+const SLOT_LEN: usize = 64;
+const GUEST_AT: usize = 0;
+const USER_AT: usize = 8;
+const LEN_AT: usize = 16;
+const OFFSET_AT: usize = 24;
+
+const _: () = assert!(SLOTS_AT + MAX_MEMORY_SLOTS * SLOT_LEN <= PORT_LEN);
+const _: () = assert!(NAME_AT + MAX_NAME <= CONNECTED_AT);
+
+const HAS_ADDRESSES: u64 = 1;
+const ENABLED: u64 = 1 << 1;
+const STARTED: u64 = 1 << 2;
+const KICK: u64 = 1 << 3;
+const POLLED: u64 = 1 << 4;
+const CALL: u64 = 1 << 5;
+const ERR: u64 = 1 << 6;
+
+/// Set in the progress word while a batch is under way.
+const BATCH_OPEN: u64 = 1 << 32;
+
+/// Where the front end sees the three parts of a ring, in its own address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub desc: u64,
+    /// Available ring.
+    pub avail: u64,
+    /// Used ring.
+    pub used: u64,
+}
+
+/// How the driver says that it has put something into a ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kick {
+    /// Not said yet: the ring is stopped.
+    #[default]
+    Unset,
+    /// By a descriptor.
+    Descriptor,
+    /// Not at all: the ring has to be polled.
+    Polled,
+}
+
+/// How far one ring's negotiation went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingState {
+    /// Descriptors; 0 until it is set.
+    pub size: u16,
+    /// Where it lies.
+    pub addresses: Option<RingAddresses>,
+    /// The index that the front end says to start with, or that it was told at the last stop.
+    pub base: u16,
+    /// The front end has enabled it.
+    pub enabled: bool,
+    /// The worker has it.
+    pub started: bool,
+    /// How it is kicked.
+    pub kick: Kick,
+    /// There is a descriptor to interrupt the driver with.
+    pub call: bool,
+    /// There is a descriptor to report a broken ring with.
+    pub err: bool,
+}
+
+/// One memory region, as the front end described it. Its index is the number in its keeper's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySlot {
+    /// Where the guest sees it.
+    pub guest: u64,
+    /// Where the front end sees it.
+    pub user: u64,
+    /// Octets, at least one.
+    pub len: u64,
+    /// Where in the file it starts.
+    pub offset: u64,
+}
+
+/// A base that died while a batch was under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchDeath {
+    /// Ring index at which the batch began.
+    pub index: u16,
+    /// Deaths in a row at that index, this one included.
+    pub times: u32,
+}
+
+/// A port's record. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PortRecord {
+    state: StateMemory,
+    at: usize,
+}
+
+impl PortRecord {
+    /// The record of `id` in the state memory.
+    pub fn of(state: &StateMemory, id: PortId) -> Self {
+        Self { state: state.clone(), at: port_at(id) }
+    }
+
+    fn get(&self, offset: usize) -> u64 {
+        self.state.get(self.at.saturating_add(offset))
+    }
+
+    fn put(&self, offset: usize, value: u64) {
+        self.state.put(self.at.saturating_add(offset), value);
+    }
+
+    /// The name this record was given, if it was.
+    pub fn name(&self) -> Option<String> {
+        let len =
+            usize::try_from(self.get(NAME_LEN_AT)).ok().filter(|n| (1..=MAX_NAME).contains(n))?;
+        let mut octets = vec![0; len];
+        self.state.memory().read(self.at.saturating_add(NAME_AT), &mut octets)?;
+        String::from_utf8(octets).ok()
+    }
+
+    /// Gives the record a name. `false`, and nothing changed, if it is empty or too long.
+    pub fn set_name(&self, name: &str) -> bool {
+        if !(1..=MAX_NAME).contains(&name.len()) {
+            return false;
+        }
+        self.state.memory().write(self.at.saturating_add(NAME_AT), name.as_bytes());
+        self.put(NAME_LEN_AT, name.len() as u64);
+        true
+    }
+
+    /// Makes the record nobody's.
+    pub fn clear(&self) {
+        self.put(NAME_LEN_AT, 0);
+        self.forget_negotiation();
+        self.put(INTERRUPTIONS_AT, 0);
+        self.put(INTERRUPTED_AT, 0);
+        for side in Side::BOTH {
+            self.put_ring(side, DEATHS_AT, 0);
+        }
+    }
+
+    /// Sets everything that belongs to one connection back to the beginning.
+    pub fn forget_negotiation(&self) {
+        self.put(CONNECTED_AT, 0);
+        for at in [OFFERED_AT, FEATURES_AT, PROTOCOL_OFFERED_AT, PROTOCOL_AT, REQUESTS_AT] {
+            self.put(at, 0);
+        }
+        for side in Side::BOTH {
+            self.set_ring(side, RingState::default());
+            self.set_fault(side, None);
+            self.close_batch(side);
+        }
+        for slot in 0..MAX_MEMORY_SLOTS {
+            self.set_slot(slot, None);
+        }
+        self.put(REQUEST_AT, 0);
+    }
+
+    /// Whether a front end is attached.
+    pub fn connected(&self) -> bool {
+        self.get(CONNECTED_AT) != 0
+    }
+
+    /// Notes that a front end is attached.
+    pub fn set_connected(&self) {
+        self.put(CONNECTED_AT, 1);
+    }
+
+    /// Marks a request as begun: until [`PortRecord::close_request`], the record may be half
+    /// changed. `request` is its number in the protocol, for the successor's report.
+    pub fn open_request(&self, request: u32) {
+        self.put(REQUEST_AT, u64::from(request).saturating_add(1));
+    }
+
+    /// Takes the mark away: the record is whole, and what it implies is with the keeper.
+    pub fn close_request(&self) {
+        let requests = self.get(REQUESTS_AT).saturating_add(1);
+        self.put(REQUESTS_AT, requests);
+        if requests > self.get(INTERRUPTED_AT) {
+            self.put(INTERRUPTIONS_AT, 0);
+        }
+        self.put(REQUEST_AT, 0);
+    }
+
+    /// The request whose mark stands.
+    pub fn request_open(&self) -> Option<u32> {
+        let mark = self.get(REQUEST_AT).checked_sub(1)?;
+        Some(u32::try_from(mark).unwrap_or(u32::MAX))
+    }
+
+    /// Counts that a base died in the middle of a request, and gives the number in a row: front
+    /// ends say the same things in the same order, so a message that kills comes again at the same
+    /// place of the next connection.
+    pub fn count_interruption(&self) -> u64 {
+        let place = self.get(REQUESTS_AT);
+        let before = if place == self.get(INTERRUPTED_AT) { self.interruptions() } else { 0 };
+        let times = before.saturating_add(1);
+        self.put(INTERRUPTED_AT, place);
+        self.put(INTERRUPTIONS_AT, times);
+        times
+    }
+
+    /// How often in a row a base died at the same request of this port's front end. Nought again
+    /// as soon as a base has lived through that request.
+    pub fn interruptions(&self) -> u64 {
+        self.get(INTERRUPTIONS_AT)
+    }
+
+    /// Virtio features that this front end was offered: they do not change while it lives.
+    pub fn offered(&self) -> u64 {
+        self.get(OFFERED_AT)
+    }
+
+    /// Protocol features that this front end was offered.
+    pub fn protocol_offered(&self) -> u64 {
+        self.get(PROTOCOL_OFFERED_AT)
+    }
+
+    /// Notes what the front end that just came is offered.
+    pub fn set_offered(&self, features: u64, protocol: u64) {
+        self.put(OFFERED_AT, features);
+        self.put(PROTOCOL_OFFERED_AT, protocol);
+    }
+
+    /// Virtio features acknowledged.
+    pub fn features(&self) -> u64 {
+        self.get(FEATURES_AT)
+    }
+
+    /// Notes the virtio features acknowledged.
+    pub fn set_features(&self, features: u64) {
+        self.put(FEATURES_AT, features);
+    }
+
+    /// Protocol features acknowledged.
+    pub fn protocol(&self) -> u64 {
+        self.get(PROTOCOL_AT)
+    }
+
+    /// Notes the protocol features acknowledged.
+    pub fn set_protocol(&self, features: u64) {
+        self.put(PROTOCOL_AT, features);
+    }
+
+    fn ring_at(side: Side, offset: usize) -> usize {
+        let ring = match side {
+            Side::Rx => RINGS_AT,
+            Side::Tx => RINGS_AT.saturating_add(RING_LEN),
+        };
+        ring.saturating_add(offset)
+    }
+
+    fn get_ring(&self, side: Side, offset: usize) -> u64 {
+        self.get(Self::ring_at(side, offset))
+    }
+
+    fn put_ring(&self, side: Side, offset: usize, value: u64) {
+        self.put(Self::ring_at(side, offset), value);
+    }
+
+    /// How far a ring's negotiation went.
+    pub fn ring(&self, side: Side) -> RingState {
+        let flags = self.get_ring(side, FLAGS_AT);
+        let has = |bit: u64| flags & bit != 0;
+        RingState {
+            size: self.get_ring(side, SIZE_AT) as u16,
+            addresses: has(HAS_ADDRESSES).then(|| RingAddresses {
+                desc: self.get_ring(side, DESC_AT),
+                avail: self.get_ring(side, AVAIL_AT),
+                used: self.get_ring(side, USED_AT),
+            }),
+            base: self.get_ring(side, BASE_AT) as u16,
+            enabled: has(ENABLED),
+            started: has(STARTED),
+            kick: match (has(KICK), has(POLLED)) {
+                (true, _) => Kick::Descriptor,
+                (false, true) => Kick::Polled,
+                (false, false) => Kick::Unset,
+            },
+            call: has(CALL),
+            err: has(ERR),
+        }
+    }
+
+    /// Notes how far a ring's negotiation went.
+    pub fn set_ring(&self, side: Side, ring: RingState) {
+        let none = RingAddresses { desc: 0, avail: 0, used: 0 };
+        let addresses = ring.addresses.unwrap_or(none);
+        let flag = |yes: bool, bit: u64| if yes { bit } else { 0 };
+        let flags = flag(ring.addresses.is_some(), HAS_ADDRESSES)
+            | flag(ring.enabled, ENABLED)
+            | flag(ring.started, STARTED)
+            | flag(ring.kick == Kick::Descriptor, KICK)
+            | flag(ring.kick == Kick::Polled, POLLED)
+            | flag(ring.call, CALL)
+            | flag(ring.err, ERR);
+        self.put_ring(side, SIZE_AT, ring.size.into());
+        self.put_ring(side, DESC_AT, addresses.desc);
+        self.put_ring(side, AVAIL_AT, addresses.avail);
+        self.put_ring(side, USED_AT, addresses.used);
+        self.put_ring(side, BASE_AT, ring.base.into());
+        self.put_ring(side, FLAGS_AT, flags);
+    }
+
+    /// Changes a ring's state.
+    pub fn update_ring(&self, side: Side, change: impl FnOnce(&mut RingState)) {
+        let mut ring = self.ring(side);
+        change(&mut ring);
+        self.set_ring(side, ring);
+    }
+
+    /// The fault for which the worker stopped a ring, as it numbered it. A broken ring stays
+    /// stopped, in a successor too, until the front end sets it up anew.
+    pub fn fault(&self, side: Side) -> Option<u16> {
+        let word = self.get_ring(side, FAULT_AT).checked_sub(1)?;
+        Some(u16::try_from(word).unwrap_or(u16::MAX))
+    }
+
+    /// Notes that the worker stopped a ring for a fault, or that the ring is new.
+    pub fn set_fault(&self, side: Side, fault: Option<u16>) {
+        self.put_ring(side, FAULT_AT, fault.map_or(0, |f| u64::from(f).saturating_add(1)));
+    }
+
+    /// Notes that the worker begins a batch at `index` of a ring.
+    pub fn open_batch(&self, side: Side, index: u16) {
+        self.put_ring(side, BATCH_AT, BATCH_OPEN | u64::from(index));
+    }
+
+    /// Notes that the batch is over.
+    pub fn close_batch(&self, side: Side) {
+        self.put_ring(side, BATCH_AT, 0);
+    }
+
+    /// Where the batch under way began.
+    pub fn batch_open(&self, side: Side) -> Option<u16> {
+        let word = self.get_ring(side, BATCH_AT);
+        (word & BATCH_OPEN != 0).then_some(word as u16)
+    }
+
+    /// Called once by a successor whose predecessor died of its own making: counts the death
+    /// against the ring whose batch was under way, if one was.
+    pub fn count_batch_death(&self, side: Side) -> Option<BatchDeath> {
+        let index = self.batch_open(side)?;
+        let word = self.get_ring(side, DEATHS_AT);
+        let before = if word as u16 == index { (word >> 16) as u32 } else { 0 };
+        let times = before.saturating_add(1);
+        self.put_ring(side, DEATHS_AT, (u64::from(times) << 16) | u64::from(index));
+        self.close_batch(side);
+        Some(BatchDeath { index, times })
+    }
+
+    fn slot_at(slot: usize, offset: usize) -> usize {
+        let slot = slot.min(MAX_MEMORY_SLOTS.saturating_sub(1));
+        SLOTS_AT.saturating_add(slot.saturating_mul(SLOT_LEN)).saturating_add(offset)
+    }
+
+    /// The memory region in a slot.
+    pub fn slot(&self, slot: usize) -> Option<MemorySlot> {
+        if slot >= MAX_MEMORY_SLOTS {
+            return None;
+        }
+        let len = self.get(Self::slot_at(slot, LEN_AT));
+        (len != 0).then(|| MemorySlot {
+            guest: self.get(Self::slot_at(slot, GUEST_AT)),
+            user: self.get(Self::slot_at(slot, USER_AT)),
+            len,
+            offset: self.get(Self::slot_at(slot, OFFSET_AT)),
+        })
+    }
+
+    /// Fills or empties a slot. `false`, and nothing changed, if there is no such slot.
+    pub fn set_slot(&self, slot: usize, region: Option<MemorySlot>) -> bool {
+        if slot >= MAX_MEMORY_SLOTS {
+            return false;
+        }
+        let none = MemorySlot { guest: 0, user: 0, len: 0, offset: 0 };
+        let region = region.unwrap_or(none);
+        self.put(Self::slot_at(slot, GUEST_AT), region.guest);
+        self.put(Self::slot_at(slot, USER_AT), region.user);
+        self.put(Self::slot_at(slot, OFFSET_AT), region.offset);
+        self.put(Self::slot_at(slot, LEN_AT), region.len);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> PortRecord {
+        let (state, _fd) = StateMemory::create().unwrap();
+        PortRecord::of(&state, PortId(3))
+    }
+
+    #[test]
+    fn a_record_gives_back_what_was_written() {
+        let record = record();
+        let ring = RingState {
+            size: 256,
+            addresses: Some(RingAddresses { desc: 1, avail: 2, used: 3 }),
+            base: 65535,
+            enabled: true,
+            started: false,
+            kick: Kick::Polled,
+            call: true,
+            err: false,
+        };
+        record.set_ring(Side::Tx, ring);
+        assert_eq!(record.ring(Side::Tx), ring);
+        assert_eq!(record.ring(Side::Rx), RingState::default());
+        let slot = MemorySlot { guest: 0, user: 0x7f00, len: 4096, offset: 8192 };
+        assert!(record.set_slot(31, Some(slot)));
+        assert_eq!(record.slot(31), Some(slot));
+        assert_eq!(record.slot(30), None);
+        assert!(!record.set_slot(32, Some(slot)));
+        assert!(record.set_name("web"));
+        assert_eq!(record.name().as_deref(), Some("web"));
+        assert!(!record.set_name(&"x".repeat(MAX_NAME + 1)));
+        assert!(!record.set_name(""));
+    }
+
+    #[test]
+    fn forgetting_a_negotiation_keeps_the_name_and_the_interruptions() {
+        let record = record();
+        record.set_name("web");
+        record.set_connected();
+        record.set_features(5);
+        record.set_slot(0, Some(MemorySlot { guest: 0, user: 0, len: 1, offset: 0 }));
+        record.open_request(5);
+        assert_eq!(record.request_open(), Some(5));
+        assert_eq!(record.count_interruption(), 1);
+        record.forget_negotiation();
+        assert_eq!(record.interruptions(), 1);
+        assert_eq!(record.name().as_deref(), Some("web"));
+        assert!(!record.connected());
+        assert_eq!((record.features(), record.slot(0), record.request_open()), (0, None, None));
+    }
+
+    #[test]
+    fn interruptions_are_counted_in_a_row_at_the_same_place_of_a_connection_only() {
+        let record = record();
+        let request = |n| {
+            record.open_request(n);
+            record.close_request();
+        };
+        for times in 1..=3 {
+            request(0);
+            request(1);
+            record.open_request(5);
+            assert_eq!(record.request_open(), Some(5));
+            assert_eq!(record.count_interruption(), times);
+            record.forget_negotiation();
+        }
+        request(0);
+        request(1);
+        assert_eq!(record.interruptions(), 3);
+        request(5);
+        assert_eq!(record.interruptions(), 0);
+        record.open_request(0);
+        assert_eq!(record.request_open(), Some(0));
+        assert_eq!(record.count_interruption(), 1);
+    }
+
+    #[test]
+    fn deaths_are_counted_in_a_row_at_the_same_index_only() {
+        let record = record();
+        assert_eq!(record.count_batch_death(Side::Tx), None);
+        for times in 1..=2 {
+            record.open_batch(Side::Tx, 77);
+            assert_eq!(record.count_batch_death(Side::Tx), Some(BatchDeath { index: 77, times }));
+        }
+        record.open_batch(Side::Tx, 78);
+        assert_eq!(record.count_batch_death(Side::Tx), Some(BatchDeath { index: 78, times: 1 }));
+        assert_eq!(record.count_batch_death(Side::Rx), None);
+    }
+
+    #[test]
+    fn a_fault_of_number_nought_is_a_fault() {
+        let record = record();
+        assert_eq!(record.fault(Side::Rx), None);
+        record.set_fault(Side::Rx, Some(0));
+        assert_eq!(record.fault(Side::Rx), Some(0));
+        assert_eq!(record.fault(Side::Tx), None);
+    }
+}

@@ -1,0 +1,8 @@
+//! The uplink on a kernel, in network namespaces that each test makes: needs root.
+
+mod guard;
+mod offloads;
+mod packet;
+mod privileges;
+mod tun;
+pub(crate) mod world;

@@ -1,0 +1,157 @@
+//! The host's own stack: one TUN device per network.
+//!
+//! # Theory of operation
+//! The host's kernel routes each VM's address through this device, so what the host sends to a VM
+//! is read here, and what a VM sends to the host is written here. Datagrams only, no Ethernet;
+//! each with a virtio-net header, so that large sends and checksums stay as they are both ways.
+//!
+//! A read takes the datagram away from the kernel for good. So it goes straight into the network's
+//! slot in the state memory ([`HostSlot`]), and stays there until its fate is met: a successor finds
+//! it there.
+//!
+//! # Invariants
+//! - The device has no addresses and gets none by itself.
+//! - It lives as long as its descriptor, which the holder keeps; its routes go with it.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use virtqueue::NetHeader;
+
+use super::{Refusal, UplinkError, sys};
+use crate::names::NetworkId;
+use crate::netlink::Netlink;
+use crate::state::StateMemory;
+use crate::state::network::HostSlot;
+
+/// A datagram read from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromHost {
+    /// What the host's stack left to offload; offsets count from the IP header.
+    pub header: NetHeader,
+    /// Octets of the datagram. More than the caller's buffer has: nothing was copied.
+    pub len: usize,
+}
+
+/// The TUN device of one network.
+#[derive(Debug)]
+pub struct HostPath {
+    device: OwnedFd,
+    name: String,
+    index: u32,
+    slot: HostSlot,
+}
+
+fn refused(action: String, source: impl Into<io::Error>) -> UplinkError {
+    UplinkError::refused(action, "CAP_NET_ADMIN", source.into())
+}
+
+impl HostPath {
+    /// Makes the device `name`, which must not exist, and sets it up with `mtu`.
+    pub fn open(
+        netlink: &mut Netlink,
+        name: &str,
+        mtu: u32,
+        state: &StateMemory,
+        network: NetworkId,
+    ) -> Result<Self, UplinkError> {
+        let device = sys::make_device(name).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => UplinkError::Card {
+                link: name.to_owned(),
+                why: "exists already: another network or program uses this name",
+            },
+            Some(libc::ENOENT | libc::ENODEV) => UplinkError::Kernel {
+                action: format!("make the TUN device {name} (is /dev/net/tun there?)"),
+                source: e,
+            },
+            _ => refused(format!("make the TUN device {name}"), e),
+        })?;
+        let offloads = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        sys::set_device_offloads(device.as_fd(), offloads)
+            .map_err(|e| refused(format!("set the offloads of {name}"), e))?;
+        let path = Self::from_device(netlink, device, state, network)?;
+        path.slot.clear();
+        netlink.set_link_without_addresses(path.index)?;
+        netlink.set_link_mtu(path.index, mtu)?;
+        netlink.set_link_up(path.index, true)?;
+        Ok(path)
+    }
+
+    /// Takes over a predecessor's device; a datagram it had read and not finished comes first.
+    pub fn adopt(
+        netlink: &mut Netlink,
+        device: OwnedFd,
+        state: &StateMemory,
+        network: NetworkId,
+    ) -> Result<Self, UplinkError> {
+        let path = Self::from_device(netlink, device, state, network)?;
+        path.slot.recover();
+        Ok(path)
+    }
+
+    fn from_device(
+        netlink: &mut Netlink,
+        device: OwnedFd,
+        state: &StateMemory,
+        network: NetworkId,
+    ) -> Result<Self, UplinkError> {
+        let unusable =
+            |why: String| UplinkError::Adopt { object: "TUN device of the host's path", why };
+        let name = sys::device_name(device.as_fd()).map_err(|e| unusable(e.to_string()))?;
+        let link = netlink.link(&name)?.ok_or_else(|| unusable(format!("{name} is gone")))?;
+        Ok(Self { device, name, index: link.index, slot: HostSlot::of(state, network) })
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The device's interface index, for routes.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The next datagram from the host, copied into `into`; `None` if there is none. It is the same
+    /// again, after a death too, until [`HostPath::done`].
+    pub fn next(&mut self, into: &mut [u8]) -> Result<Option<FromHost>, Refusal> {
+        if self.slot.len() == 0 {
+            let (header, datagram) = self.slot.places();
+            let read = sys::read_into(self.device.as_fd(), self.slot.memory(), header, datagram);
+            match read {
+                Ok(octets) => self.slot.publish(octets.saturating_sub(NetHeader::SHORT_LEN)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let len = self.slot.len();
+        if len == 0 {
+            return Ok(None);
+        }
+        if let Some(into) = into.get_mut(..len) {
+            self.slot.read(into);
+        }
+        Ok(Some(FromHost { header: self.slot.header(), len }))
+    }
+
+    /// The datagram that [`HostPath::next`] gave has met its fate.
+    pub fn done(&mut self) {
+        self.slot.clear();
+    }
+
+    /// Gives a datagram to the host's stack.
+    pub fn send(&mut self, header: NetHeader, datagram: &[u8]) -> Result<(), Refusal> {
+        let header = header.to_bytes();
+        let short = header.get(..NetHeader::SHORT_LEN).unwrap_or_default();
+        let parts = [IoSlice::new(short), IoSlice::new(datagram)];
+        rustix::io::writev(&self.device, &parts).map(|_| ()).map_err(Refusal::from)
+    }
+}
+
+impl AsFd for HostPath {
+    /// Readable while the host has a datagram for a VM. One that waits in the slot does not show:
+    /// call [`HostPath::next`] once after a takeover.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}

@@ -1,0 +1,115 @@
+//! Taking over a predecessor's front end.
+//!
+//! # Theory of operation
+//! The record says what was negotiated, the keeper has the descriptors; together they make up the
+//! negotiation that the predecessor had. Nothing is believed for having been checked once: each
+//! part passes the same checks again, so a record that a dying base left in disorder costs one
+//! connection, not the successor. What lies unread in the socket is read as if nothing had been.
+//!
+//! A front end that cannot be taken over is shut out. It connects again and negotiates anew; of
+//! its split rings nothing is lost.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::bell::{self, Bells};
+use super::keys::Keys;
+use super::memory_table::MemoryTable;
+use super::negotiation::{Negotiation, aligned, ring_size};
+use super::refusal::{Refusal, Renegotiate, RequestCode};
+use super::surroundings::Surroundings;
+use crate::names::{PortId, Side};
+use crate::state::port::{Kick, MAX_MEMORY_SLOTS, PortRecord};
+
+/// A port's descriptors by key, as the keeper gives them to a successor.
+pub type Kept = BTreeMap<String, OwnedFd>;
+
+/// A predecessor's negotiation and its connection, `None` if there was no front end.
+pub(super) fn negotiation(
+    port: PortId,
+    record: &PortRecord,
+    keys: &Keys,
+    connection: Option<OwnedFd>,
+    kept: &mut Kept,
+) -> Result<Option<(OwnedFd, Negotiation)>, Renegotiate> {
+    if let Some(request) = record.request_open() {
+        let times = record.count_interruption();
+        return Err(Renegotiate::RequestOpen { request: RequestCode(request), times });
+    }
+    if !record.connected() {
+        return Ok(None);
+    }
+    let connection = connection.ok_or_else(|| Renegotiate::NotKept { key: keys.connection() })?;
+    if record.features() & !record.offered() != 0 {
+        return Err(Renegotiate::Record("features that were not offered"));
+    }
+    if record.protocol() & !record.protocol_offered() != 0 {
+        return Err(Renegotiate::Record("protocol features that were not offered"));
+    }
+    let table = memory(record, keys, kept)?;
+    let rx = bells(Side::Rx, record, keys, kept)?;
+    let tx = bells(Side::Tx, record, keys, kept)?;
+    let (record, keys) = (record.clone(), keys.clone());
+    Ok(Some((connection, Negotiation { port, record, keys, table, rx, tx })))
+}
+
+fn memory(record: &PortRecord, keys: &Keys, kept: &mut Kept) -> Result<MemoryTable, Renegotiate> {
+    let mut regions = Vec::new();
+    for index in 0..MAX_MEMORY_SLOTS {
+        if let Some(slot) = record.slot(index) {
+            regions.push((index, slot, find(keys.memory(index), kept)?));
+        }
+    }
+    Ok(MemoryTable::of(regions.iter().map(|(index, slot, fd)| (*index, *slot, fd)))?)
+}
+
+/// A ring's descriptors, after a look at its numbers.
+fn bells(
+    side: Side,
+    record: &PortRecord,
+    keys: &Keys,
+    kept: &mut Kept,
+) -> Result<Bells, Renegotiate> {
+    let ring = record.ring(side);
+    if ring.size != 0 {
+        ring_size(ring.size.into())?;
+    }
+    if let Some(addresses) = ring.addresses {
+        aligned(addresses)?;
+    }
+    let mut bell = |name: &str, has: bool| -> Result<Option<Arc<OwnedFd>>, Renegotiate> {
+        if !has {
+            return Ok(None);
+        }
+        let fd = find(keys.bell(side, name), kept)?;
+        Ok(Some(bell::check(fd)?))
+    };
+    Ok(Bells {
+        running: false,
+        kick: bell("kick", ring.kick == Kick::Descriptor)?,
+        call: bell("call", ring.call)?,
+        err: bell("err", ring.err)?,
+    })
+}
+
+fn find(key: String, kept: &mut Kept) -> Result<OwnedFd, Renegotiate> {
+    kept.remove(&key).ok_or(Renegotiate::NotKept { key })
+}
+
+impl Negotiation {
+    /// Gives the worker the rings that its predecessor had. A ring that was broken stays stopped.
+    pub(super) fn resume(&mut self, around: &Surroundings) -> Result<(), Refusal> {
+        for side in Side::BOTH {
+            if !self.record.ring(side).started {
+                continue;
+            }
+            if self.wanted(side) {
+                self.start(side, around)?;
+            } else {
+                self.record.update_ring(side, |ring| ring.started = false);
+            }
+        }
+        Ok(())
+    }
+}

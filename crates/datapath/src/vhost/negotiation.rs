@@ -1,0 +1,373 @@
+//! What a front end's requests do: features, memory, rings.
+//!
+//! # Theory of operation
+//! The numbers of a negotiation are in the port's record and nowhere else; here is what numbers
+//! cannot hold. A ring runs when all it needs is there:
+//!
+//! ```text
+//! memory, size, addresses, a kick (or the word that there is none), enabled, no fault
+//!    |
+//!  settle ---- all there, not running ----> owner.start      (the worker has it)
+//!    |
+//!    '-------- running, something gone ---> owner.stop       (the worker has let go)
+//! ```
+//! in whatever order it came: QEMU 7.2 enables rings before it acknowledges features, others last
+//! of all. Without VHOST_USER_F_PROTOCOL_FEATURES there is no enabling and every ring counts as
+//! enabled. A request that changes something a running ring stands on stops it, changes it, and
+//! starts it again.
+//!
+//! The index in SET_VRING_BASE is not believed: where a ring goes on is found in the ring.
+//!
+//! # Invariants
+//! - A refused request has changed nothing; [`Refusal::RingOutside`] alone is found out late.
+//! - A ring that runs is marked so in the record before the owner has it, and until the owner has
+//!   let go of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use virtqueue::{GuestAddress, GuestMemory, QueueLayout};
+
+use super::bell::{self, Bells};
+use super::event::PortEvent;
+use super::features::{PROTOCOL_FEATURES, REPLY_ACK};
+use super::keys::Keys;
+use super::memory_table::MemoryTable;
+use super::message::Request;
+use super::owner::Ring;
+use super::refusal::Refusal;
+use super::surroundings::Surroundings;
+use crate::names::{PortId, Side};
+use crate::state::port::{
+    Kick, MAX_MEMORY_SLOTS, MemorySlot, PortRecord, RingAddresses, RingState,
+};
+
+/// Queue pairs of a port.
+const QUEUE_PAIRS: u64 = 1;
+/// Descriptors of the largest ring (virtio 1.2, section 2.7).
+const MAX_RING: u32 = 32768;
+/// The flag of SET_VRING_ADDR that asks for a log of used entries.
+const RING_LOG: u32 = 1;
+
+/// What a request that was carried out is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing, unless the front end asked to be told.
+    Done,
+    /// A number.
+    Number(u64),
+    /// A ring's next index.
+    Base(Side, u16),
+}
+
+/// One front end's negotiation.
+#[derive(Debug)]
+pub(super) struct Negotiation {
+    pub(super) port: PortId,
+    pub(super) record: PortRecord,
+    pub(super) keys: Keys,
+    pub(super) table: MemoryTable,
+    pub(super) rx: Bells,
+    pub(super) tx: Bells,
+}
+
+impl Negotiation {
+    /// The beginning: nothing is negotiated.
+    pub(super) fn new(port: PortId, record: PortRecord, keys: Keys) -> Self {
+        let (rx, tx) = (Bells::default(), Bells::default());
+        Self { port, record, keys, table: MemoryTable::default(), rx, tx }
+    }
+
+    /// Whether the front end may ask to be told how a request went.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.record.protocol() & REPLY_ACK != 0
+    }
+
+    /// Carries a request out.
+    pub(super) fn carry_out(
+        &mut self,
+        request: Request,
+        around: &Surroundings,
+    ) -> Result<Answer, Refusal> {
+        let record = &self.record;
+        match request {
+            Request::GetFeatures => return Ok(Answer::Number(record.offered())),
+            Request::GetProtocolFeatures => return Ok(Answer::Number(record.protocol_offered())),
+            Request::GetQueueNum => return Ok(Answer::Number(QUEUE_PAIRS)),
+            Request::GetMaxMemSlots => return Ok(Answer::Number(MAX_MEMORY_SLOTS as u64)),
+            Request::GetRingBase(side) => return Ok(self.take_back(side, around)),
+            // The base announces addresses by itself when a guest begins to speak.
+            Request::SetOwner | Request::SendRarp => {}
+            Request::ResetOwner => self.disable(around),
+            Request::SetProtocolFeatures(asked) => {
+                within(asked, record.protocol_offered())?;
+                record.set_protocol(asked);
+            }
+            Request::SetFeatures(asked) => self.set_features(asked, around)?,
+            Request::SetMemTable(regions) => self.set_memory(regions, around)?,
+            Request::AddMemoryRegion(slot, fd) => {
+                let table = self.table.with(slot, fd.as_fd())?;
+                self.change_memory(table, vec![(slot, fd)], around)?;
+            }
+            Request::RemoveMemoryRegion(slot) => {
+                let table = self.table.without(slot)?;
+                self.change_memory(table, Vec::new(), around)?;
+            }
+            Request::SetRingSize(side, size) => {
+                let size = ring_size(size)?;
+                self.change(side, around, |ring| ring.size = size)?;
+            }
+            Request::SetRingAddresses { side, flags, addresses } => {
+                if flags & RING_LOG != 0 {
+                    return Err(Refusal::RingLog);
+                }
+                aligned(addresses)?;
+                self.change(side, around, |ring| ring.addresses = Some(addresses))?;
+            }
+            Request::SetRingBase(side, base) => record.update_ring(side, |ring| ring.base = base),
+            Request::SetRingEnable(side, enabled) => {
+                record.update_ring(side, |ring| ring.enabled = enabled);
+                self.settle(side, around)?;
+            }
+            Request::SetKick(side, fd) => self.set_kick(side, fd, around)?,
+            Request::SetCall(side, fd) => self.set_call(side, fd, around)?,
+            Request::SetErr(side, fd) => self.set_err(side, fd, around)?,
+        }
+        Ok(Answer::Done)
+    }
+
+    fn set_features(&mut self, asked: u64, around: &Surroundings) -> Result<(), Refusal> {
+        within(asked, self.record.offered())?;
+        if asked != self.record.features() {
+            self.stop_all(around);
+            self.record.set_features(asked);
+        }
+        around.tell(self.port, PortEvent::Negotiated { features: asked });
+        self.settle_all(around)
+    }
+
+    fn set_memory(
+        &mut self,
+        regions: Vec<(MemorySlot, OwnedFd)>,
+        around: &Surroundings,
+    ) -> Result<(), Refusal> {
+        let numbered = regions.iter().enumerate().map(|(n, (slot, fd))| (n, *slot, fd));
+        let table = MemoryTable::of(numbered)?;
+        self.change_memory(table, regions, around)
+    }
+
+    /// Goes over to another memory. `fresh` are the descriptors of the regions that are new in it.
+    fn change_memory(
+        &mut self,
+        table: MemoryTable,
+        mut fresh: Vec<(MemorySlot, OwnedFd)>,
+        around: &Surroundings,
+    ) -> Result<(), Refusal> {
+        self.stop_all(around);
+        for index in 0..MAX_MEMORY_SLOTS {
+            let (before, after) = (self.table.slot(index), table.slot(index));
+            let key = self.keys.memory(index);
+            let new = fresh.iter().position(|(slot, _)| Some(*slot) == after);
+            match new.map(|at| fresh.swap_remove(at)) {
+                Some((_, fd)) => around.keep(self.port, &key, fd.as_fd()),
+                None if after.is_none() && before.is_some() => around.forget(self.port, &key),
+                None => {}
+            }
+            self.record.set_slot(index, after);
+        }
+        self.table = table;
+        self.settle_all(around)
+    }
+
+    fn set_kick(
+        &mut self,
+        side: Side,
+        fd: Option<OwnedFd>,
+        around: &Surroundings,
+    ) -> Result<(), Refusal> {
+        let fd = fd.map(bell::check).transpose()?;
+        self.stop(side, around);
+        self.keep_bell(side, "kick", fd.as_deref(), around);
+        let kick = if fd.is_some() { Kick::Descriptor } else { Kick::Polled };
+        self.bells(side).kick = fd;
+        self.change(side, around, |ring| ring.kick = kick)
+    }
+
+    fn set_call(
+        &mut self,
+        side: Side,
+        fd: Option<OwnedFd>,
+        around: &Surroundings,
+    ) -> Result<(), Refusal> {
+        let fd = fd.map(bell::check).transpose()?;
+        self.keep_bell(side, "call", fd.as_deref(), around);
+        self.bells(side).call = fd.clone();
+        self.record.update_ring(side, |ring| ring.call = fd.is_some());
+        if self.bells(side).running {
+            around.owner.set_call(self.port, side, fd);
+        }
+        Ok(())
+    }
+
+    fn set_err(
+        &mut self,
+        side: Side,
+        fd: Option<OwnedFd>,
+        around: &Surroundings,
+    ) -> Result<(), Refusal> {
+        let fd = fd.map(bell::check).transpose()?;
+        self.keep_bell(side, "err", fd.as_deref(), around);
+        let has = fd.is_some();
+        self.bells(side).err = fd;
+        self.change(side, around, |ring| ring.err = has)
+    }
+
+    fn keep_bell(&self, side: Side, bell: &str, fd: Option<&OwnedFd>, around: &Surroundings) {
+        let key = self.keys.bell(side, bell);
+        match fd {
+            Some(fd) => around.keep(self.port, &key, fd.as_fd()),
+            None => around.forget(self.port, &key),
+        }
+    }
+
+    fn bells(&mut self, side: Side) -> &mut Bells {
+        match side {
+            Side::Rx => &mut self.rx,
+            Side::Tx => &mut self.tx,
+        }
+    }
+
+    /// Stops a ring for good, until it is kicked anew, and says where it is.
+    fn take_back(&mut self, side: Side, around: &Surroundings) -> Answer {
+        self.stop(side, around);
+        self.keep_bell(side, "kick", None, around);
+        self.bells(side).kick = None;
+        self.record.update_ring(side, |ring| ring.kick = Kick::Unset);
+        Answer::Base(side, self.record.ring(side).base)
+    }
+
+    /// What is left of RESET_OWNER: no ring runs until it is set up anew.
+    fn disable(&mut self, around: &Surroundings) {
+        for side in Side::BOTH {
+            self.take_back(side, around);
+            self.record.update_ring(side, |ring| ring.enabled = false);
+        }
+    }
+
+    /// Changes what a ring stands on: it stops, and starts again if it can. A ring that was broken
+    /// gets another chance.
+    fn change(
+        &mut self,
+        side: Side,
+        around: &Surroundings,
+        change: impl FnOnce(&mut RingState),
+    ) -> Result<(), Refusal> {
+        self.stop(side, around);
+        self.record.set_fault(side, None);
+        self.record.update_ring(side, change);
+        self.settle(side, around)
+    }
+
+    /// Whether all is there that a ring needs to run.
+    pub(super) fn wanted(&self, side: Side) -> bool {
+        let ring = self.record.ring(side);
+        let enabled = ring.enabled || self.record.features() & PROTOCOL_FEATURES == 0;
+        let complete = ring.size != 0 && ring.addresses.is_some() && ring.kick != Kick::Unset;
+        let memory = !self.table.memory().regions().is_empty();
+        complete && enabled && memory && self.record.fault(side).is_none()
+    }
+
+    /// Starts or stops a ring as it should be.
+    fn settle(&mut self, side: Side, around: &Surroundings) -> Result<(), Refusal> {
+        match (self.bells(side).running, self.wanted(side)) {
+            (false, true) => self.start(side, around),
+            (true, false) => {
+                self.stop(side, around);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn settle_all(&mut self, around: &Surroundings) -> Result<(), Refusal> {
+        let [first, second] = Side::BOTH.map(|side| self.settle(side, around));
+        first.and(second)
+    }
+
+    /// Gives a ring to the worker.
+    pub(super) fn start(&mut self, side: Side, around: &Surroundings) -> Result<(), Refusal> {
+        let state = self.record.ring(side);
+        let Some(addresses) = state.addresses else { return Ok(()) };
+        let memory = Arc::clone(self.table.memory());
+        let layout = layout(&memory, state.size, addresses)?;
+        let Bells { kick, call, err, .. } = self.bells(side).clone();
+        let polled = kick.is_none();
+        self.record.update_ring(side, |ring| ring.started = true);
+        self.bells(side).running = true;
+        let features = self.record.features();
+        around.owner.start(self.port, side, Ring { memory, layout, features, kick, call, err });
+        around.tell(self.port, PortEvent::Started { side, size: state.size, polled });
+        Ok(())
+    }
+
+    fn stop(&mut self, side: Side, around: &Surroundings) {
+        if !std::mem::take(&mut self.bells(side).running) {
+            return;
+        }
+        let next = around.owner.stop(self.port, side);
+        self.record.update_ring(side, |ring| {
+            ring.started = false;
+            ring.base = next.unwrap_or(ring.base);
+        });
+        around.tell(self.port, PortEvent::Stopped { side });
+    }
+
+    /// Takes both rings back from the worker.
+    pub(super) fn stop_all(&mut self, around: &Surroundings) {
+        for side in Side::BOTH {
+            self.stop(side, around);
+        }
+    }
+}
+
+fn within(asked: u64, offered: u64) -> Result<(), Refusal> {
+    match asked & !offered {
+        0 => Ok(()),
+        extra => Err(Refusal::Features { asked, extra }),
+    }
+}
+
+/// A size that a ring can have.
+pub(super) fn ring_size(size: u32) -> Result<u16, Refusal> {
+    let fits = size.is_power_of_two() && size <= MAX_RING;
+    let small = u16::try_from(size).ok().filter(|_| fits);
+    small.ok_or(Refusal::RingSize { size })
+}
+
+/// Checks that the parts of a ring are aligned as virtio demands.
+pub(super) fn aligned(addresses: RingAddresses) -> Result<(), Refusal> {
+    let RingAddresses { desc, avail, used } = addresses;
+    for (address, alignment) in [(desc, 16), (avail, 2), (used, 4)] {
+        if !address.is_multiple_of(alignment) {
+            return Err(Refusal::RingAlignment { address, alignment });
+        }
+    }
+    Ok(())
+}
+
+/// Where a ring lies, in the guest's addresses.
+fn layout(
+    memory: &GuestMemory,
+    size: u16,
+    addresses: RingAddresses,
+) -> Result<QueueLayout, Refusal> {
+    let find = |part: &'static str, address: u64| -> Result<GuestAddress, Refusal> {
+        memory.guest_address(address).ok_or(Refusal::RingOutside { part, address })
+    };
+    Ok(QueueLayout {
+        size,
+        desc: find("descriptor table", addresses.desc)?,
+        avail: find("available ring", addresses.avail)?,
+        used: find("used ring", addresses.used)?,
+    })
+}

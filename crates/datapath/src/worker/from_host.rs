@@ -1,0 +1,68 @@
+//! Datagrams from the host's own stack, through the network's TUN device, to a VM.
+//!
+//! The TUN device has no ring: a datagram is gone from the kernel once it is read. So it is read
+//! into a slot of the state memory first, and the slot is emptied when it has met its fate.
+
+use std::time::Instant;
+
+use super::Worker;
+use super::from_vm::addresses;
+use super::network::Network;
+use crate::counters::{Counter, Counters};
+use crate::datagram;
+use crate::fit::Fit;
+use crate::names::{NetworkId, Owner};
+use crate::offload::{Offload, Sender};
+use crate::uplink::FromHost;
+
+/// Datagrams read in one turn.
+const TURN: usize = 32;
+
+impl Worker {
+    /// Serves what the host has sent, a bounded number of datagrams.
+    pub(super) fn serve_host(&mut self, id: NetworkId, now: Instant) {
+        let Some(mut network) = self.networks.take(id.0) else { return };
+        let owner = Owner::Host(id);
+        for _ in 0..TURN {
+            self.storage.clear();
+            let Some(host) = &mut network.host else { break };
+            let Ok(Some(datagram)) = host.next(self.storage.room()) else { break };
+            let counters = Counters::of(&self.state, owner);
+            counters.add(Counter::Taken, 1);
+            counters.add(Counter::TakenBytes, datagram.len as u64);
+            let (Ok(fate) | Err(fate)) = self.decide_from_host(&network, &datagram);
+            Counters::of(&self.state, owner).add(fate, 1);
+            self.finish(&mut network, owner);
+            if let Some(host) = &mut network.host {
+                host.done();
+            }
+        }
+        self.networks.put(id.0, network);
+        self.lan_events(id, now);
+    }
+
+    fn decide_from_host(
+        &mut self,
+        network: &Network,
+        datagram: &FromHost,
+    ) -> Result<Counter, Counter> {
+        let bytes = self.storage.room().get(..datagram.len).ok_or(Counter::DropFrameLength)?;
+        let payload = datagram::parse_ip(bytes)?;
+        let (source, destination) = addresses(&payload).ok_or(Counter::DropLastInch)?;
+        let offload = Offload::check(&datagram.header, 0, &payload, Sender::Kernel)?;
+        datagram::last_inch_only(&payload)?;
+        let to = network.admission.from_host(source, destination)?;
+        // The device has the VMs' MTU, so the host's own stack has told its senders already.
+        match Fit::of(&offload, &payload, network.mtu) {
+            Fit::Whole => {}
+            Fit::InFragments => return Err(Counter::DropTooBig),
+            Fit::Refused(reason) => return Err(reason),
+        }
+        let len = payload.bytes().len();
+        let index = self.storage.push(0..len, None);
+        if let Some(item) = self.storage.item_mut(index) {
+            item.offload = offload;
+        }
+        self.note_for(to, index)
+    }
+}

@@ -1,0 +1,178 @@
+//! One batch from the card: to the VM that owns the destination, or nowhere.
+//!
+//! # Theory of operation
+//! ```text
+//! ring slot -> storage -> datagram -> ARP, neighbour discovery -> neighbor (the LAN side)
+//!                            '------> last inch? -> admit + fib -> fit -> inbox -> rx ring
+//! ```
+//! Frames are copied into storage like a VM's, and judged there. The slots go back to the kernel
+//! after the receivers' used indices were published: a base that dies before finds them again.
+
+use std::time::{Duration, Instant};
+
+use virtqueue::NetHeader;
+
+use super::Worker;
+use super::from_vm::{addresses, mtu16, write_fragment};
+use super::network::Network;
+use crate::answer;
+use crate::counters::{Counter, Counters};
+use crate::datagram;
+use crate::deliver;
+use crate::fit::Fit;
+use crate::names::{NetworkId, Owner, PortId};
+use crate::neighbor::{Asker, Heard, Lookup};
+use crate::offload::{Offload, Sender};
+use crate::port::{ETHERNET, behind_ethernet};
+use crate::uplink::{Outgoing, Received};
+
+/// How often the kernel's overflow counter is read while frames come in.
+const DROPS_EVERY: Duration = Duration::from_millis(100);
+
+impl Worker {
+    /// Serves one batch of a card.
+    pub(super) fn serve_card(&mut self, id: NetworkId, now: Instant) {
+        let Some(mut network) = self.networks.take(id.0) else { return };
+        self.storage.clear();
+        let taken = self.take_from_card(&mut network, now);
+        self.finish(&mut network, Owner::Uplink(id));
+        if let Some(uplink) = &mut network.uplink {
+            uplink.card.release();
+            if taken == 0 {
+                // Woken without a frame: the socket has an error to report (its link went down).
+                let _ = uplink.card.take_error();
+            }
+            if now.saturating_duration_since(uplink.drops_read) >= DROPS_EVERY {
+                uplink.drops_read = now;
+                let drops = uplink.card.kernel_drops();
+                Counters::of(&self.state, Owner::Uplink(id))
+                    .add(Counter::DropUplinkRingFull, drops.into());
+            }
+        }
+        self.networks.put(id.0, network);
+        self.lan_events(id, now);
+    }
+
+    fn take_from_card(&mut self, network: &mut Network, now: Instant) -> u64 {
+        let owner = Owner::Uplink(network.id);
+        let (mut taken, mut octets) = (0u64, 0u64);
+        while self.storage.has_room() {
+            let Some(uplink) = &mut network.uplink else { break };
+            let fate = match uplink.card.next() {
+                None => break,
+                Some(Received::Dropped(reason)) => Err(reason),
+                Some(Received::Frame { header, bytes, .. }) => {
+                    let len = bytes.len();
+                    octets = octets.saturating_add(len.saturating_sub(ETHERNET) as u64);
+                    match self.storage.room().get_mut(..len) {
+                        Some(room) => {
+                            room.copy_from_slice(bytes);
+                            self.decide_from_card(network, &header, len, now)
+                        }
+                        None => Err(Counter::DropFrameLength),
+                    }
+                }
+            };
+            taken = taken.saturating_add(1);
+            let (Ok(fate) | Err(fate)) = fate;
+            Counters::of(&self.state, owner).add(fate, 1);
+        }
+        let counters = Counters::of(&self.state, owner);
+        counters.add(Counter::Taken, taken);
+        counters.add(Counter::TakenBytes, octets);
+        taken
+    }
+
+    /// What becomes of the frame in storage's room. `Err` is a drop.
+    fn decide_from_card(
+        &mut self,
+        network: &mut Network,
+        header: &NetHeader,
+        len: usize,
+        now: Instant,
+    ) -> Result<Counter, Counter> {
+        let frame = self.storage.room().get(..len).unwrap_or_default();
+        let (ethernet, payload) = datagram::parse(frame)?;
+        if let Some(uplink) = &mut network.uplink {
+            match uplink.lan.input(now, &ethernet, &payload, &mut uplink.outbox)? {
+                Heard::Elsewhere => {}
+                Heard::Silent => return Ok(Counter::Silent),
+                Heard::Answered => return Ok(Counter::Answered),
+            }
+        }
+        datagram::last_inch_only(&payload)?;
+        let Some((source, destination)) = addresses(&payload) else {
+            return Err(Counter::DropLastInch);
+        };
+        let offload = Offload::check(header, ETHERNET, &payload, Sender::Kernel)?;
+        let to = network.admission.from_uplink(source, destination)?;
+        let fit = Fit::of(&offload, &payload, network.mtu);
+        if let Fit::Refused(reason) = fit {
+            let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+            let inch = network.outward_to(source);
+            if !network.limiter.allow(now) {
+                counters.add(Counter::IcmpLimited, 1);
+            } else if answer::too_big(&inch, &payload, mtu16(network.mtu), &mut self.replies) {
+                counters.add(Counter::IcmpErrors, 1);
+            }
+            self.tell_outside(network, now);
+            return Err(reason);
+        }
+        let bytes = payload.bytes().len();
+        let index = self.storage.push(behind_ethernet(bytes), None);
+        if matches!(fit, Fit::InFragments) {
+            deliver::complete(&offload, self.storage.datagram_mut(index));
+            return self.fragment_to_port(index, network, to);
+        }
+        if let Some(item) = self.storage.item_mut(index) {
+            item.offload = offload;
+        }
+        self.note_for(to, index)
+    }
+
+    /// Notes a datagram for a port, if the port is there.
+    pub(super) fn note_for(&mut self, to: PortId, index: u16) -> Result<Counter, Counter> {
+        let Some(port) = self.ports.get_mut(to.0) else { return Err(Counter::RxPortDown) };
+        self.inboxes.note(port, &mut self.storage, index);
+        Ok(Counter::ToVm)
+    }
+
+    /// Cuts a datagram into fragments, all for one port.
+    fn fragment_to_port(
+        &mut self,
+        index: u16,
+        network: &Network,
+        to: PortId,
+    ) -> Result<Counter, Counter> {
+        Counters::of(&self.state, Owner::Uplink(network.id)).add(Counter::Fragmented, 1);
+        let mut fate = Err(Counter::DropTooBig);
+        let mut piece = 0;
+        while let Some(len) = write_fragment(&mut self.storage, index, network.mtu, piece) {
+            let cut = self.storage.push(0..len, None);
+            fate = Ok(self.note_for(to, cut)?);
+            piece = piece.saturating_add(1);
+        }
+        fate
+    }
+
+    /// Sends the ICMP errors among the replies to whom they are meant for on the LAN, if the next
+    /// hop is known: an error is not worth waiting for.
+    fn tell_outside(&mut self, network: &mut Network, now: Instant) {
+        let owner = Owner::Uplink(network.id);
+        let Some(uplink) = &mut network.uplink else { return };
+        for frame in self.replies.iter() {
+            let Ok((_, payload)) = datagram::parse(frame) else { continue };
+            let Some((source, destination)) = addresses(&payload) else { continue };
+            let Ok(hop) = uplink.lan.next_hop(destination) else { continue };
+            let asker = Asker { owner, address: Some(source) };
+            let found = uplink.lan.lookup(now, hop, asker, &mut uplink.outbox);
+            if let Lookup::Known(mac) = found {
+                let datagram = payload.bytes();
+                let ethernet = crate::port::header(mac, uplink.facts.mac, datagram);
+                let header = NetHeader::default();
+                let _ = uplink.card.send(&[Outgoing { header, ethernet, datagram }]);
+            }
+        }
+        self.replies.clear();
+    }
+}

@@ -1,0 +1,357 @@
+//! One batch of one VM's output buffers, from its tx ring to wherever it goes.
+//!
+//! # Theory of operation
+//! ```text
+//! take -> storage -> datagram -> answer -> admit + fib -> fit -> inbox | uplink | host | waiting
+//!   ^                   |          |           |           |                      |
+//!   |                   '----------+-----------+-----------'--> counted by name   |
+//!   '---- give back <---- deliver all inboxes, send, publish <--------------------'
+//! ```
+//! The buffers go back to the guest last, when every datagram of the batch has met its fate: a base
+//! that dies before has lost nothing, its successor finds them in the ring (rule 7).
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use virtqueue::{NetHeader, RingFault};
+
+use super::Worker;
+use super::network::Network;
+use super::table::Table;
+use crate::admit::Way;
+use crate::answer::{self, Answer, LastInch, Replies, Unreachable};
+use crate::counters::{Counter, Counters};
+use crate::datagram::{self, Ip4, Payload};
+use crate::deliver::{self, Inboxes};
+use crate::event::Event;
+use crate::fit::Fit;
+use crate::fragment::Fragments;
+use crate::names::{NetworkId, Owner, PortId, Side};
+use crate::neighbor::{Asker, Lookup};
+use crate::offload::{Offload, Sender};
+use crate::pending::Pending;
+use crate::port::{ETHERNET, Frame, Port, behind_ethernet};
+use crate::state::StateMemory;
+use crate::state::port::PortRecord;
+use crate::storage::{MAX_FRAME, Storage};
+
+/// All that one batch touches beside the port it comes from.
+struct Batch<'a> {
+    network: &'a mut Network,
+    ports: &'a mut Table<Port>,
+    storage: &'a mut Storage,
+    replies: &'a mut Replies,
+    inboxes: &'a mut Inboxes,
+    pending: &'a mut Pending,
+    state: &'a StateMemory,
+    now: Instant,
+}
+
+impl Worker {
+    /// Serves one batch of a port; false if there was nothing.
+    pub(super) fn serve_port(&mut self, id: PortId, now: Instant) -> bool {
+        let Some(mut port) = self.ports.take(id.0) else { return false };
+        let Some(mut network) = self.networks.take(port.network.0) else {
+            self.ports.put(id.0, port);
+            return false;
+        };
+        self.storage.clear();
+        PortRecord::of(&self.state, id).open_batch(Side::Tx, port.tx_index());
+        let mac_known = port.inch.guest_mac.is_some();
+        let mut batch = Batch {
+            network: &mut network,
+            ports: &mut self.ports,
+            storage: &mut self.storage,
+            replies: &mut self.replies,
+            inboxes: &mut self.inboxes,
+            pending: &mut self.pending,
+            state: &self.state,
+            now,
+        };
+        let (taken, mut fault) = batch.take(&mut port);
+        let network_id = port.network.0;
+        let learned = (!mac_known).then_some(port.inch.guest_mac).flatten();
+        self.ports.put(id.0, port);
+        if taken > 0 {
+            self.finish(&mut network, Owner::Port(id));
+            self.send_replies(id);
+            if fault.is_none() {
+                fault = self.ports.get_mut(id.0).and_then(|p| p.give_back().err());
+            }
+        }
+        self.networks.put(network_id, network);
+        if taken > 0 {
+            self.lan_events(NetworkId(network_id), now);
+        }
+        if let Some(mac) = learned {
+            self.emit(Event::MacLearned { port: id, mac });
+        }
+        if let Some(fault) = fault {
+            self.break_port(id, &fault);
+        }
+        taken > 0
+    }
+
+    /// Delivers everything that the decided batch has noted.
+    pub(super) fn finish(&mut self, network: &mut Network, from: Owner) {
+        while let Some(to) = self.inboxes.take() {
+            let Some(port) = self.ports.get_mut(to.0) else { continue };
+            if let Err(fault) = deliver::to_port(port, &mut self.storage, &self.state) {
+                self.break_port(to, &fault);
+            }
+        }
+        let (storage, state) = (&mut self.storage, &self.state);
+        if let Some(uplink) = &mut network.uplink {
+            let owner = Owner::Uplink(network.id);
+            let (mac, batch) = (uplink.facts.mac, &mut network.to_uplink);
+            deliver::to_uplink(&mut uplink.card, mac, owner, batch, storage, state, from);
+        }
+        if let Some(host) = &mut network.host {
+            let owner = Owner::Host(network.id);
+            deliver::to_host(host, owner, &mut network.to_host, storage, state, from);
+        }
+    }
+
+    /// Puts the base's own answers into the ring of the port that asked.
+    pub(super) fn send_replies(&mut self, id: PortId) {
+        if self.replies.is_empty() {
+            return;
+        }
+        let mut fault = None;
+        if let Some(port) = self.ports.get_mut(id.0) {
+            let counters = Counters::of(&self.state, Owner::Port(id));
+            for frame in self.replies.iter() {
+                match port.put_frame(frame) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(reason)) => counters.add(reason, 1),
+                    Err(broken) => {
+                        fault = Some(broken);
+                        break;
+                    }
+                }
+            }
+            if fault.is_none() {
+                fault = port.publish().err();
+            }
+        }
+        self.replies.clear();
+        if let Some(fault) = fault {
+            self.break_port(id, &fault);
+        }
+    }
+}
+
+impl Batch<'_> {
+    /// Takes the batch and decides each datagram; how many frames there were, and what broke.
+    fn take(&mut self, port: &mut Port) -> (u64, Option<RingFault>) {
+        let counters = Counters::of(self.state, Owner::Port(port.id));
+        let (mut taken, mut octets) = (0u64, 0u64);
+        let fault = loop {
+            if !self.storage.has_room() {
+                break None;
+            }
+            let frame = match port.take(self.storage) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break None,
+                Err(fault) => break Some(fault),
+            };
+            taken = taken.saturating_add(1);
+            octets = octets.saturating_add(frame.len.saturating_sub(ETHERNET) as u64);
+            match self.decide(port, &frame) {
+                Ok(Fate::Met(fate)) => counters.add(fate, 1),
+                Ok(Fate::Noted) => {}
+                Err(reason) => counters.add(reason, 1),
+            }
+        };
+        counters.add(Counter::Taken, taken);
+        counters.add(Counter::TakenBytes, octets);
+        (taken, fault)
+    }
+
+    /// What becomes of the frame in storage's room. `Err` is a drop.
+    fn decide(&mut self, port: &mut Port, frame: &Frame) -> Result<Fate, Counter> {
+        if frame.len > MAX_FRAME {
+            return Err(Counter::DropFrameLength);
+        }
+        let bytes = self.storage.room().get(..frame.len).unwrap_or_default();
+        let (ethernet, payload) = datagram::parse(bytes)?;
+        port.learn_mac(ethernet.source);
+        let unfinished = frame.header.flags & NetHeader::F_NEEDS_CSUM != 0;
+        match answer::answer(&port.inch, &ethernet, &payload, unfinished, self.replies) {
+            Answer::NotForBase => {}
+            Answer::Replied => return Ok(Fate::Met(Counter::Answered)),
+            Answer::Silent => return Ok(Fate::Met(Counter::Silent)),
+            Answer::Drop(reason) => return Err(reason),
+        }
+        let Some((source, destination)) = addresses(&payload) else {
+            return Err(Counter::DropLastInch);
+        };
+        let offload =
+            Offload::check(&frame.header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
+        datagram::last_inch_only(&payload)?;
+        let way = self.network.admission.from_vm(port.id, source, destination)?;
+        let mtu = match way {
+            Way::Port(_) | Way::Host => self.network.mtu,
+            Way::Outside => match &self.network.uplink {
+                Some(uplink) if uplink.facts.up => uplink.facts.mtu,
+                Some(_) => return Err(Counter::DropUplinkDown),
+                None => return Err(Counter::DropNoUplink),
+            },
+        };
+        let fit = Fit::of(&offload, &payload, mtu);
+        if let Fit::Refused(reason) = fit {
+            complain(port, self.state, self.now, self.replies, |inch, replies| {
+                answer::too_big(inch, &payload, mtu16(mtu), replies)
+            });
+            return Err(reason);
+        }
+        let len = payload.bytes().len();
+        let index = self.storage.push(behind_ethernet(len), Some(port.id));
+        let to = Destination { way, source, destination };
+        if matches!(fit, Fit::InFragments) {
+            deliver::complete(&offload, self.storage.datagram_mut(index));
+            return self.fragment(port, index, mtu, to);
+        }
+        if let Some(item) = self.storage.item_mut(index) {
+            item.offload = offload;
+        }
+        self.route(port, index, to)
+    }
+
+    /// Notes a datagram for its way.
+    fn route(&mut self, port: &mut Port, index: u16, to: Destination) -> Result<Fate, Counter> {
+        match to.way {
+            Way::Port(id) => {
+                let Some(receiver) = self.ports.get_mut(id.0) else {
+                    return Err(Counter::RxPortDown);
+                };
+                self.inboxes.note(receiver, self.storage, index);
+                Ok(Fate::Met(Counter::ToVm))
+            }
+            Way::Host if self.network.host.is_some() => {
+                self.network.to_host.push(index);
+                Ok(Fate::Noted)
+            }
+            Way::Host => Err(Counter::DropNoHostPath),
+            Way::Outside => self.outside(port, index, to),
+        }
+    }
+
+    /// Finds the next hop on the LAN; waits for it if it is not known.
+    fn outside(&mut self, port: &mut Port, index: u16, to: Destination) -> Result<Fate, Counter> {
+        let Some(uplink) = &mut self.network.uplink else { return Err(Counter::DropNoUplink) };
+        let hop = match uplink.lan.next_hop(to.destination) {
+            Ok(hop) => hop,
+            Err(reason) => {
+                self.unreachable(port, index, Unreachable::Network);
+                return Err(reason);
+            }
+        };
+        let owner = Owner::Port(port.id);
+        let asker = Asker { owner, address: Some(to.source) };
+        match uplink.lan.lookup(self.now, hop, asker, &mut uplink.outbox) {
+            Lookup::Known(mac) => {
+                self.network.to_uplink.push((index, mac));
+                Ok(Fate::Noted)
+            }
+            Lookup::Resolving => {
+                let offload = self.storage.item(index).map_or(Offload::default(), |i| i.offload);
+                let network = self.network.id;
+                let datagram = self.storage.datagram(index);
+                if let Some(evicted) = self.pending.push(network, owner, hop, &offload, datagram) {
+                    let counters = Counters::of(self.state, evicted);
+                    counters.add(Counter::DropNeighborQueueFull, 1);
+                }
+                Ok(Fate::Met(Counter::Waited))
+            }
+            Lookup::Unreachable => {
+                self.unreachable(port, index, Unreachable::Host);
+                Err(Counter::DropNeighborUnreachable)
+            }
+        }
+    }
+
+    /// Cuts a datagram into fragments and routes each.
+    fn fragment(
+        &mut self,
+        port: &mut Port,
+        index: u16,
+        mtu: u32,
+        to: Destination,
+    ) -> Result<Fate, Counter> {
+        Counters::of(self.state, Owner::Port(port.id)).add(Counter::Fragmented, 1);
+        let mut fate = Err(Counter::DropTooBig);
+        let mut piece = 0;
+        while let Some(len) = write_fragment(self.storage, index, mtu, piece) {
+            let cut = self.storage.push(0..len, Some(port.id));
+            fate = Ok(self.route(port, cut, to)?);
+            piece = piece.saturating_add(1);
+        }
+        fate
+    }
+
+    fn unreachable(&mut self, port: &mut Port, index: u16, why: Unreachable) {
+        let Ok(payload) = datagram::parse_ip(self.storage.datagram(index)) else { return };
+        complain(port, self.state, self.now, self.replies, |inch, replies| {
+            answer::unreachable(inch, &payload, why, replies)
+        });
+    }
+}
+
+/// Writes fragment `piece` of a datagram into storage's room; its length, `None` after the last.
+pub(super) fn write_fragment(
+    storage: &mut Storage,
+    index: u16,
+    mtu: u32,
+    piece: usize,
+) -> Option<usize> {
+    let (whole, room) = storage.datagram_and_room(index);
+    let ip = Ip4::parse(whole).ok()?;
+    Fragments::of(&ip, usize::try_from(mtu).ok()?)?.write(piece, room)
+}
+
+/// What became of a datagram for now.
+enum Fate {
+    /// It is decided, and counts as this.
+    Met(Counter),
+    /// It is noted for the card or the host, and counts when they have taken it.
+    Noted,
+}
+
+/// Where an admitted datagram goes.
+#[derive(Clone, Copy)]
+struct Destination {
+    way: Way,
+    source: IpAddr,
+    destination: IpAddr,
+}
+
+/// An MTU as ICMP tells it.
+pub(super) fn mtu16(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
+}
+
+/// Source and destination of an IP datagram.
+pub(super) fn addresses(payload: &Payload<'_>) -> Option<(IpAddr, IpAddr)> {
+    match payload {
+        Payload::Arp(_) => None,
+        Payload::Ip4(ip) => Some((ip.source().into(), ip.destination().into())),
+        Payload::Ip6(ip) => Some((ip.source().into(), ip.destination().into())),
+    }
+}
+
+/// Adds an ICMP error to what goes back to the guest, if it has not caused too many.
+pub(super) fn complain(
+    port: &mut Port,
+    state: &StateMemory,
+    now: Instant,
+    replies: &mut Replies,
+    write: impl FnOnce(&LastInch, &mut Replies) -> bool,
+) {
+    let counters = Counters::of(state, Owner::Port(port.id));
+    if !port.limiter.allow(now) {
+        counters.add(Counter::IcmpLimited, 1);
+    } else if write(&port.inch, replies) {
+        counters.add(Counter::IcmpErrors, 1);
+    }
+}

@@ -1,0 +1,112 @@
+//! What happens on the LAN side besides datagrams: neighbours found or dead, addresses claimed.
+//!
+//! The state machine (`neighbor`) only says what happened; this is what the worker does about it.
+
+use std::time::Instant;
+
+use super::Worker;
+use super::from_vm::complain;
+use crate::answer::{self, Unreachable};
+use crate::counters::{Counter, Counters};
+use crate::datagram;
+use crate::deliver;
+use crate::event::Event;
+use crate::names::{Mac, NetworkId, Owner};
+use crate::neighbor::Event as LanEvent;
+
+impl Worker {
+    /// Lets the LAN side's timers run.
+    pub(super) fn poll_lan(&mut self, id: NetworkId, now: Instant) {
+        if let Some(network) = self.networks.get_mut(id.0)
+            && let Some(uplink) = &mut network.uplink
+        {
+            uplink.lan.poll(now, &mut uplink.outbox);
+        }
+        self.lan_events(id, now);
+    }
+
+    /// Sends what the LAN side wants sent, and acts on what it has found out.
+    pub(super) fn lan_events(&mut self, id: NetworkId, now: Instant) {
+        let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
+            return;
+        };
+        if uplink.outbox.is_empty() {
+            return;
+        }
+        deliver::own_frames(&mut uplink.card, &uplink.outbox);
+        let mut outbox = std::mem::take(&mut uplink.outbox);
+        for event in outbox.events() {
+            self.lan_event(id, *event, now);
+        }
+        outbox.clear();
+        if let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
+            uplink.outbox = outbox;
+        }
+    }
+
+    fn lan_event(&mut self, id: NetworkId, event: LanEvent, now: Instant) {
+        match event {
+            LanEvent::Resolved { hop, mac } => self.send_waiting(id, hop, mac),
+            LanEvent::Unreachable { hop } => self.fail_waiting(id, hop, now),
+            LanEvent::Claimed { address, .. } => {
+                self.emit(Event::AddressClaimed { network: id, address });
+            }
+            LanEvent::Conflict { address, mac, .. } => {
+                self.withdraw(id, address);
+                self.emit(Event::AddressConflict { network: id, address, mac });
+            }
+            LanEvent::Contested { address, mac, .. } => {
+                self.emit(Event::AddressDefended { network: id, address, mac });
+            }
+            LanEvent::JoinGroup { mac, .. } => self.group(id, mac, true),
+            LanEvent::LeaveGroup { mac, .. } => self.group(id, mac, false),
+        }
+    }
+
+    /// What waited for `hop` goes out.
+    fn send_waiting(&mut self, id: NetworkId, hop: std::net::IpAddr, mac: Mac) {
+        let Some(mut network) = self.networks.take(id.0) else { return };
+        while let Some(waiting) = self.pending.next(id, hop) {
+            self.storage.clear();
+            let datagram = waiting.bytes();
+            let Some(room) = self.storage.room().get_mut(..datagram.len()) else { break };
+            room.copy_from_slice(datagram);
+            let index = self.storage.push(0..datagram.len(), None);
+            if let Some(item) = self.storage.item_mut(index) {
+                item.offload = waiting.offload();
+            }
+            network.to_uplink.push((index, mac));
+            let owner = waiting.owner();
+            self.finish(&mut network, owner);
+            self.pending.done(waiting);
+        }
+        self.networks.put(id.0, network);
+    }
+
+    /// What waited for `hop` is dropped, and its senders are told.
+    fn fail_waiting(&mut self, id: NetworkId, hop: std::net::IpAddr, now: Instant) {
+        while let Some(waiting) = self.pending.next(id, hop) {
+            let owner = waiting.owner();
+            Counters::of(&self.state, owner).add(Counter::DropNeighborUnreachable, 1);
+            if let Owner::Port(port_id) = owner
+                && let Some(port) = self.ports.get_mut(port_id.0)
+                && let Ok(payload) = datagram::parse_ip(waiting.bytes())
+            {
+                complain(port, &self.state, now, &mut self.replies, |inch, replies| {
+                    answer::unreachable(inch, &payload, Unreachable::Host, replies)
+                });
+                self.send_replies(port_id);
+            }
+            self.pending.done(waiting);
+        }
+    }
+
+    fn group(&mut self, id: NetworkId, group: Mac, join: bool) {
+        let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
+            return;
+        };
+        // A card without a filter of its own hears the group anyway; one that refuses is told of
+        // nothing worse than a missing solicitation.
+        let _ = if join { uplink.card.join(group) } else { uplink.card.leave(group) };
+    }
+}

@@ -1,0 +1,69 @@
+//! One network as the worker sees it: its list, its card, its path to the host.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::admit::Admission;
+use crate::answer::{BASE4, LastInch, Lease4};
+use crate::limiter::Limiter;
+use crate::names::{Mac, NetworkId};
+use crate::neighbor::{Lan, Outbox};
+use crate::uplink::{HostPath, PacketUplink};
+
+/// What is known of a card; it changes while the card is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkFacts {
+    /// The card's own MAC address: source of every frame that leaves.
+    pub mac: Mac,
+    /// Octets of the largest datagram it takes.
+    pub mtu: u32,
+    /// Link up, with carrier.
+    pub up: bool,
+}
+
+/// The card, and what is known of the LAN behind it.
+pub struct UplinkSide {
+    pub card: PacketUplink,
+    pub facts: UplinkFacts,
+    pub lan: Lan,
+    pub outbox: Outbox,
+    /// When the kernel's overflow counter was read last.
+    pub drops_read: Instant,
+}
+
+/// One network.
+pub struct Network {
+    pub id: NetworkId,
+    /// Octets of the largest datagram on the VMs' links.
+    pub mtu: u32,
+    pub admission: Admission,
+    pub uplink: Option<UplinkSide>,
+    pub host: Option<HostPath>,
+    /// Speaks to the LAN in ICMP errors, as an inch speaks to its guest.
+    pub outward: LastInch,
+    /// How many ICMP errors may go to the LAN.
+    pub limiter: Limiter,
+    /// Of the current batch: what goes to the card, with its next hop.
+    pub to_uplink: Vec<(u16, Mac)>,
+    /// Of the current batch: what goes to the host.
+    pub to_host: Vec<u16>,
+}
+
+impl Network {
+    /// The inch through which a host on the LAN is told of an error about its own datagram.
+    pub fn outward_to(&self, host: IpAddr) -> LastInch {
+        let mut inch = self.outward.clone();
+        match host {
+            IpAddr::V4(address) => {
+                inch.addresses4.push(Lease4 { address, prefix_len: 32, router: BASE4 });
+            }
+            IpAddr::V6(address) => inch.addresses6.push(address),
+        }
+        inch
+    }
+
+    /// When something is due on the LAN side.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.uplink.as_ref().and_then(|u| u.lan.next_deadline())
+    }
+}

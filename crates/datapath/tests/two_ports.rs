@@ -1,0 +1,175 @@
+//! The whole way between two VMs, without sockets: two drivers, the worker, nothing else.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datapath::answer::{BASE6, LastInch, Lease4};
+use datapath::counters::{Counter, Counters};
+use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
+use datapath::state::StateMemory;
+use datapath::vhost::{Ring, RingOwner, features};
+use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
+use etherparse::PacketBuilder;
+use rustix::event::{EventfdFlags, eventfd};
+use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
+use virtqueue::{NetHeader, QueueFeatures};
+
+const NETWORK: NetworkId = NetworkId(0);
+const FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | features::MRG_RXBUF;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Vm {
+    address: Ipv4Addr,
+    mac: Mac,
+    tx: DriverTx,
+    rx: DriverRx,
+    kick: Arc<OwnedFd>,
+}
+
+impl Vm {
+    fn attach(worker: &WorkerHandle, id: u16) -> Self {
+        let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
+        let mac = Mac([2, 0, 0, 0, 0, id as u8]);
+        let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
+        let inch = LastInch { guest_mac: Some(mac), addresses4: vec![lease], ..silent() };
+        let prefixes = vec![IpAddr::V4(address).into()];
+        let port = PortId(id);
+        let name = format!("vm{id}");
+        worker
+            .add_port(PortSetup { id: port, network: NETWORK, name, inch, prefixes })
+            .unwrap()
+            .unwrap();
+        let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
+        let queue = QueueFeatures::from_bits(FEATURES);
+        let tx = DriverTx::new(memory.clone(), 256, queue, 2048);
+        let mut rx = DriverRx::new(memory.clone(), 256, queue, 2048);
+        rx.fill(2048);
+        rx.queue.expose();
+        let event = || Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let kick = event();
+        let shared = memory.share();
+        let ring = |layout, kick| Ring {
+            memory: shared.clone(),
+            layout,
+            features: FEATURES,
+            kick: Some(kick),
+            call: Some(event()),
+            err: None,
+        };
+        worker.start(port, Side::Rx, ring(rx.queue.layout(), event()));
+        worker.start(port, Side::Tx, ring(tx.queue.layout(), kick.clone()));
+        Self { address, mac, tx, rx, kick }
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        self.tx.send(&NetHeader::default(), frame, Shape::default()).unwrap();
+        if self.tx.queue.expose() {
+            rustix::io::write(&*self.kick, &1u64.to_ne_bytes()).unwrap();
+        }
+    }
+
+    fn udp(&self, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
+            .ipv4(self.address.octets(), to.octets(), 7)
+            .udp(1000, 2000)
+            .write(&mut frame, payload)
+            .unwrap();
+        frame
+    }
+
+    /// The next frame that carries IPv4: router advertisements are not what is waited for here.
+    fn receive(&mut self) -> Vec<u8> {
+        let until = Instant::now() + PATIENCE;
+        let mut frame = Vec::new();
+        loop {
+            if self.rx.receive(&mut frame).is_some() {
+                self.rx.fill(2048);
+                self.rx.queue.expose();
+                if frame[12..14] == [8, 0] {
+                    return frame;
+                }
+            }
+            assert!(Instant::now() < until, "nothing arrived");
+        }
+    }
+}
+
+/// A last inch on which nothing is configured.
+fn silent() -> LastInch {
+    LastInch {
+        guest_mac: None,
+        addresses4: vec![],
+        addresses6: vec![],
+        dns: vec![],
+        mtu: 1500,
+        hostname: String::new(),
+        icmp_source4: Ipv4Addr::new(192, 0, 0, 8),
+        icmp_source6: BASE6,
+    }
+}
+
+fn world() -> (StateMemory, WorkerHandle) {
+    let (state, _fd) = StateMemory::create().unwrap();
+    let (worker, _thread) = worker::spawn(state.clone(), Box::new(|_| {})).unwrap();
+    let on_link = vec!["203.0.113.0/24".parse().unwrap()];
+    let outward = silent();
+    worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();
+    worker.serve().unwrap();
+    (state, worker)
+}
+
+#[test]
+fn a_datagram_arrives_as_it_was_sent_behind_the_bases_own_ethernet_header() {
+    let (state, worker) = world();
+    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let frame = a.udp(b.address, b"hello");
+    a.send(&frame);
+    let arrived = b.receive();
+    assert_eq!(arrived[..6], b.mac.0);
+    assert_eq!(arrived[6..12], Mac::BASE.0);
+    assert_eq!(arrived[14..], frame[14..]);
+    let count = |port, counter| Counters::of(&state, Owner::Port(PortId(port))).get(counter);
+    let until = Instant::now() + PATIENCE;
+    while count(2, Counter::Delivered) != 1 {
+        assert!(Instant::now() < until);
+    }
+    assert_eq!((count(1, Counter::Taken), count(1, Counter::ToVm)), (1, 1));
+    worker.shut_down();
+}
+
+#[test]
+fn a_port_that_has_fallen_asleep_is_woken_by_its_kick_and_gets_its_buffers_back() {
+    let (_state, worker) = world();
+    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    for n in 0..1000u32 {
+        let frame = a.udp(b.address, &n.to_be_bytes());
+        a.send(&frame);
+        assert_eq!(b.receive()[42..46], n.to_be_bytes());
+        if n % 100 == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let until = Instant::now() + PATIENCE;
+        while a.tx.reclaim() == 0 {
+            assert!(Instant::now() < until, "the tx buffer of datagram {n} did not come back");
+        }
+    }
+    worker.shut_down();
+}
+
+#[test]
+fn a_datagram_from_somebody_elses_address_is_dropped_by_name() {
+    let (state, worker) = world();
+    let (mut a, b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    a.address = b.address;
+    let forged = a.udp(Ipv4Addr::new(203, 0, 113, 99), b"forged");
+    a.send(&forged);
+    let counters = Counters::of(&state, Owner::Port(PortId(1)));
+    let until = Instant::now() + PATIENCE;
+    while counters.get(Counter::DropSourceNotOwn) == 0 {
+        assert!(Instant::now() < until);
+    }
+    worker.shut_down();
+}

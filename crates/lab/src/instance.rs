@@ -1,0 +1,213 @@
+//! A running `ipvisor`, as its operator has it: started with a file, asked, ended.
+//!
+//! # Theory of operation
+//! Everything goes through the command itself (`up --detach`, `ps --json`, `counters --json`,
+//! `down`), run inside the namespace that plays the host, so that what is tested is what people
+//! type. Only a VM's console is asked for over the control socket: the command of that name is for
+//! people.
+//!
+//! When an [`Instance`] is dropped it is ended by `down`; what does not end then goes with the
+//! namespace.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::command::{Finished, finish, output};
+use crate::error::{Attempt, LabError, Result};
+use crate::guest::Guest;
+use crate::netns::Netns;
+use crate::paths;
+
+/// A running instance.
+#[derive(Debug)]
+pub struct Instance {
+    program: PathBuf,
+    space: String,
+    dir: TempDir,
+    running: bool,
+}
+
+/// All counters by owner (`vm/NAME`, `uplink/NETWORK`, `host/NETWORK`) and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(pub BTreeMap<String, BTreeMap<String, u64>>);
+
+impl Counters {
+    /// One counter; zero if the owner has none of that name.
+    pub fn get(&self, owner: &str, name: &str) -> u64 {
+        self.0.get(owner).and_then(|c| c.get(name)).copied().unwrap_or(0)
+    }
+
+    /// What was added since `before`, without zeroes.
+    pub fn since(&self, before: &Self) -> Self {
+        let mut grown: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (owner, counters) in &self.0 {
+            for (name, value) in counters {
+                let more = value.saturating_sub(before.get(owner, name));
+                if more > 0 {
+                    grown.entry(owner.clone()).or_default().insert(name.clone(), more);
+                }
+            }
+        }
+        Self(grown)
+    }
+}
+
+impl Instance {
+    /// Starts an instance inside `space` with this configuration; gives it back when the command
+    /// says that it runs.
+    pub fn up(space: &Netns, config: &str) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("ipv-").tempdir();
+        let dir = dir.attempt(|| "create a temporary directory".to_owned())?;
+        let made =
+            Self { program: paths::ipvisor()?, space: space.name().to_owned(), dir, running: true };
+        let file = made.config_path();
+        std::fs::write(&file, config).attempt(|| format!("write {}", file.display()))?;
+        let mut command = made.command("up");
+        output(command.arg(&file).arg("--detach")).map_err(|error| {
+            LabError::Unexpected(format!("{error}\nits messages:\n{}", made.messages()))
+        })?;
+        Ok(made)
+    }
+
+    /// The command with its state directory, inside the namespace.
+    pub fn command(&self, what: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space]).arg(&self.program).arg(what);
+        command.arg("--state-dir").arg(self.state_dir());
+        command
+    }
+
+    /// Runs the command with these words, whatever comes of it.
+    pub fn finish(&self, words: &[&str]) -> Result<Finished> {
+        let (what, rest) = words.split_first().unwrap_or((&"", &[]));
+        finish(self.command(what).args(rest))
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The configuration's file.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    /// A directory for files that live as long as the instance.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What the instance wrote to its log.
+    pub fn messages(&self) -> String {
+        std::fs::read_to_string(self.state_dir().join("log")).unwrap_or_default()
+    }
+
+    fn json(&self, what: &str) -> Result<Value> {
+        let text = output(self.command(what).arg("--json"))?;
+        serde_json::from_str(&text)
+            .map_err(|e| LabError::Unexpected(format!("`ipvisor {what} --json`: {e} in {text}")))
+    }
+
+    /// What `ps` shows.
+    pub fn ps(&self) -> Result<Value> {
+        self.json("ps")
+    }
+
+    /// The base's process, which changes when a successor takes over.
+    pub fn base_process(&self) -> Result<i32> {
+        let ps = self.ps()?;
+        let number = ps.pointer("/instance/base").and_then(Value::as_i64);
+        number
+            .and_then(|n| i32::try_from(n).ok())
+            .ok_or_else(|| LabError::Unexpected(format!("no process of the base in {ps}")))
+    }
+
+    /// All counters.
+    pub fn counters(&self) -> Result<Counters> {
+        let shown = self.json("counters")?;
+        let read = || -> Option<Counters> {
+            let mut found = Counters::default();
+            for owner in shown.as_array()? {
+                let name = owner.get("owner")?.as_str()?.to_owned();
+                let counters = owner.get("counters")?.as_object()?;
+                let values = counters.iter().map(|(k, v)| Some((k.clone(), v.as_u64()?)));
+                found.0.insert(name, values.collect::<Option<_>>()?);
+            }
+            Some(found)
+        };
+        read().ok_or_else(|| LabError::Unexpected(format!("not counters: {shown}")))
+    }
+
+    /// Asks over the control socket.
+    pub fn ask(&self, request: &Value) -> Result<Value> {
+        let socket = self.state_dir().join("control.sock");
+        let what = || format!("ask {request} at {}", socket.display());
+        let mut stream = UnixStream::connect(&socket).attempt(what)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).attempt(what)?;
+        writeln!(stream, "{request}").attempt(what)?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).attempt(what)?;
+        let answer: Value = serde_json::from_str(&line)
+            .map_err(|e| LabError::Unexpected(format!("{}: {e} in {line:?}", what())))?;
+        match answer.get("ok") {
+            Some(ok) => Ok(ok.clone()),
+            None => Err(LabError::Unexpected(format!("{}: {answer}", what()))),
+        }
+    }
+
+    /// Attaches to the console of a VM and waits for its shell.
+    pub fn guest(&self, vm: &str, limit: Duration) -> Result<Guest> {
+        let answer = self.ask(&json!({"do": "console", "vm": vm}))?;
+        let socket = answer
+            .get("socket")
+            .and_then(Value::as_str)
+            .ok_or_else(|| LabError::Unexpected(format!("no console of {vm}: {answer}")))?;
+        let logs = paths::cache().join("logs");
+        std::fs::create_dir_all(&logs).attempt(|| format!("create {}", logs.display()))?;
+        let log = logs.join(format!("{}-{vm}.console", self.space));
+        Guest::attach(vm, Path::new(socket), &log, limit)
+    }
+
+    /// Where the port of an external VM listens, if its configuration says so by `name`.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.sock"))
+    }
+
+    /// Ends the instance; it must do so in good order.
+    pub fn down(mut self) -> Result<()> {
+        self.running = false;
+        output(&mut self.command("down")).map(drop)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if self.running {
+            let _ = finish(&mut self.command("down"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_leaves_out_what_stayed() {
+        let counters = |a, b| {
+            let inner = [("taken", a), ("to_vm", b)].map(|(n, v)| (n.to_owned(), v)).into();
+            Counters([("vm/web".to_owned(), inner)].into())
+        };
+        let grown = counters(5, 7).since(&counters(5, 3));
+        assert_eq!(grown.0["vm/web"], [("to_vm".to_owned(), 4)].into());
+        assert_eq!(grown.get("vm/web", "taken"), 0);
+    }
+}

@@ -1,0 +1,131 @@
+//! Measurements between two places, by the tools that people use: ping and iperf3.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{LabError, Result};
+use crate::scene::Place;
+
+/// What a series of echo requests showed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Echo {
+    /// Requests sent.
+    pub sent: u32,
+    /// Replies received.
+    pub received: u32,
+    /// Mean time there and back, in milliseconds.
+    pub milliseconds: f64,
+}
+
+/// Sends `count` echo requests.
+pub fn echo(from: Place<'_>, to: IpAddr, count: u32) -> Result<Echo> {
+    let command = format!("ping -n -c {count} -i 0.2 -W 2 {to}");
+    let text = from.run(&command, Duration::from_secs(u64::from(count) + 10))?.text;
+    parse_echo(&text).ok_or_else(|| LabError::Unexpected(format!("`{command}`: {}", last(&text))))
+}
+
+fn parse_echo(text: &str) -> Option<Echo> {
+    // `3 packets transmitted, 3 received, 0% packet loss, time 403ms`
+    let line = text.lines().find(|l| l.contains("packets transmitted"))?;
+    let mut counts = line.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok());
+    let (sent, received) = (counts.next()?, counts.next()?);
+    // `rtt min/avg/max/mdev = 0.030/0.044/0.061/0.012 ms`
+    let times = text.lines().find(|l| l.starts_with("rtt "));
+    let mean = times.and_then(|l| l.split(" = ").nth(1)?.split('/').nth(1)?.parse().ok());
+    Some(Echo { sent, received, milliseconds: mean.unwrap_or(f64::NAN) })
+}
+
+/// One kind of iperf3 run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stream {
+    /// TCP, the one who connects sends.
+    Tcp,
+    /// TCP, the one who connects receives.
+    TcpBack,
+    /// UDP at a fixed rate, the one who connects sends.
+    Udp,
+}
+
+/// What an iperf3 run showed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Octets that arrived.
+    pub bytes: u64,
+    /// Bits per second that arrived.
+    pub bits_per_second: f64,
+    /// UDP: datagrams lost, of a hundred.
+    pub lost_percent: f64,
+}
+
+/// Bits per second of a UDP run: far below what a software-emulated guest can take.
+const UDP_RATE: &str = "10M";
+
+/// Runs iperf3 for a second towards a server at `to`.
+pub fn stream(from: Place<'_>, to: IpAddr, kind: Stream) -> Result<Rate> {
+    let how = match kind {
+        Stream::Tcp => String::new(),
+        Stream::TcpBack => " -R".to_owned(),
+        Stream::Udp => format!(" -u -b {UDP_RATE} -l 1200"),
+    };
+    let command = format!("iperf3 -J -i 0 -t 1 --connect-timeout 3000 -c {to}{how}");
+    // The report is long and a console is slow.
+    let text = from.run(&format!("{command} | tr -d '\\n\\t '"), Duration::from_secs(20))?.text;
+    parse_rate(&text, kind).map_err(|why| LabError::Unexpected(format!("`{command}`: {why}")))
+}
+
+fn parse_rate(text: &str, kind: Stream) -> std::result::Result<Rate, String> {
+    let report: Value =
+        serde_json::from_str(text.trim()).map_err(|e| format!("{e} in {}", last(text)))?;
+    if let Some(error) = report.get("error").and_then(Value::as_str) {
+        return Err(error.to_owned());
+    }
+    let sum = match kind {
+        Stream::Udp => "/end/sum",
+        _ => "/end/sum_received",
+    };
+    let number = |name: &str| report.pointer(&format!("{sum}/{name}")).and_then(Value::as_f64);
+    let missing = || format!("no sums in iperf3's report: {}", last(text));
+    Ok(Rate {
+        bytes: number("bytes").ok_or_else(missing)? as u64,
+        bits_per_second: number("bits_per_second").ok_or_else(missing)?,
+        lost_percent: number("lost_percent").unwrap_or(0.0),
+    })
+}
+
+/// The end of a text, for an error message.
+fn last(text: &str) -> &str {
+    let text = text.trim();
+    let from = text.char_indices().rev().nth(300).map_or(0, |(at, _)| at);
+    text.get(from..).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn echo_statistics_are_read_with_and_without_replies() {
+        let text = "3 packets transmitted, 2 received, 33% packet loss, time 403ms\n\
+                    rtt min/avg/max/mdev = 0.030/0.044/0.061/0.012 ms\n";
+        let some = Echo { sent: 3, received: 2, milliseconds: 0.044 };
+        assert_eq!(parse_echo(text), Some(some));
+        let none = "3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 403ms";
+        assert_eq!(parse_echo(none).map(|e| (e.sent, e.received)), Some((3, 0)));
+        assert_eq!(parse_echo("connect: Network is unreachable"), None);
+    }
+
+    #[test]
+    fn rates_are_those_that_arrived_and_errors_are_told() {
+        let tcp = r#"{"end":{"sum_sent":{"bytes":9,"bits_per_second":9.0},
+                      "sum_received":{"bytes":5,"bits_per_second":40.0}}}"#;
+        let rate = parse_rate(tcp, Stream::Tcp).unwrap();
+        assert_eq!((rate.bytes, rate.bits_per_second), (5, 40.0));
+        let udp = r#"{"end":{"sum":{"bytes":5,"bits_per_second":40.0,"lost_percent":2.5}}}"#;
+        assert_eq!(parse_rate(udp, Stream::Udp).unwrap().lost_percent, 2.5);
+        let error = parse_rate(r#"{"error":"unable to connect"}"#, Stream::Tcp).unwrap_err();
+        assert_eq!(error, "unable to connect");
+        assert!(parse_rate("iperf3: not found", Stream::Tcp).is_err());
+    }
+}

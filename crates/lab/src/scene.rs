@@ -1,0 +1,128 @@
+//! The scene that most whole-system tests play in: a host with a card, and machines outside.
+//!
+//! ```text
+//!  namespace "host"                     namespace "outside"
+//!  ipvisor, its VMs, the host's stack   somebody on the LAN, and the LAN's router
+//!  eth1  203.0.113.2  ───── veth ─────  lan0  203.0.113.50, 203.0.113.1
+//!        2001:db8:1::2                        2001:db8:1::50, 2001:db8:1::1
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::command::{finish, output};
+use crate::error::{LabError, Result};
+use crate::guest::{Guest, Output};
+use crate::netns::{Netns, cable, mac};
+
+/// The host's card.
+pub const CARD: &str = "eth1";
+/// The other end of its cable.
+pub const LAN_CARD: &str = "lan0";
+
+const fn lan4(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, last))
+}
+
+const fn lan6(last: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, last))
+}
+
+/// Addresses of one machine in the scene: IPv4, IPv6.
+pub type Pair = [IpAddr; 2];
+/// The host.
+pub const HOST: Pair = [lan4(2), lan6(2)];
+/// The machine outside.
+pub const OUTSIDE: Pair = [lan4(50), lan6(0x50)];
+/// The LAN's router (the same machine).
+pub const GATEWAY: Pair = [lan4(1), lan6(1)];
+
+/// The addresses of the `n`th VM.
+pub fn vm(n: u8) -> Pair {
+    let number = 10 + n;
+    // So that both end in the same digits.
+    let shown = u16::from(number / 10 * 16 + number % 10);
+    [lan4(number), lan6(shown)]
+}
+
+/// Host and outside, wired, with their addresses.
+#[derive(Debug)]
+pub struct Scene {
+    /// Where ipvisor runs.
+    pub host: Netns,
+    /// The LAN's other end.
+    pub outside: Netns,
+}
+
+impl Scene {
+    /// Sets the scene.
+    pub fn set() -> Result<Self> {
+        let scene = Self { host: Netns::new()?, outside: Netns::new()? };
+        cable((&scene.host, CARD), (&scene.outside, LAN_CARD))?;
+        // Deprecated: the machine outside does not speak from the router's address by itself.
+        for (space, card, [v4, v6], more) in [
+            (&scene.host, CARD, HOST, ""),
+            (&scene.outside, LAN_CARD, OUTSIDE, ""),
+            (&scene.outside, LAN_CARD, GATEWAY, "preferred_lft 0"),
+        ] {
+            space.run(&format!("ip addr add {v4}/24 dev {card} {more}"))?;
+            space.run(&format!("ip addr add {v6}/64 dev {card} nodad {more}"))?;
+        }
+        Ok(scene)
+    }
+
+    /// The configuration's network: this card, these prefixes, this gateway.
+    pub fn network(&self) -> String {
+        let [v4, v6] = GATEWAY;
+        format!(
+            "[network.lan]\nuplink = \"{CARD}\"\n\
+             prefixes = [\"203.0.113.0/24\", \"2001:db8:1::/64\"]\n\
+             gateway = [\"{v4}\", \"{v6}\"]\n"
+        )
+    }
+
+    /// The card's MAC address.
+    pub fn card_mac(&self) -> Result<[u8; 6]> {
+        mac(&self.host, CARD)
+    }
+}
+
+/// Somewhere a command can be run: a guest or a namespace.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// Inside a guest.
+    Guest(&'a Guest),
+    /// Inside a namespace.
+    Space(&'a Netns),
+}
+
+impl Place<'_> {
+    /// Runs a shell command line within `limit`.
+    pub fn run(&self, command: &str, limit: Duration) -> Result<Output> {
+        match self {
+            Self::Guest(guest) => guest.run_within(command, limit),
+            Self::Space(space) => {
+                let seconds = limit.as_secs().max(1).to_string();
+                let mut shell = space.command("timeout");
+                let end = finish(shell.args([&seconds, "sh", "-c", command]))?;
+                let status = end.status.code().unwrap_or(-1);
+                Ok(Output { status, text: end.stdout + &end.stderr })
+            }
+        }
+    }
+
+    /// Runs a shell command line that must succeed.
+    pub fn ok(&self, command: &str) -> Result<String> {
+        self.run(command, Duration::from_secs(30))?
+            .ok()
+            .map_err(|e| LabError::Unexpected(format!("`{command}`: {e}")))
+    }
+
+    /// Starts iperf3's server in the background.
+    pub fn serve(&self) -> Result<()> {
+        match self {
+            Self::Guest(guest) => guest.ok("iperf3 -s -D").map(drop),
+            Self::Space(space) => output(space.command("iperf3").args(["-s", "-D"])).map(drop),
+        }
+    }
+}

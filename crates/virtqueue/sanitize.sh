@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs the tests of this crate under AddressSanitizer and ThreadSanitizer, with stable Rust.
+# The standard library is not rebuilt: what is instrumented is this crate and what it is made of.
+#
+#   sanitize.sh [address|thread]...     both without arguments
+#
+# ThreadSanitizer runs the tests that have threads, twice. First with plain copies: data must be
+# ordered by the rings' own acquire and release, so the one test whose driver breaks that on purpose
+# is left out. Then that test alone, with copies made of atomics (feature atomic_copy).
+# sanitize.supp says what is suppressed, and why.
+set -euo pipefail
+cd "$(dirname "$0")"
+target=x86_64-unknown-linux-gnu
+rewriting=a_driver_that_rewrites_everything_meanwhile
+export RUSTC_BOOTSTRAP=1
+# Build directories of their own: other flags, other artefacts.
+root=${CARGO_TARGET_DIR:-../../target}
+
+run() { # NAME RUSTFLAGS CARGO-ARGUMENTS...
+    local name=$1 flags=$2
+    shift 2
+    RUSTFLAGS="$flags" CARGO_TARGET_DIR="$root/sanitize-$name" \
+        cargo test -q -p virtqueue --lib --target "$target" "$@"
+}
+
+[ $# -gt 0 ] || set -- address thread
+for name in "$@"; do
+    case $name in
+    address)
+        # Its SIGBUS and SIGSEGV handlers would stand in the way of the tests for ours.
+        export ASAN_OPTIONS=handle_sigbus=0:handle_segv=0:detect_leaks=1
+        run address -Zsanitizer=address
+        ;;
+    thread)
+        export TSAN_OPTIONS=handle_sigbus=0:handle_segv=0:halt_on_error=1:suppressions=$PWD/sanitize.supp
+        flags="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"
+        run thread "$flags" -- tests::race --skip "$rewriting"
+        run thread "$flags" --features atomic_copy -- "$rewriting"
+        ;;
+    *)
+        echo "sanitize.sh: unknown sanitizer '$name'" >&2
+        exit 2
+        ;;
+    esac
+done

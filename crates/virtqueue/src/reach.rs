@@ -1,0 +1,75 @@
+//! From a guest address to the memory behind it, with the last answer remembered.
+//!
+//! # Theory of operation
+//! Buffers of one guest mostly lie in one region. The window of the last answer is tried first: one
+//! subtraction and two comparisons. Else the regions are searched.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::memory::{GuestAddress, GuestMemory};
+use crate::piece::Piece;
+
+/// A guest's memory, as a queue reaches it.
+pub(crate) struct Reach {
+    memory: Arc<GuestMemory>,
+    /// The region that held the last address found.
+    last: Cell<Option<Window>>,
+}
+
+/// One region: guest addresses and where they are mapped.
+#[derive(Clone, Copy)]
+struct Window {
+    guest: u64,
+    len: u64,
+    start: NonNull<u8>,
+}
+
+// SAFETY: the pointer in `last` leads into a mapping that `memory` keeps alive, without thread
+// affinity, and is reached by atomics and raw copies only.
+unsafe impl Send for Reach {}
+
+impl Reach {
+    pub(crate) fn new(memory: Arc<GuestMemory>) -> Self {
+        Self { memory, last: Cell::new(None) }
+    }
+
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The `len` octets at guest address `address`; `None` unless they lie in one region.
+    #[inline]
+    pub(crate) fn find(&self, address: u64, len: u32) -> Option<Piece<'_>> {
+        if let Some(window) = self.last.get()
+            && let Some(piece) = self.inside(window, address, len)
+        {
+            return Some(piece);
+        }
+        self.search(address, len)
+    }
+
+    #[inline]
+    fn inside(&self, window: Window, address: u64, len: u32) -> Option<Piece<'_>> {
+        let offset = address.checked_sub(window.guest)?;
+        if offset > window.len || u64::from(len) > window.len.wrapping_sub(offset) {
+            return None;
+        }
+        // SAFETY: `offset` + `len` <= `window.len`, which is at most what the region's mapping has
+        // (checked by `GuestMemory::new`). `memory` keeps the mapping alive as long as `self`, and
+        // mappings hand out no references but to atomics.
+        Some(unsafe { Piece::new(window.start.add(offset as usize), len as usize) })
+    }
+
+    #[cold]
+    fn search(&self, address: u64, len: u32) -> Option<Piece<'_>> {
+        let region = self.memory.region_of(GuestAddress(address))?;
+        let octets = usize::try_from(region.len).ok()?;
+        let start = region.mapping.piece(0, octets)?.start();
+        let window = Window { guest: region.guest.0, len: region.len, start };
+        let piece = self.inside(window, address, len)?;
+        self.last.set(Some(window));
+        Some(piece)
+    }
+}

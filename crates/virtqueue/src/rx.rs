@@ -1,0 +1,217 @@
+//! The input queue: frames that the guest receives.
+//!
+//! # Theory of operation
+//! A frame is written into the next available buffer, or, with mergeable buffers, into as many as it
+//! needs. Only when all of it was written are the buffers taken; a frame that does not fit leaves
+//! the queue as it was (that octets were written into a buffer that stays the device's is nothing
+//! the driver could mind). [`RxQueue::publish`] makes a batch of frames visible at once.
+//!
+//! The number of buffers stands in the header, in the first of them, but is known at the end: where
+//! its two octets lie is remembered meanwhile.
+
+use std::sync::Arc;
+
+use crate::fault::RingFault;
+use crate::layout::{QueueFeatures, QueueLayout};
+use crate::memory::GuestMemory;
+use crate::net_header::NetHeader;
+use crate::piece::Piece;
+use crate::ring::Ring;
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// Written; the driver sees it after [`RxQueue::publish`].
+    Written,
+    /// The guest has not made enough buffers available. Nothing was taken.
+    NoBuffer,
+    /// The next buffer is too small, and the guest does not take frames in pieces. Nothing was
+    /// taken.
+    TooSmall,
+}
+
+/// The device's side of an input queue.
+pub struct RxQueue {
+    ring: Ring,
+    header_len: usize,
+    mergeable: bool,
+}
+
+impl RxQueue {
+    /// Takes up the queue at the used index found in the guest's memory.
+    pub fn resume(
+        memory: Arc<GuestMemory>,
+        layout: QueueLayout,
+        features: QueueFeatures,
+    ) -> Result<Self, RingFault> {
+        let ring = Ring::resume(memory, layout, features)?;
+        let (header_len, mergeable) = (features.header_octets(), features.mergeable);
+        Ok(Self { ring, header_len, mergeable })
+    }
+
+    /// Writes one frame, which is all of `parts` in their order, behind `header`. The header's
+    /// `num_buffers` is filled in here.
+    ///
+    /// After a fault nothing was taken; what was written before can still be published.
+    #[inline]
+    pub fn deliver(&mut self, header: &NetHeader, parts: &[&[u8]]) -> Result<Delivered, RingFault> {
+        self.write(header, parts).map_err(|fault| self.ring.blame(fault))
+    }
+
+    #[inline]
+    fn write(&mut self, header: &NetHeader, parts: &[&[u8]]) -> Result<Delivered, RingFault> {
+        let octets = NetHeader { num_buffers: 1, ..*header }.to_bytes();
+        let header = octets.get(..self.header_len).unwrap_or(&octets);
+        let mut source = Source::new(header, parts);
+        let mut budget = self.ring.budget();
+        let first = self.ring.next();
+        let mut position = first;
+        // The places of the two octets of `num_buffers`, once they are known.
+        let mut count_at = CountPlace::default();
+        loop {
+            let Some(head) = self.ring.head(position)? else { return Ok(Delivered::NoBuffer) };
+            // Twelve octets of header before a frame: a buffer's length has room in 32 bits, or
+            // the frame ends.
+            let before = source.written;
+            self.ring.follow(head, true, &mut budget, |piece| {
+                count_at.note(source.written, piece);
+                source.fill(piece);
+                !source.is_empty()
+            })?;
+            let len = u32::try_from(source.written.saturating_sub(before)).unwrap_or(u32::MAX);
+            if !source.is_empty() && !self.mergeable {
+                return Ok(Delivered::TooSmall);
+            }
+            self.ring.give_back(position, head, len);
+            position = position.wrapping_add(1);
+            if source.is_empty() {
+                break;
+            }
+        }
+        let buffers = position.wrapping_sub(first);
+        if buffers != 1 {
+            count_at.set(buffers);
+        }
+        self.ring.advance(position);
+        Ok(Delivered::Written)
+    }
+
+    /// Makes the frames written since the last call visible. True if the driver is to be notified.
+    #[inline]
+    pub fn publish(&mut self) -> Result<bool, RingFault> {
+        self.ring.publish()
+    }
+
+    /// Asks for a notification when the guest makes the next buffer available. True if one is there
+    /// already.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        self.ring.arm()
+    }
+
+    /// Asks for no notifications.
+    pub fn disarm(&mut self) {
+        self.ring.disarm();
+    }
+
+    /// Buffers that can be taken now.
+    pub fn available(&mut self) -> Result<u16, RingFault> {
+        self.ring.available()
+    }
+
+    /// Buffers taken and not yet published.
+    pub fn outstanding(&self) -> u16 {
+        self.ring.outstanding()
+    }
+
+    /// Where a successor goes on: the index of the first buffer not yet published.
+    pub fn next_index(&self) -> u16 {
+        self.ring.next_index()
+    }
+
+    /// What was negotiated.
+    pub fn features(&self) -> QueueFeatures {
+        self.ring.features()
+    }
+}
+
+/// What is still to be written of a frame.
+struct Source<'a> {
+    /// The rest of the part at hand.
+    now: &'a [u8],
+    later: &'a [&'a [u8]],
+    written: usize,
+}
+
+impl<'a> Source<'a> {
+    #[inline]
+    fn new(header: &'a [u8], parts: &'a [&'a [u8]]) -> Self {
+        Self { now: header, later: parts, written: 0 }
+    }
+
+    /// Writes as much into `piece` as it holds.
+    #[inline]
+    fn fill(&mut self, mut piece: Piece<'_>) {
+        loop {
+            let n = piece.copy_in(self.now);
+            self.written = self.written.saturating_add(n);
+            self.now = self.now.get(n..).unwrap_or_default();
+            piece = piece.skip(n);
+            if !self.settle() || piece.len() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Goes on to the next part that is not empty; false if there is none.
+    #[inline]
+    fn settle(&mut self) -> bool {
+        while self.now.is_empty() {
+            let Some((next, rest)) = self.later.split_first() else { return false };
+            self.now = next;
+            self.later = rest;
+        }
+        true
+    }
+
+    /// Everything is written. True only after `fill` has seen the end.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.now.is_empty()
+    }
+}
+
+/// Where the two octets of `num_buffers` were written; they may lie in different pieces.
+#[derive(Default)]
+struct CountPlace<'m> {
+    low: Option<Piece<'m>>,
+    high: Option<Piece<'m>>,
+}
+
+impl<'m> CountPlace<'m> {
+    const LOW: usize = 10;
+    const HIGH: usize = 11;
+
+    /// `piece` gets the octets of header and frame from `from` on.
+    #[inline]
+    fn note(&mut self, from: usize, piece: Piece<'m>) {
+        if from > Self::HIGH {
+            return;
+        }
+        let holds = |octet: usize| {
+            let skip = octet.checked_sub(from)?;
+            (skip < piece.len()).then(|| piece.skip(skip))
+        };
+        self.low = self.low.or_else(|| holds(Self::LOW));
+        self.high = self.high.or_else(|| holds(Self::HIGH));
+    }
+
+    fn set(&self, buffers: u16) {
+        let [low, high] = buffers.to_le_bytes();
+        if let Some(piece) = self.low {
+            piece.copy_in(&[low]);
+        }
+        if let Some(piece) = self.high {
+            piece.copy_in(&[high]);
+        }
+    }
+}

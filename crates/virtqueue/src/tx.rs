@@ -1,0 +1,150 @@
+//! The output queue: frames that the guest sends.
+//!
+//! # Theory of operation
+//! ```text
+//! copy_next  copy_next  copy_next ...   the frames lie in the base's storage now,
+//!                                       the guest's buffers are still outstanding
+//!     (deliver, send or count each)
+//! complete                              all buffers go back, published at once
+//! ```
+//! Used entries are written as the chains are taken; what makes the driver see them is the used
+//! index, written by [`TxQueue::complete`] alone. Who dies in between has given nothing back, and a
+//! successor takes the same frames again.
+
+use std::sync::Arc;
+
+use crate::fault::RingFault;
+use crate::layout::{QueueFeatures, QueueLayout};
+use crate::memory::GuestMemory;
+use crate::net_header::NetHeader;
+use crate::piece::Piece;
+use crate::ring::Ring;
+
+/// A frame that was taken from an output queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What the guest wrote before the frame: not to be believed.
+    pub header: NetHeader,
+    /// Octets of the frame. If more than the room there was, the frame was cut off there.
+    pub len: usize,
+}
+
+/// The device's side of an output queue.
+pub struct TxQueue {
+    ring: Ring,
+    header_len: usize,
+}
+
+impl TxQueue {
+    /// Takes up the queue at the used index found in the guest's memory.
+    pub fn resume(
+        memory: Arc<GuestMemory>,
+        layout: QueueLayout,
+        features: QueueFeatures,
+    ) -> Result<Self, RingFault> {
+        let ring = Ring::resume(memory, layout, features)?;
+        Ok(Self { ring, header_len: features.header_octets() })
+    }
+
+    /// Copies the next frame, without its virtio-net header, into `into`. `None` if the guest has
+    /// made no more available. The buffer stays outstanding until [`TxQueue::complete`].
+    ///
+    /// After a fault nothing was taken; what was taken before can still be completed.
+    #[inline]
+    pub fn copy_next(&mut self, into: &mut [u8]) -> Result<Option<Taken>, RingFault> {
+        self.take(into).map_err(|fault| self.ring.blame(fault))
+    }
+
+    #[inline]
+    fn take(&mut self, into: &mut [u8]) -> Result<Option<Taken>, RingFault> {
+        let position = self.ring.next();
+        let Some(head) = self.ring.head(position)? else { return Ok(None) };
+        let mut sink = Sink::new(self.header_len, into);
+        self.ring.follow(head, false, &mut self.ring.budget(), |piece| {
+            sink.take(piece);
+            true
+        })?;
+        let taken = sink.finish()?;
+        // What was lost meanwhile was copied as zeroes.
+        self.ring.whole()?;
+        self.ring.give_back(position, head, 0);
+        self.ring.advance(position.wrapping_add(1));
+        Ok(Some(taken))
+    }
+
+    /// Gives all outstanding buffers back. True if the driver is to be notified.
+    #[inline]
+    pub fn complete(&mut self) -> Result<bool, RingFault> {
+        self.ring.publish()
+    }
+
+    /// Asks for a notification when the guest makes the next frame available. True if one is there
+    /// already: look again.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        self.ring.arm()
+    }
+
+    /// Asks for no notifications.
+    pub fn disarm(&mut self) {
+        self.ring.disarm();
+    }
+
+    /// Frames that can be taken now.
+    pub fn available(&mut self) -> Result<u16, RingFault> {
+        self.ring.available()
+    }
+
+    /// Frames taken and not yet completed.
+    pub fn outstanding(&self) -> u16 {
+        self.ring.outstanding()
+    }
+
+    /// Where a successor goes on: the index of the first buffer not yet given back.
+    pub fn next_index(&self) -> u16 {
+        self.ring.next_index()
+    }
+
+    /// What was negotiated.
+    pub fn features(&self) -> QueueFeatures {
+        self.ring.features()
+    }
+}
+
+/// Takes the pieces of a chain: the first octets are the header, the rest is the frame.
+struct Sink<'a> {
+    header: [u8; NetHeader::LEN],
+    header_len: usize,
+    into: &'a mut [u8],
+    /// Octets seen so far.
+    seen: usize,
+}
+
+impl<'a> Sink<'a> {
+    #[inline]
+    fn new(header_len: usize, into: &'a mut [u8]) -> Self {
+        Self { header: [0; NetHeader::LEN], header_len, into, seen: 0 }
+    }
+
+    #[inline]
+    fn take(&mut self, mut piece: Piece<'_>) {
+        if let Some(room) = self.header.get_mut(self.seen..self.header_len)
+            && !room.is_empty()
+        {
+            let n = piece.copy_out(room);
+            self.seen = self.seen.saturating_add(n);
+            piece = piece.skip(n);
+        }
+        if let Some(room) = self.into.get_mut(self.seen.saturating_sub(self.header_len)..) {
+            piece.copy_out(room);
+        }
+        self.seen = self.seen.saturating_add(piece.len());
+    }
+
+    #[inline]
+    fn finish(self) -> Result<Taken, RingFault> {
+        match self.seen.checked_sub(self.header_len) {
+            Some(len) => Ok(Taken { header: NetHeader::from_bytes(self.header), len }),
+            None => Err(RingFault::ChainTooShort { len: self.seen as u64, need: self.header_len }),
+        }
+    }
+}
