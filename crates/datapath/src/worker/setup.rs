@@ -22,7 +22,7 @@ use crate::answer::{self, LastInch};
 use crate::event::Event;
 use crate::fib::{Taken, Target};
 use crate::limiter::Limiter;
-use crate::names::{NetworkId, PortId, Side};
+use crate::names::{NetworkId, Owner, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
 use crate::state::port::PortRecord;
@@ -219,6 +219,7 @@ impl Worker {
     fn remove_port(&mut self, id: PortId) {
         self.stop_ring(id, Side::Tx);
         self.stop_ring(id, Side::Rx);
+        self.forget_waiting(Owner::Port(id));
         if let Some(port) = self.ports.take(id.0)
             && let Some(network) = self.networks.get_mut(port.network.0)
         {
