@@ -53,13 +53,12 @@ impl Instance {
         self.host_changed()
     }
 
-    pub(super) fn on_door(&mut self, port: PortId, event: &PortEvent) {
+    pub(super) fn on_door(&self, port: PortId, event: &PortEvent) {
         let (level, kind, text) = match event {
             PortEvent::Attached => {
                 (EventLevel::Info, "attached", "a front end is attached".to_owned())
             }
             PortEvent::Detached { why } => {
-                self.running.remove(&port);
                 (EventLevel::Info, "detached", format!("its front end is gone: {why}"))
             }
             PortEvent::NewcomerRefused => {
@@ -70,14 +69,7 @@ impl Instance {
                 tracing::debug!(port = port.0, features = format!("{features:#x}"), "negotiated");
                 return;
             }
-            PortEvent::Started { side, .. } => {
-                self.running.entry(port).or_default().insert(side.name());
-                return;
-            }
-            PortEvent::Stopped { side } => {
-                self.running.entry(port).or_default().remove(side.name());
-                return;
-            }
+            PortEvent::Started { .. } | PortEvent::Stopped { .. } => return,
             PortEvent::Refused { request, why } => {
                 let text = format!("request {request} of its front end was refused: {why}");
                 (EventLevel::Warning, "request_refused", text)
