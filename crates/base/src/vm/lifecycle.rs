@@ -128,8 +128,11 @@ pub enum Input {
         /// Whether the guest is not even asked.
         force: bool,
     },
-    /// Somebody wants it to stop and start again.
-    Restart,
+    /// Somebody wants it to stop and start again; with force, at once.
+    Restart {
+        /// Whether the guest is not even asked.
+        force: bool,
+    },
     /// The vessel could not be started.
     SpawnFailed,
     /// The vessel's monitor answers.
@@ -201,7 +204,7 @@ impl Lifecycle {
     }
 
     /// Goes on where another base left off. `up_for`: how long its vessel has been running;
-    /// `None`: there is no vessel. `ending`: how it ended, if it ended while nobody looked.
+    /// `None`: there is no vessel.
     pub fn resume(
         mut self,
         now: Instant,
@@ -217,6 +220,10 @@ impl Lifecycle {
             (Some(up_for), State::Stopping) => {
                 self.up_since = now.checked_sub(up_for);
                 self.press(now, &mut actions);
+            }
+            (Some(up_for), State::Running) => {
+                self.up_since = now.checked_sub(up_for);
+                self.state = State::Running;
             }
             (Some(up_for), _) => {
                 self.up_since = now.checked_sub(up_for);
@@ -267,31 +274,21 @@ impl Lifecycle {
             }
             (Input::Start, State::Stopping) => return Err(Refused::IsStopping),
             (Input::Start, state) => return Err(Refused::Already(state)),
-            (Input::Restart, State::Starting | State::Running | State::Stopping) => {
-                if self.state != State::Stopping {
-                    self.stop(now, false, &mut actions);
-                }
+            (Input::Restart { force }, state) if state.has_vessel() => {
                 self.again = true;
                 self.failures = 0;
+                self.stop(now, force, &mut actions);
             }
-            (Input::Restart, _) => {
+            (Input::Restart { .. }, _) => {
                 self.failures = 0;
                 self.spawn(now, &mut actions);
             }
-            (Input::Stop { force }, State::Starting | State::Running) => {
+            (Input::Stop { force }, state) if state.has_vessel() => {
                 self.again = false;
                 self.stop(now, force, &mut actions);
             }
-            (Input::Stop { force }, State::Stopping) => {
-                self.again = false;
-                if force && self.force == Force::Button {
-                    self.ask(now, &mut actions);
-                }
-            }
             (Input::Stop { .. }, State::BackingOff) => self.rest(State::Stopped),
-            (Input::Stop { .. }, State::Stopped | State::Failed) => {
-                return Err(Refused::Already(self.state));
-            }
+            (Input::Stop { .. }, state) => return Err(Refused::Already(state)),
             (Input::Up, State::Starting) => {
                 self.state = State::Running;
                 self.deadline = None;
@@ -339,11 +336,14 @@ impl Lifecycle {
         actions.push(Action::Spawn);
     }
 
+    /// Begins to stop a VM with a vessel, or goes on with more force.
     fn stop(&mut self, now: Instant, force: bool, actions: &mut Vec<Action>) {
-        if force || self.state == State::Starting || self.stop_timeout.is_zero() {
-            self.ask(now, actions);
-        } else {
-            self.press(now, actions);
+        let at_once = force || self.state == State::Starting || self.stop_timeout.is_zero();
+        match (self.state == State::Stopping, self.force) {
+            (false, _) if at_once => self.ask(now, actions),
+            (false, _) => self.press(now, actions),
+            (true, Force::Button) if force => self.ask(now, actions),
+            (true, _) => {}
         }
     }
 
@@ -398,6 +398,7 @@ mod tests {
     use proptest::prelude::*;
 
     const STOP: Input = Input::Stop { force: false };
+    const RESTART: Input = Input::Restart { force: false };
     const CRASH: Input = Input::Ended(Ending::Signal(11));
 
     /// A VM with a clock that a test moves by hand.
@@ -508,20 +509,18 @@ mod tests {
     fn a_person_need_not_wait_for_the_back_off() {
         let waiting = || Scene::running(Restart::Always).then(CRASH);
         waiting().then(Input::Start).is(State::Starting, &[Action::Spawn]);
-        waiting().then(Input::Restart).is(State::Starting, &[Action::Spawn]);
+        waiting().then(RESTART).is(State::Starting, &[Action::Spawn]);
         waiting().then(STOP).is(State::Stopped, &[]).after(100).is(State::Stopped, &[]);
     }
 
     #[test]
     fn a_restart_starts_again_whatever_the_policy_unless_a_stop_follows() {
         let stopping = || {
-            Scene::running(Restart::Never)
-                .then(Input::Restart)
-                .is(State::Stopping, &[Action::PressPower])
+            Scene::running(Restart::Never).then(RESTART).is(State::Stopping, &[Action::PressPower])
         };
         stopping().then(CRASH).is(State::Starting, &[Action::Spawn]);
         stopping().then(STOP).then(CRASH).is(State::Stopped, &[]);
-        Scene::new(Restart::Never).then(Input::Restart).is(State::Starting, &[Action::Spawn]);
+        Scene::new(Restart::Never).then(RESTART).is(State::Starting, &[Action::Spawn]);
     }
 
     #[test]
@@ -553,7 +552,7 @@ mod tests {
                 life.resume(Instant::now(), was, again, 3, up_for.map(Duration::from_secs));
             (life.state(), actions)
         };
-        assert_eq!(resume(State::Running, false, Some(9)), (State::Starting, vec![]));
+        assert_eq!(resume(State::Running, false, Some(9)), (State::Running, vec![]));
         assert_eq!(resume(State::Starting, false, Some(0)), (State::Starting, vec![]));
         assert_eq!(resume(State::Running, false, None), (State::BackingOff, vec![]));
         assert_eq!(
@@ -580,7 +579,7 @@ mod tests {
         let input = prop_oneof![
             Just(Input::Start),
             any::<bool>().prop_map(|force| Input::Stop { force }),
-            Just(Input::Restart),
+            any::<bool>().prop_map(|force| Input::Restart { force }),
             Just(Input::SpawnFailed),
             Just(Input::Up),
             Just(Input::Ended(Ending::Code(0))),

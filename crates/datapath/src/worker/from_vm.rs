@@ -79,6 +79,7 @@ impl Worker {
                 fault = self.ports.get_mut(id.0).and_then(|p| p.give_back().err());
             }
         }
+        PortRecord::of(&self.state, id).close_batch(Side::Tx);
         self.networks.put(network_id, network);
         if taken > 0 {
             self.lan_events(NetworkId(network_id), now);

@@ -89,6 +89,7 @@ impl WorkerHandle {
                 // What a predecessor read from the host and did not finish makes no event.
                 worker.serve_host(NetworkId(id), Instant::now());
             }
+            worker.ask_again();
         })
     }
 
