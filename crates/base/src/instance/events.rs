@@ -50,6 +50,8 @@ impl Instance {
         if let Some(side) = name.and_then(|n| self.networks.get_mut(&n)) {
             side.refuse(address);
         }
+        let refused = self.networks.iter().map(|(n, s)| (n.clone(), s.refused.clone())).collect();
+        self.state_dir.note_refused(&refused)?;
         self.host_changed()
     }
 

@@ -55,6 +55,9 @@ use network::{Around, NetworkSide};
 /// How often the holder hears that the main loop is alive.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// How long the doors' dispatcher may take to come round.
+const SLOW_DOORS: Duration = Duration::from_millis(500);
+
 /// What other threads of the base have to say.
 enum Said {
     Worker(Event),
@@ -147,8 +150,10 @@ impl Instance {
         let host = HostFacts::read(&mut netlink)?;
         let ids = Ids::assign(&config, &state);
         let mut networks = BTreeMap::new();
+        let mut refused = start.state_dir.refused();
         for name in config.networks.keys() {
-            let side = NetworkSide::new(&ids, name, &config, &host)?;
+            let refused = refused.remove(name).unwrap_or_default();
+            let side = NetworkSide::new(&ids, name, &config, refused, &host)?;
             side.announce(&worker)?;
             networks.insert(name.clone(), side);
         }
@@ -216,7 +221,8 @@ impl Instance {
         };
         let Some(side) = self.networks.get(&vm.network) else { return Ok(()) };
         let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-        let prefixes = vm.addresses.clone();
+        let listed: BTreeSet<_> = side.listed().collect();
+        let prefixes = vm.addresses.iter().filter(|a| listed.contains(a)).copied().collect();
         let (name, network) = (name.to_owned(), side.id);
         self.worker.add_port(PortSetup { id, network, name, inch, prefixes })??;
         Ok(())
@@ -260,7 +266,7 @@ impl Instance {
                 }
             };
             tokio::select! {
-                _ = beat.tick() => self.keeper.beat()?,
+                _ = beat.tick() => self.beat()?,
                 Some(call) = calls.recv() => self.call(call),
                 Some(said) = inbox.recv() => match said {
                     Said::Worker(event) => self.on_worker(event)?,
@@ -283,6 +289,16 @@ impl Instance {
                 () = stopped => return Ok(()),
             }
         }
+    }
+
+    /// Tells the holder that this base lives: all three threads of it. A worker that hangs makes
+    /// this wait for ever, and the holder starts a successor.
+    fn beat(&self) -> Result<(), Failure> {
+        self.worker.comes_round()?;
+        if self.doors.answers_within(SLOW_DOORS) {
+            self.keeper.beat()?;
+        }
+        Ok(())
     }
 
     fn around(&self) -> Around<'_> {
