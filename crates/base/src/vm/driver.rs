@@ -274,7 +274,7 @@ impl Driver {
             News::Said(Message::Refused(why)) => self.trouble(format!("QEMU refused: {why}")),
             News::Said(Message::Greeting | Message::Done) => {}
             // Either the vessel ends, which is noticed elsewhere, or it is asked again.
-            News::Lost(_) => self.link = Link::connect(self.paths.monitor.clone()),
+            News::Lost => self.link = Link::connect(self.paths.monitor.clone()),
         }
     }
 
