@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod entry;
 pub mod holder;
 pub mod instance;
@@ -13,3 +14,4 @@ pub mod keeper;
 pub mod ledger;
 pub mod readable;
 pub mod state_dir;
+pub mod vm;

@@ -405,6 +405,18 @@ fn every_listed_key_is_read_and_its_example_is_right() {
     }
 }
 
+#[test]
+fn an_accepted_configuration_is_read_again_although_its_files_are_gone() {
+    let text = file("", "disk = [\"missing.qcow2\", \"missing\"]\nkernel = \"missing\"");
+    let path = Path::new("/etc/ipvisor/net.toml");
+    assert!(check_with(&text, path, &Everywhere).is_err());
+    let Engine::Qemu(machine) = &check_accepted(&text, path).unwrap().vms["web"].engine else {
+        panic!()
+    };
+    let formats: Vec<DiskFormat> = machine.disks.iter().map(|d| d.format).collect();
+    assert_eq!(formats, [DiskFormat::Qcow2, DiskFormat::Raw]);
+}
+
 /// Pieces that configurations are made of, right and wrong ones.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
