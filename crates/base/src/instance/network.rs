@@ -61,6 +61,7 @@ impl NetworkSide {
         ids: &Ids,
         name: &str,
         config: &Config,
+        refused: Vec<IpAddr>,
         host: &HostFacts,
     ) -> Result<Self, CardError> {
         let network = config.networks.get(name).cloned();
