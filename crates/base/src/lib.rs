@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod entry;
 pub mod holder;
 pub mod instance;

@@ -117,6 +117,7 @@ fn world() -> (StateMemory, WorkerHandle) {
     let on_link = vec!["203.0.113.0/24".parse().unwrap()];
     let outward = silent();
     worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();
+    worker.serve().unwrap();
     (state, worker)
 }
 

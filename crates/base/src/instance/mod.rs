@@ -197,6 +197,7 @@ impl Instance {
         for name in self.config.vms.keys() {
             self.open_door(name, inheritance)?;
         }
+        self.worker.serve()?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! ICMP errors that the base sends to a guest about a datagram of that guest.
 //!
 //! # Theory of operation
-//! [`too_big`] and [`unreachable`] take the view of a datagram that was dropped and add one ICMP error
+//! [`too_big`] and [`unreachable()`] take the view of a datagram that was dropped and add one ICMP error
 //! to the replies, or nothing where the rules forbid an error:
 //! - about an ICMP error, or an IPv6 redirect, or an ICMP type that may be one (RFC 1122, section
 //!   3.2.2; RFC 4443, section 2.4 e);

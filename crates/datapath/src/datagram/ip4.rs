@@ -130,17 +130,20 @@ impl<'a> Ip4<'a> {
     }
 }
 
-/// Ones' complement sum of a header (RFC 1071); 0xffff when its checksum is right.
+/// Ones' complement sum of a header; 0xffff when its checksum is right. It comes out the same in any
+/// byte order and word size (RFC 1071, section 2), so it is taken over words of the machine's order.
+#[inline]
 fn header_sum(header: &[u8; HEADER_LEN], options: &[u8]) -> u16 {
-    let mut sum = 0u32;
-    let (words, _) = header.as_chunks::<4>();
-    let (more, _) = options.as_chunks::<4>();
-    for &[a, b, c, d] in words.iter().chain(more) {
-        // 30 words at most: no overflow.
-        sum = sum
-            .wrapping_add(u32::from(u16::from_be_bytes([a, b])))
-            .wrapping_add(u32::from(u16::from_be_bytes([c, d])));
+    let mut sum = 0u64;
+    for word in header.as_chunks::<4>().0 {
+        sum = sum.wrapping_add(u32::from_ne_bytes(*word).into());
     }
+    for word in options.as_chunks::<4>().0 {
+        sum = sum.wrapping_add(u32::from_ne_bytes(*word).into());
+    }
+    // 15 words at most: nothing overflows, and three folds bring it to 16 bits.
+    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
+    let sum = (sum & 0xffff).wrapping_add((sum >> 16) & 0xffff).wrapping_add(sum >> 32);
     let sum = (sum & 0xffff).wrapping_add(sum >> 16);
     (sum & 0xffff).wrapping_add(sum >> 16) as u16
 }

@@ -10,7 +10,7 @@
 //! 1. `parse` looks at the base's own copy of a frame, never at guest memory, so what it has checked
 //!    stays true. It cuts off what an Ethernet card pads a short frame with.
 //! 2. A view exists only for a header that was checked: no accessor can fail.
-//! 3. [`Ip6`] has walked its chain of extension headers ([`chain`]): the common datagram, which has
+//! 3. [`Ip6`] has walked its chain of extension headers (`chain.rs`): the common datagram, which has
 //!    none, takes a straight line. So nothing that cares for the upper layer can be fooled by a
 //!    header in front of it.
 //! 4. [`last_inch_only`] names what must not cross, whoever sent it.

@@ -53,16 +53,14 @@ proptest! {
             prop_assert_eq!(usize::from(ip.fragment_offset()), offset as usize * 8 + whole.len());
             let last = i + 1 == pieces.len();
             prop_assert_eq!(ip.more_fragments(), !last || more);
-            prop_assert!(last || ip.payload().len() % 8 == 0);
+            prop_assert!(last || ip.payload().len().is_multiple_of(8));
             prop_assert!(!ip.payload().is_empty());
             // As full as it can be: a piece that is not the last has no room for another unit.
             prop_assert!(last || piece.len() + 8 > mtu);
             whole.extend_from_slice(ip.payload());
         }
         prop_assert_eq!(whole, payload);
-        if original.len() <= mtu {
-            prop_assert_eq!(&pieces, &vec![original]);
-        }
+        prop_assert_eq!(pieces.len() == 1, original.len() <= mtu);
     }
 
     #[test]
@@ -88,6 +86,16 @@ fn only_options_with_the_copied_bit_are_in_later_fragments() {
     for piece in &pieces[1..] {
         assert_eq!(Ip4::parse(piece).unwrap().options(), [148, 4, 0, 0, 131, 3, 4, 0]);
     }
+}
+
+#[test]
+fn a_datagram_that_just_fits_is_one_fragment_and_one_octet_more_makes_two() {
+    let original = datagram(&[], &[9; 99], 0);
+    assert_eq!(cut(&original, 119), Some(vec![original.clone()]));
+    let lengths = |mtu| cut(&original, mtu).unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(lengths(118), [116, 23]);
+    // The last one need not be a multiple of eight.
+    assert_eq!(lengths(71), [68, 71]);
 }
 
 #[test]

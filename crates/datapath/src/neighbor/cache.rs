@@ -173,30 +173,33 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Where to send what goes to `hop`; perhaps with a request to be sent.
+    /// Where to send what goes to `hop`; perhaps with a request to be sent, in the name of `asker`.
+    /// If nobody is `charged`, neither allowance nor share is looked at.
+    #[inline]
     pub fn lookup(
         &mut self,
         now: Instant,
         hop: IpAddr,
-        asker: Asker,
+        charged: Option<Owner>,
+        asker: Option<IpAddr>,
         out: &mut Outbox,
     ) -> (Lookup, Option<Ask>) {
         let Some(entry) = self.entries.get_mut(&hop) else {
-            return self.begin(now, hop, asker, out);
+            return self.begin(now, hop, charged, asker, out);
         };
         entry.used = now;
         match entry.state {
             State::Reachable { mac, until } if now < until => (Lookup::Known(mac), None),
             State::Reachable { mac, .. } | State::Stale { mac } => {
                 entry.state = State::Probe { mac, asked: 1 };
-                entry.asker = asker.address;
+                entry.asker = asker;
                 self.timers.set(hop, &mut entry.timer, Some(after(now, PROBE_WAIT)));
-                let ask = Ask { hop, to: Some(mac), asker: asker.address };
+                let ask = Ask { hop, to: Some(mac), asker };
                 (Lookup::Known(mac), Some(ask))
             }
             State::Probe { mac, .. } => (Lookup::Known(mac), None),
             State::Incomplete { .. } => {
-                if entry.owner != Some(asker.owner) {
+                if entry.owner != charged {
                     entry.owner = None;
                 }
                 (Lookup::Resolving, None)
@@ -210,30 +213,33 @@ impl Cache {
         &mut self,
         now: Instant,
         hop: IpAddr,
-        asker: Asker,
+        charged: Option<Owner>,
+        asker: Option<IpAddr>,
         out: &mut Outbox,
     ) -> (Lookup, Option<Ask>) {
-        let full = Allowance { tokens: ASK_BURST, since: now };
-        if !self.allowances.entry(asker.owner).or_insert(full).take(now) {
-            return (Lookup::Unreachable, None);
-        }
-        let charged = self.entries.values().filter(|e| e.is_unresolved_of(asker.owner)).count();
-        if charged >= MAX_UNRESOLVED {
-            self.evict(|e| e.is_unresolved_of(asker.owner), out);
+        if let Some(owner) = charged {
+            let full = Allowance { tokens: ASK_BURST, since: now };
+            if !self.allowances.entry(owner).or_insert(full).take(now) {
+                return (Lookup::Unreachable, None);
+            }
+            let share = self.entries.values().filter(|e| e.is_unresolved_of(owner)).count();
+            if share >= MAX_UNRESOLVED {
+                self.evict(|e| e.is_unresolved_of(owner), out);
+            }
         }
         if self.entries.len() >= MAX_ENTRIES {
             self.evict(|_| true, out);
         }
         let mut entry = Entry {
             state: State::Incomplete { asked: 1 },
-            owner: Some(asker.owner),
-            asker: asker.address,
+            owner: charged,
+            asker,
             used: now,
             timer: None,
         };
         self.timers.set(hop, &mut entry.timer, Some(after(now, wait(1))));
         self.entries.insert(hop, entry);
-        (Lookup::Resolving, Some(Ask { hop, to: None, asker: asker.address }))
+        (Lookup::Resolving, Some(Ask { hop, to: None, asker }))
     }
 
     /// Makes room: of those that `may` go, a failed entry if there is one, else one that is being
@@ -343,8 +349,7 @@ impl Cache {
 
 impl Entry {
     fn is_unresolved_of(&self, owner: Owner) -> bool {
-        self.owner == Some(owner)
-            && matches!(self.state, State::Incomplete { .. } | State::Failed)
+        self.owner == Some(owner) && matches!(self.state, State::Incomplete { .. } | State::Failed)
     }
 }
 

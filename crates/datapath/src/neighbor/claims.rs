@@ -152,6 +152,11 @@ impl Claims {
         self.standing(address) == Some(Standing::Held)
     }
 
+    /// Whether the address is ours, or will be if nobody objects.
+    pub fn is_wanted(&self, address: IpAddr) -> bool {
+        matches!(self.standing(address), Some(Standing::Probing | Standing::Held))
+    }
+
     /// Somebody with this MAC address uses or probes for an address. Returns whether it is to be
     /// announced in defence.
     pub fn rival(
@@ -223,9 +228,7 @@ impl Claims {
         for (&address, claim) in &mut self.claims {
             claim.state = match claim.state {
                 State::Probing { .. } => State::Probing { sent: 0 },
-                State::Announcing { .. } | State::Held => {
-                    State::Announcing { left: ANNOUNCEMENTS }
-                }
+                State::Announcing { .. } | State::Held => State::Announcing { left: ANNOUNCEMENTS },
                 State::Refused { .. } => continue,
             };
             self.timers.set(address, &mut claim.timer, Some(now));

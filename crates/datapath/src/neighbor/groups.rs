@@ -10,7 +10,8 @@
 //! release -> last address of a group  -> event LeaveGroup, "changed to include nothing" twice
 //! query   -> after a part of the time that it allows: "is excluding nothing", all groups asked for
 //! ```
-//! Reports go out at the next poll, so that many changes at once make few reports. They come from
+//! With the first group the card also joins ff02::1, where queries and advertisements to all go; that
+//! one is never reported. Reports go out at the next poll, so that many changes at once make few reports. They come from
 //! the card's link-local address, from :: where it has none (RFC 3590).
 //!
 //! # Limits
@@ -21,8 +22,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use super::ndp::{Envelope, checksum_right, group_mac};
-use super::outbox::Outbox;
+use super::ndp::{ALL_NODES, Envelope, checksum_right, group_mac};
+use super::outbox::{Event, Outbox};
 use super::timers::after;
 use crate::datagram::{Ip6, protocol};
 use crate::names::Mac;
@@ -70,32 +71,41 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// One more address in `group`; whether it is the first.
-    pub fn join(&mut self, now: Instant, group: Ipv6Addr) -> bool {
-        let first = self.add(group);
-        if first {
+    /// One more address in `group`.
+    pub fn join(&mut self, now: Instant, group: Ipv6Addr, out: &mut Outbox) {
+        if self.restore(group, out) {
             self.change(now, group, TO_EXCLUDE);
+        }
+    }
+
+    /// As [`Groups::join`], for what a predecessor has reported already. Whether it is the group's
+    /// first address.
+    pub fn restore(&mut self, group: Ipv6Addr, out: &mut Outbox) -> bool {
+        if self.members.is_empty() {
+            out.tell(Event::JoinGroup { mac: group_mac(ALL_NODES), group: ALL_NODES });
+        }
+        let count = self.members.entry(group).or_insert(0);
+        *count = count.saturating_add(1);
+        let first = *count == 1;
+        if first {
+            out.tell(Event::JoinGroup { mac: group_mac(group), group });
         }
         first
     }
 
-    /// As [`Groups::join`], for what a predecessor has reported.
-    pub fn add(&mut self, group: Ipv6Addr) -> bool {
-        let count = self.members.entry(group).or_insert(0);
-        *count = count.saturating_add(1);
-        *count == 1
-    }
-
-    /// One address less in `group`; whether it was the last.
-    pub fn leave(&mut self, now: Instant, group: Ipv6Addr) -> bool {
-        let Some(count) = self.members.get_mut(&group) else { return false };
+    /// One address less in `group`.
+    pub fn leave(&mut self, now: Instant, group: Ipv6Addr, out: &mut Outbox) {
+        let Some(count) = self.members.get_mut(&group) else { return };
         *count = count.saturating_sub(1);
-        let last = *count == 0;
-        if last {
-            self.members.remove(&group);
-            self.change(now, group, TO_INCLUDE);
+        if *count > 0 {
+            return;
         }
-        last
+        self.members.remove(&group);
+        self.change(now, group, TO_INCLUDE);
+        out.tell(Event::LeaveGroup { mac: group_mac(group), group });
+        if self.members.is_empty() {
+            out.tell(Event::LeaveGroup { mac: group_mac(ALL_NODES), group: ALL_NODES });
+        }
     }
 
     fn change(&mut self, now: Instant, group: Ipv6Addr, record: u8) {
@@ -138,7 +148,13 @@ impl Groups {
     }
 
     /// Sends the reports that are due.
-    pub fn poll(&mut self, now: Instant, card: Mac, link_local: Option<Ipv6Addr>, out: &mut Outbox) {
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        card: Mac,
+        link_local: Option<Ipv6Addr>,
+        out: &mut Outbox,
+    ) {
         let source = link_local.unwrap_or(Ipv6Addr::UNSPECIFIED);
         if self.change_at.is_some_and(|at| at <= now) {
             let records: Vec<_> = self.changes.iter().map(|c| (c.record, c.group)).collect();

@@ -20,6 +20,7 @@
 //! - `cache`: the neighbours and their states.
 //! - `claims`: the VMs' addresses and their states.
 //! - `groups`: the multicast groups that follow from them.
+//! - `hear`: what a frame from the LAN means.
 //! - `arp`, `ndp`: the messages.
 //!
 //! # Invariants
@@ -37,6 +38,7 @@ mod arp;
 mod cache;
 mod claims;
 mod groups;
+mod hear;
 mod ndp;
 mod outbox;
 mod timers;
@@ -53,16 +55,15 @@ pub use cache::{
 pub use claims::{
     ANNOUNCE_WAIT, ANNOUNCEMENTS, DEFEND_INTERVAL, PROBE_WAIT as CLAIM_PROBE_WAIT, PROBES, Standing,
 };
+pub use hear::Heard;
 pub use outbox::{Event, Outbox};
 
-use arp::{Arp, Operation, Parsed};
-use cache::{Ask, Cache, News};
-use claims::{Claims, Rival, Say};
+use arp::Arp;
+use cache::{Ask, Cache};
+use claims::{Claims, Say};
 use groups::Groups;
-use ndp::Discovery;
 
 use crate::counters::Counter;
-use crate::datagram::{Ethernet, Ip6, Payload, discovery_type};
 use crate::names::{Mac, PortId};
 
 /// What the LAN side needs to know of its network and card.
@@ -87,22 +88,21 @@ pub struct Settings {
 }
 
 impl Settings {
+    fn is_gateway(&self, hop: IpAddr) -> bool {
+        match hop {
+            IpAddr::V4(hop) => self.gateway4 == Some(hop),
+            IpAddr::V6(hop) => self.gateway6 == Some(hop),
+        }
+    }
+
     /// Whether an address is a neighbour's.
     fn is_on_link(&self, address: IpAddr) -> bool {
         self.on_link
-            && self.prefixes.iter().any(|p| p.prefix_len() < p.max_prefix_len() && p.contains(&address))
+            && self
+                .prefixes
+                .iter()
+                .any(|p| p.prefix_len() < p.max_prefix_len() && p.contains(&address))
     }
-}
-
-/// What a frame from the LAN was to the LAN side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// Nothing: it is to go its way.
-    Elsewhere,
-    /// It was taken in, and calls for no answer.
-    Silent,
-    /// It was answered.
-    Answered,
 }
 
 /// The LAN side of one network.
@@ -167,7 +167,9 @@ impl Lan {
     /// The MAC address of a hop, which is asked for if it is not known.
     #[inline]
     pub fn lookup(&mut self, now: Instant, hop: IpAddr, asker: Asker, out: &mut Outbox) -> Lookup {
-        let (lookup, ask) = self.cache.lookup(now, hop, asker, out);
+        // Whoever cannot reach the gateway cannot reach anybody: it is asked for free.
+        let charged = (!self.settings.is_gateway(hop)).then_some(asker.owner);
+        let (lookup, ask) = self.cache.lookup(now, hop, charged, asker.address, out);
         if let Some(ask) = ask {
             self.ask(ask, out);
         }
@@ -179,9 +181,8 @@ impl Lan {
     pub fn claim(&mut self, now: Instant, address: IpAddr, port: PortId, out: &mut Outbox) {
         if self.claims.claim(now, address, port)
             && let Some(group) = group_of(address)
-            && self.groups.join(now, group)
         {
-            out.tell(Event::JoinGroup { mac: ndp::group_mac(group), group });
+            self.groups.join(now, group, out);
         }
     }
 
@@ -195,11 +196,8 @@ impl Lan {
         for (address, port) in addresses {
             let fresh = self.claims.standing(address).is_none();
             self.claims.restore(address, port);
-            if fresh
-                && let Some(group) = group_of(address)
-                && self.groups.add(group)
-            {
-                out.tell(Event::JoinGroup { mac: ndp::group_mac(group), group });
+            if fresh && let Some(group) = group_of(address) {
+                self.groups.restore(group, out);
             }
         }
     }
@@ -208,9 +206,8 @@ impl Lan {
     pub fn release(&mut self, now: Instant, address: IpAddr, out: &mut Outbox) {
         if self.claims.release(address)
             && let Some(group) = group_of(address)
-            && self.groups.leave(now, group)
         {
-            out.tell(Event::LeaveGroup { mac: ndp::group_mac(group), group });
+            self.groups.leave(now, group, out);
         }
     }
 
@@ -240,116 +237,6 @@ impl Lan {
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [self.cache.next(), self.claims.next(), self.groups.next()];
         deadlines.into_iter().flatten().min()
-    }
-
-    /// Takes in a frame from the LAN. ARP, neighbour solicitations and advertisements and listener
-    /// queries end here; everything else is [`Heard::Elsewhere`]. A malformed message is refused by
-    /// name.
-    pub fn input(
-        &mut self,
-        now: Instant,
-        ethernet: &Ethernet,
-        payload: &Payload<'_>,
-        out: &mut Outbox,
-    ) -> Result<Heard, Counter> {
-        let Some(kind) = Kind::of(payload) else { return Ok(Heard::Elsewhere) };
-        if ethernet.source == self.settings.mac {
-            return Ok(Heard::Silent);
-        }
-        match kind {
-            Kind::Arp(message) => match Arp::parse(message) {
-                Some(Parsed::Message(message)) => Ok(self.arp(now, &message, out)),
-                Some(Parsed::OtherOperation) => Ok(Heard::Silent),
-                None => Err(Counter::DropArpMalformed),
-            },
-            Kind::Discovery(ip) if ip.upper().fragment.is_some() => Err(Counter::DropNdpFragmented),
-            Kind::Discovery(ip) => {
-                let message = Discovery::parse(ip).ok_or(Counter::DropAnswerMalformed)?;
-                Ok(self.discovery(now, ethernet.source, message, out))
-            }
-            Kind::Query(ip) => {
-                let taken = self.groups.query(now, self.settings.mac, ip);
-                taken.map(|()| Heard::Silent).ok_or(Counter::DropAnswerMalformed)
-            }
-        }
-    }
-
-    fn arp(&mut self, now: Instant, message: &Arp, out: &mut Outbox) -> Heard {
-        let card = self.settings.mac;
-        let (sender, target) = (IpAddr::V4(message.sender), IpAddr::V4(message.target));
-        let mac = message.sender_mac;
-        if !self.is_neighbor(mac) {
-            return Heard::Silent;
-        }
-        let request = message.operation == Operation::Request;
-        if message.sender.is_unspecified() {
-            if request && self.claims.rival(now, target, mac, Rival::Probes, out) {
-                return Heard::Silent;
-            }
-        } else if self.claims.standing(sender).is_some() {
-            return self.contest(now, sender, mac, out);
-        } else {
-            let solicited = !request && sender != target;
-            let news = News { mac: Some(mac), solicited, overrides: true };
-            self.cache.heard(now, sender, news, out);
-        }
-        if !request || !self.claims.is_held(target) {
-            return Heard::Silent;
-        }
-        message.reply(card).send(mac, out);
-        Heard::Answered
-    }
-
-    fn discovery(&mut self, now: Instant, from: Mac, message: Discovery, out: &mut Outbox) -> Heard {
-        let card = self.settings.mac;
-        match message {
-            Discovery::Solicitation { source, target, link } => {
-                let mac = link.unwrap_or(from);
-                if !self.is_neighbor(mac) {
-                    return Heard::Silent;
-                }
-                let asks = IpAddr::V6(target);
-                let probe = source.is_unspecified();
-                if probe {
-                    self.claims.rival(now, asks, mac, Rival::Probes, out);
-                } else if self.claims.standing(source.into()).is_some() {
-                    return self.contest(now, source.into(), mac, out);
-                } else if link.is_some() {
-                    let news = News { mac: link, solicited: false, overrides: true };
-                    self.cache.heard(now, source.into(), news, out);
-                }
-                if !self.claims.is_held(asks) {
-                    return Heard::Silent;
-                }
-                ndp::advertise(card, target, (!probe).then_some((source, mac)), out);
-                Heard::Answered
-            }
-            Discovery::Advertisement { target, link, solicited, overrides } => {
-                if !link.is_none_or(|mac| self.is_neighbor(mac)) {
-                    return Heard::Silent;
-                }
-                if self.claims.standing(target.into()).is_some() {
-                    return self.contest(now, target.into(), link.unwrap_or(from), out);
-                }
-                let news = News { mac: link, solicited, overrides };
-                self.cache.heard(now, target.into(), news, out);
-                Heard::Silent
-            }
-        }
-    }
-
-    /// Somebody uses an address that a VM has or wants.
-    fn contest(&mut self, now: Instant, address: IpAddr, mac: Mac, out: &mut Outbox) -> Heard {
-        if !self.claims.rival(now, address, mac, Rival::Uses, out) {
-            return Heard::Silent;
-        }
-        self.say(address, Say::Announce, out);
-        Heard::Answered
-    }
-
-    /// Whether this can be the MAC address of somebody else on the LAN.
-    fn is_neighbor(&self, mac: Mac) -> bool {
-        mac != self.settings.mac && !mac.is_multicast() && mac != Mac::default()
     }
 
     fn ask(&self, ask: Ask, out: &mut Outbox) {
@@ -389,27 +276,6 @@ impl Lan {
             }
             (IpAddr::V6(address), Say::Probe) => ndp::probe(card, address, out),
             (IpAddr::V6(address), Say::Announce) => ndp::advertise(card, address, None, out),
-        }
-    }
-}
-
-/// What the LAN side looks at.
-enum Kind<'a> {
-    Arp(&'a [u8]),
-    Discovery(&'a Ip6<'a>),
-    Query(&'a Ip6<'a>),
-}
-
-impl<'a> Kind<'a> {
-    #[inline]
-    fn of(payload: &'a Payload<'a>) -> Option<Self> {
-        match payload {
-            Payload::Arp(message) => Some(Self::Arp(message)),
-            Payload::Ip6(ip) if matches!(discovery_type(ip), Some(135 | 136)) => {
-                Some(Self::Discovery(ip))
-            }
-            Payload::Ip6(ip) if groups::is_query(ip) => Some(Self::Query(ip)),
-            Payload::Ip4(_) | Payload::Ip6(_) => None,
         }
     }
 }

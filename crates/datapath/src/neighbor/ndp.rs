@@ -44,7 +44,8 @@ impl Discovery {
             SOLICITATION => {
                 let link = link_option(options, OPTION_SOURCE_LINK)?;
                 let probe = source.is_unspecified();
-                if source.is_multicast() || (probe && (link.is_some() || !is_solicited(destination)))
+                if source.is_multicast()
+                    || (probe && (link.is_some() || !is_solicited(destination)))
                 {
                     return None;
                 }
@@ -200,7 +201,13 @@ pub(super) fn advertise(
     };
     let flags = [FLAG_OVERRIDE | solicited, 0, 0, 0];
     let option = [OPTION_TARGET_LINK, 1];
-    envelope.send(HOP_LIMIT, &[], ADVERTISEMENT, &[&flags, &target.octets(), &option, &card.0], out);
+    envelope.send(
+        HOP_LIMIT,
+        &[],
+        ADVERTISEMENT,
+        &[&flags, &target.octets(), &option, &card.0],
+        out,
+    );
 }
 
 #[cfg(test)]

@@ -85,6 +85,7 @@ impl Monitor {
     }
 
     /// The next event; `None` if there is none now.
+    #[expect(clippy::should_implement_trait, reason = "it ends and goes on again, and can fail")]
     pub fn next(&mut self) -> Result<Option<Event>, NetlinkError> {
         loop {
             if let Some(event) = self.heard.pop_front() {

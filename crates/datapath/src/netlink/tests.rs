@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use super::{Address, Direction, Event, Gateway, Monitor};
-use crate::uplink::tests::world::{CARD, CARD_MAC, PEER, World, readable};
+use crate::uplink::tests::world::{CARD, CARD_MAC, PEER, World, readable, without_capabilities};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -162,18 +162,5 @@ fn who_may_not_is_told_what_is_missing() {
                 )
             );
         });
-    });
-}
-
-fn without_capabilities(something: impl FnOnce() + Send) {
-    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let none = CapabilitySet::empty();
-            let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-            set_capabilities(None, sets).unwrap();
-            something();
-        });
-        thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
     });
 }

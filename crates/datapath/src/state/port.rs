@@ -13,6 +13,7 @@
 //! 0     name: length, then the octets
 //! 72    connected, request mark, interruptions
 //! 96    features offered and acknowledged, of virtio and of the protocol
+//! 128   requests carried out, and the one at which a base died last
 //! 256   one block per ring: size, addresses, flags, fault, progress
 //! 1024  memory slots: guest address, user address, length, offset in the file
 //! ```

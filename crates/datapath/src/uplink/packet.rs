@@ -97,6 +97,7 @@ pub struct PacketUplink {
     ring: Ring,
     record: NetworkRecord,
     index: u32,
+    carrier: bool,
     /// How often a group may have been joined on this socket: once a life.
     joins: u32,
 }
@@ -149,13 +150,14 @@ impl PacketUplink {
             frame_size: geometry.frame_size,
             blocks: geometry.blocks,
         });
-        let mut uplink = Self { socket, ring, record, index, joins: 1 };
+        let mut uplink = Self { socket, ring, record, index, carrier: true, joins: 1 };
         uplink.rebind(index)?;
         Ok(uplink)
     }
 
     /// Takes over a predecessor's socket on the card that now has the interface index `index`, and
-    /// goes on in the ring where it stopped.
+    /// goes on in the ring where it stopped. If the card was taken out and came back meanwhile, the
+    /// groups have to be joined again.
     pub fn adopt(
         socket: OwnedFd,
         index: u32,
@@ -178,7 +180,12 @@ impl PacketUplink {
             record.released(released);
         }
         let joins = record.count_adoption().saturating_add(1);
-        Ok(Self { socket, ring, record, index, joins })
+        let mut uplink = Self { socket, ring, record, index, carrier: true, joins };
+        // Binding anew would lose what arrives meanwhile, so only if the card is another.
+        if sys::bound_to(uplink.socket.as_fd()).is_ok_and(|bound| bound != index) {
+            uplink.rebind(index)?;
+        }
+        Ok(uplink)
     }
 
     /// Binds to another interface: the card was taken out and came back under a new index. Groups
@@ -190,6 +197,12 @@ impl PacketUplink {
         Ok(())
     }
 
+    /// Tells whether the cable is in: the kernel throws away without a word what is sent while it
+    /// is not, so it is refused here.
+    pub fn set_carrier(&mut self, carrier: bool) {
+        self.carrier = carrier;
+    }
+
     /// Replaces the filter, without a moment in which there is none.
     pub fn set_filter(&mut self, filter: &SocketFilter) -> Result<(), UplinkError> {
         sys::attach_filter(self.socket.as_fd(), filter.as_fd())
@@ -197,6 +210,7 @@ impl PacketUplink {
     }
 
     /// Takes the next frame out of the ring, `None` if there is none.
+    #[expect(clippy::should_implement_trait, reason = "it lends, and goes on after the end")]
     pub fn next(&mut self) -> Option<Received<'_>> {
         let (count, slot) = self.ring.take()?;
         if slot.status & libc::TP_STATUS_VLAN_VALID != 0 {
@@ -241,6 +255,9 @@ impl PacketUplink {
 
     /// Sends frames in order until one is refused. No system call for an empty slice.
     pub fn send(&mut self, frames: &[Outgoing<'_>]) -> Sent {
+        if !self.carrier && !frames.is_empty() {
+            return Sent { count: 0, refused: Some(Refusal::Down) };
+        }
         let mut count = 0usize;
         let mut again = true;
         while let Some(rest) = frames.get(count..)

@@ -25,8 +25,6 @@ use super::surroundings::Surroundings;
 use super::wire::{self, Header};
 use crate::names::Side;
 
-/// Refusals of one connection that are reported one by one.
-const REPORTED_REFUSALS: u32 = 32;
 /// The body of an acknowledgement: carried out, or not.
 const DONE: u64 = 0;
 const REFUSED: u64 = 1;
@@ -44,7 +42,6 @@ pub(super) struct Session {
     pub(super) newcomer_refused: bool,
     /// Whether any request was carried out.
     pub(super) spoke: bool,
-    refusals: u32,
 }
 
 impl Session {
@@ -56,7 +53,6 @@ impl Session {
             hung_up: false,
             newcomer_refused: false,
             spoke: false,
-            refusals: 0,
         }
     }
 
@@ -96,7 +92,7 @@ impl Session {
     }
 
     fn refuse(
-        &mut self,
+        &self,
         header: Header,
         why: Refusal,
         told: bool,
@@ -106,10 +102,7 @@ impl Session {
         if message::has_answer(header) || (why.misleads() && !told) {
             return Err(Farewell::Refused { request, why });
         }
-        if self.refusals < REPORTED_REFUSALS {
-            around.tell(self.negotiation.port, PortEvent::Refused { request, why });
-        }
-        self.refusals = self.refusals.saturating_add(1);
+        around.tell(self.negotiation.port, PortEvent::Refused { request, why });
         if told {
             wire::reply(self.socket.as_fd(), header.request, &REFUSED.to_ne_bytes())?;
         }

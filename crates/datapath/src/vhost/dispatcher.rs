@@ -12,6 +12,7 @@
 //! Shutting down leaves everything as it is, in the record and with the keeper: a successor takes
 //! over. To close a port for good, remove it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -145,7 +146,7 @@ impl Dispatcher {
         let (commands, receiver) = channel();
         let mut dispatcher = Self {
             state,
-            around: Surroundings { keeper, owner, events, epoll },
+            around: Surroundings { keeper, owner, events, epoll, budgets: RefCell::default() },
             commands: receiver,
             wake: Arc::clone(&wake),
             entries: BTreeMap::new(),
@@ -241,6 +242,7 @@ impl Dispatcher {
                 Command::Remove(port, answer) => {
                     let entry = self.entries.remove(&port);
                     let _ = answer.send(entry.map(|e| e.close(&self.around)).is_some());
+                    self.around.budgets.borrow_mut().remove(&port);
                 }
                 Command::Reset(port, answer) => {
                     let entry = self.entries.get_mut(&port);

@@ -33,6 +33,8 @@ use crate::state::port::PortRecord;
 
 /// Requests of one front end that are carried out before the others get a turn.
 const REQUESTS_A_TURN: u32 = 16;
+/// Front ends that are met at one port before the others get a turn.
+const FRONT_ENDS_A_TURN: u32 = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -196,7 +198,8 @@ impl Entry {
 
     /// Takes in who waits at the listener.
     pub(super) fn accept(&mut self, around: &Surroundings) {
-        while let Some(listener) = &self.listener {
+        for _ in 0..FRONT_ENDS_A_TURN {
+            let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok(None) => return,
                 Ok(Some(socket)) => self.newcomer(socket, around),
@@ -209,6 +212,7 @@ impl Entry {
                 }
             }
         }
+        self.retry_at = Some(Instant::now());
     }
 
     fn newcomer(&mut self, socket: OwnedFd, around: &Surroundings) {

@@ -5,7 +5,8 @@ use std::io;
 use super::refusal::{Farewell, Refusal, Renegotiate, RequestCode};
 use crate::names::{PortId, Side};
 
-/// Something that happened at a port's door.
+/// Something that happened at a port's door. News only: a front end that raises events without end
+/// is not told in full, and how things stand is to be read from the port's record.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PortEvent {
@@ -38,7 +39,7 @@ pub enum PortEvent {
         /// Which.
         side: Side,
     },
-    /// A request was refused. A front end that goes on and on is reported only so often.
+    /// A request was refused.
     Refused {
         /// Which request.
         request: RequestCode,
@@ -59,6 +60,11 @@ pub enum PortEvent {
         key: String,
         /// The keeper's answer.
         source: io::Error,
+    },
+    /// More happened at this port than is told one by one.
+    Untold {
+        /// Events that were not told.
+        events: u64,
     },
     /// No front end can be accepted for now; the base tries again.
     AcceptFailed {

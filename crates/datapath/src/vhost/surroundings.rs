@@ -1,12 +1,16 @@
 //! Whom the dispatcher works with: the keeper of descriptors, the owner of rings, the listener to
 //! events, and the epoll instance.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::budget::Budget;
 use super::event::{EventSink, PortEvent};
 use super::keys::Keys;
 use super::owner::RingOwner;
@@ -19,10 +23,16 @@ pub(super) struct Surroundings {
     pub owner: Box<dyn RingOwner>,
     pub events: EventSink,
     pub epoll: OwnedFd,
+    pub budgets: RefCell<BTreeMap<PortId, Budget>>,
 }
 
 impl Surroundings {
     pub(super) fn tell(&self, port: PortId, event: PortEvent) {
+        let spent = self.budgets.borrow_mut().entry(port).or_default().spend(Instant::now());
+        let Some(untold) = spent else { return };
+        if untold > 0 {
+            (self.events)(port, PortEvent::Untold { events: untold });
+        }
         (self.events)(port, event);
     }
 

@@ -16,7 +16,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionread};
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recv, recvmsg,
     send,
@@ -75,10 +75,11 @@ pub(super) struct Message {
 /// The header of the message that lies whole in the socket's buffer, if one does.
 pub(super) fn look(socket: BorrowedFd<'_>) -> Result<Option<Header>, Farewell> {
     let mut bytes = [0; HEADER_LEN];
-    let have = match recv(socket, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+    let peek = || recv(socket, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    let have = match retry_on_intr(peek) {
         Ok((0, _)) => return Err(Farewell::HungUp),
         Ok((n, _)) => n,
-        Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+        Err(Errno::AGAIN) => return Ok(None),
         Err(Errno::CONNRESET) => return Err(Farewell::HungUp),
         Err(e) => return Err(Farewell::Socket(e)),
     };

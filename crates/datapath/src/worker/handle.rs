@@ -13,7 +13,7 @@ use super::{Command, Token, Worker};
 use crate::answer::Replies;
 use crate::deliver::Inboxes;
 use crate::event::Event;
-use crate::names::{PortId, Side};
+use crate::names::{NetworkId, PortId, Side};
 use crate::pending::Pending;
 use crate::state::StateMemory;
 use crate::storage::Storage;
@@ -31,8 +31,9 @@ pub struct WorkerHandle {
     wake: Arc<OwnedFd>,
 }
 
-/// Starts a worker without ports. What waits for a neighbour in `state` is found again; `events`
-/// is called on the worker's thread and must not block.
+/// Starts a worker without ports. It carries nothing before [`WorkerHandle::serve`]. What waits for
+/// a neighbour in `state` is found again; `events` is called on the worker's thread and must not
+/// block.
 pub fn spawn(
     state: StateMemory,
     events: Box<dyn Fn(Event) + Send>,
@@ -54,6 +55,7 @@ pub fn spawn(
         replies: Replies::default(),
         inboxes: Inboxes::default(),
         advertise_at: Instant::now(),
+        serving: false,
         stopped: false,
     };
     worker.watch(wake.as_fd(), Token::Commands, false)?;
@@ -77,6 +79,17 @@ impl WorkerHandle {
         // An eventfd at its limit wakes all the same.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         receiver.recv().map_err(|_| Gone)
+    }
+
+    /// Begins to carry datagrams: networks, ports and the rings of a predecessor are in place.
+    pub fn serve(&self) -> Result<(), Gone> {
+        self.call(|worker| {
+            worker.serving = true;
+            for id in worker.networks.ids() {
+                // What a predecessor read from the host and did not finish makes no event.
+                worker.serve_host(NetworkId(id), Instant::now());
+            }
+        })
     }
 
     /// Ends the worker's thread after the batch it is in. Rings stay as they are.

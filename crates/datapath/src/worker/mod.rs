@@ -113,11 +113,20 @@ pub struct Worker {
     inboxes: Inboxes,
     pending: Pending,
     advertise_at: Instant,
+    /// Nothing is served before everything is in place: a datagram for a port that a successor has
+    /// not taken over yet would be lost.
+    serving: bool,
     stopped: bool,
 }
 
 impl Worker {
     fn run(mut self) {
+        while !self.serving && !self.stopped {
+            match self.commands.recv() {
+                Ok(command) => command(&mut self),
+                Err(_) => return,
+            }
+        }
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(64);
         while !self.stopped {
             let now = Instant::now();

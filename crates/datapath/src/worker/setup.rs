@@ -261,8 +261,9 @@ impl Worker {
         if let Some(network) = self.networks.get_mut(id.0) {
             network.host = Some(path);
         }
-        // What a predecessor read and did not finish makes no event.
-        self.serve_host(id, Instant::now());
+        if self.serving {
+            self.serve_host(id, Instant::now());
+        }
         Ok(())
     }
 

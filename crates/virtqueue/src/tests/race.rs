@@ -2,6 +2,7 @@
 //!
 //! Threads are spawned and joined, never scoped: it knows of the one and not of the other.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,7 +93,7 @@ fn frames_cross_between_threads_that_only_look() {
         driver.sent
     });
     let (mut held, mut carried) = (None, 0);
-    while carried < COUNT {
+    while carried < COUNT && !driver.is_finished() {
         let (n, ..) = echo(&mut tx, &mut rx, &mut held);
         carried += n;
         if n == 0 {
@@ -144,7 +145,7 @@ fn no_wake_up_is_lost_between_threads_that_sleep() {
             })
         };
         let (mut held, mut carried) = (None, 0);
-        while carried < COUNT {
+        while carried < COUNT && !driver.is_finished() {
             tx.disarm();
             rx.disarm();
             let (n, call_tx, call_rx) = echo(&mut tx, &mut rx, &mut held);
@@ -210,7 +211,7 @@ fn rewrite(queue: &DriverQueue, tables: &[GuestAddress], data: &[GuestAddress], 
 
 #[test]
 fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more() {
-    const ENOUGH: u64 = 20_000;
+    const ENOUGH: u64 = 500;
     for writable in [false, true] {
         let memory = memory();
         let mut queue = DriverQueue::new(memory.clone(), 16, RICH, 0);
@@ -228,17 +229,14 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
             let stop = stop.clone();
             thread::spawn(move || rewrite(&queue, &tables, &data, &stop))
         };
-        let (mut frames, mut faults) = (0, 0);
-        let mut count = |fault: Option<RingFault>| match fault {
-            None => frames += 1,
-            Some(_) => faults += 1,
+        let (frames, faults) = (Cell::new(0), Cell::new(0));
+        let count = |fault: Option<RingFault>| {
+            let counter = if fault.is_none() { &frames } else { &faults };
+            counter.set(counter.get() + 1);
         };
         let limit = Instant::now() + Duration::from_secs(60);
         let mut room = [0; 300];
-        for round in 0.. {
-            if round % 64 == 0 && Instant::now() > limit {
-                break;
-            }
+        while (frames.get() < ENOUGH || faults.get() < ENOUGH) && Instant::now() < limit {
             if writable {
                 let Ok(mut rx) = RxQueue::resume(shared.clone(), layout, RICH) else { continue };
                 while let Ok(Delivered::Written) = rx.deliver(&HEADER, &[&room]) {
@@ -254,12 +252,11 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
                 count(tx.copy_next(&mut room).err());
                 let _ = (tx.complete(), tx.arm());
             }
-            if round > ENOUGH {
-                break;
-            }
+            thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);
         driver.join().unwrap();
-        assert!(frames >= 100 && faults >= 100, "{frames} frames, {faults} faults: no contest");
+        assert!(frames.get() >= ENOUGH, "{} frames: no contest", frames.get());
+        assert!(faults.get() >= ENOUGH, "{} faults: no contest", faults.get());
     }
 }

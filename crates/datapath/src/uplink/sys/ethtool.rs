@@ -15,6 +15,8 @@ const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETH_SS_FEATURES: u32 = 4;
 /// Octets of a name.
 const NAME_LEN: usize = 32;
+/// 32-bit words of a name.
+const NAME_WORDS: usize = NAME_LEN / size_of::<u32>();
 /// Names that any kernel could have, by far.
 const MAX_FEATURES: u32 = 1024;
 
@@ -42,13 +44,12 @@ fn count(interface: &str) -> io::Result<u32> {
 
 /// Names of all features; a feature's number is its place.
 fn names(interface: &str, count: u32) -> io::Result<Vec<String>> {
-    let words_per_name = NAME_LEN / size_of::<u32>();
     let mut words = vec![ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count];
-    words.resize((count as usize).saturating_mul(words_per_name).saturating_add(3), 0);
+    words.resize((count as usize).saturating_mul(NAME_WORDS).saturating_add(3), 0);
     command(interface, &mut words)?;
     let text = words.get(3..).unwrap_or(&[]);
     Ok(text
-        .chunks_exact(words_per_name)
+        .chunks_exact(NAME_WORDS)
         .map(|name| {
             let octets = name.iter().flat_map(|w| w.to_ne_bytes());
             octets.take_while(|&b| b != 0).map(char::from).collect()

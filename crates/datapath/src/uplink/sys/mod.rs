@@ -9,7 +9,9 @@ mod ring;
 mod tun;
 
 pub(super) use ethtool::{Features, features, set_features};
-pub(super) use packet::{attach_filter, bind, join, make_ring, packet_socket, set_int, statistics};
+pub(super) use packet::{
+    attach_filter, bind, bound_to, join, make_ring, packet_socket, set_int, statistics,
+};
 pub(super) use ring::{Geometry, Ring};
 pub(super) use tun::{device_name, make_device, read_into, set_device_offloads};
 

@@ -91,6 +91,18 @@ pub(in super::super) fn bind(socket: BorrowedFd<'_>, index: u32) -> io::Result<(
     .map(|_| ())
 }
 
+/// The interface a socket is bound to; 0 if that is gone.
+pub(in super::super) fn bound_to(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: `sockaddr_ll` is plain data; all zeroes is a valid one.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_ll>() as socklen_t;
+    // SAFETY: the kernel writes at most `len` octets, the size of `address`.
+    check(unsafe {
+        libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len)
+    })?;
+    Ok(u32::try_from(address.sll_ifindex).unwrap_or(0))
+}
+
 /// Lets frames to a multicast group through the card, or undoes one such call.
 pub(in super::super) fn join(
     socket: BorrowedFd<'_>,

@@ -293,3 +293,16 @@ fn the_filter_of_a_kept_socket_can_be_replaced() {
         assert_eq!(got(&mut uplink), [datagram]);
     });
 }
+
+#[test]
+fn the_older_place_for_filters_serves_as_well() {
+    World::run(|world| {
+        let (guard, _) = guarded(world);
+        let index = world.card.index;
+        world.netlink.add_ingress(index);
+        guard.attach(&mut world.netlink, index).unwrap();
+        assert_eq!(names(world), [(1, Some("ipvisor:test:lan".into()))]);
+        Guard::detach(&mut world.netlink, index, "ipvisor:test:lan").unwrap();
+        assert_eq!(names(world), []);
+    });
+}

@@ -3,5 +3,6 @@
 mod guard;
 mod offloads;
 mod packet;
+mod privileges;
 mod tun;
 pub(crate) mod world;

@@ -14,7 +14,8 @@ fn on(name: &str) -> bool {
     features(CARD).unwrap().is_on(name)
 }
 
-fn turn(name: &str, value: bool) {
+/// Turns a feature of the card on or off.
+pub(super) fn turn(name: &str, value: bool) {
     set_features(CARD, &features(CARD).unwrap(), &[name], value).unwrap();
     assert_eq!(on(name), value, "{name}");
 }

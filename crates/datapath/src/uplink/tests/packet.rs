@@ -104,6 +104,28 @@ fn a_frame_goes_out_with_what_was_left_to_offload_done_or_passed_on() {
 }
 
 #[test]
+fn what_others_on_this_machine_send_is_not_seen_either() {
+    World::run(|world| {
+        world.address();
+        let everything = SocketFilter::keeping(-1);
+        let mut uplink =
+            PacketUplink::open(world.card.index, 15, &everything, &state(), NETWORK).unwrap();
+        let peer = world.peer();
+        let host = std::net::UdpSocket::bind("203.0.113.1:0").unwrap();
+        host.set_broadcast(true).unwrap();
+        host.send_to(b"all", "255.255.255.255:9").unwrap();
+        while peer.receive().1[12..14] != [8, 0] {}
+        peer.send(&numbered(5));
+        let mut seen = Vec::new();
+        while !seen.contains(&5) {
+            let (_, bytes) = take(&mut uplink);
+            assert_ne!(bytes[6..12], CARD_MAC.0, "its own frame");
+            seen.push(if bytes[12..14] == [8, 0] { number(&bytes) } else { 0 });
+        }
+    });
+}
+
+#[test]
 fn more_frames_than_fit_one_call_go_out_in_order() {
     World::run(|world| {
         let mut uplink = open(world, &state());
@@ -121,7 +143,7 @@ fn more_frames_than_fit_one_call_go_out_in_order() {
 }
 
 /// A large TCP send: headers, then `len` octets of payload, checksum left open.
-fn large_send(from: &str, to: &str, len: usize) -> (NetHeader, Vec<u8>) {
+pub(super) fn large_send(from: &str, to: &str, len: usize) -> (NetHeader, Vec<u8>) {
     let mut tcp = vec![0x10, 0x00, 0x20, 0x00, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff];
     tcp.extend([0, 0, 0, 0]);
     tcp.extend((0..len).map(|i| i as u8));
@@ -302,6 +324,20 @@ fn a_link_that_is_down_refuses_by_name_and_works_at_once_when_it_is_up_again() {
 }
 
 #[test]
+fn without_a_cable_frames_are_refused_rather_than_thrown_away() {
+    World::run(|world| {
+        let mut uplink = open(world, &state());
+        let datagram = ip4("203.0.113.10", "203.0.113.2", 253, b"out");
+        uplink.set_carrier(false);
+        let refused = Sent { count: 0, refused: Some(Refusal::Down) };
+        assert_eq!(uplink.send(&[outgoing(&datagram)]), refused);
+        assert_eq!(uplink.send(&[]), Sent { count: 0, refused: None });
+        uplink.set_carrier(true);
+        assert_eq!(uplink.send(&[outgoing(&datagram)]).refused, None);
+    });
+}
+
+#[test]
 fn a_frame_too_long_for_the_card_is_refused_and_those_before_it_went() {
     World::run(|world| {
         let mut uplink = open(world, &state());
@@ -325,6 +361,20 @@ fn a_card_that_was_taken_out_and_came_back_is_used_again() {
         peer.send(&numbered(3));
         assert_eq!(number(&take(&mut uplink).1), 3);
         assert_eq!(uplink.send(&[outgoing(&datagram)]), Sent { count: 1, refused: None });
+    });
+}
+
+#[test]
+fn a_successor_finds_the_card_that_came_back_while_nobody_looked() {
+    World::run(|world| {
+        let state = state();
+        let uplink = open(world, &state);
+        let kept = uplink.as_fd().try_clone_to_owned().unwrap();
+        drop(uplink);
+        world.replace_card();
+        let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
+        world.peer().send(&numbered(3));
+        assert_eq!(number(&take(&mut uplink).1), 3);
     });
 }
 

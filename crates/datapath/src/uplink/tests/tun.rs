@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use virtqueue::NetHeader;
 
-use super::world::{World, ip4, readable, readable_within};
+use super::packet::large_send;
+use super::world::{World, frame_in, ip4, readable, readable_within, sysctl};
 use crate::names::NetworkId;
 use crate::state::StateMemory;
 use crate::state::network::HostSlot;
@@ -79,6 +80,33 @@ fn the_checksum_is_left_to_whoever_takes_the_datagram() {
         assert_eq!(datagram[9], 6, "TCP");
         assert_eq!(header.flags, NetHeader::F_NEEDS_CSUM);
         assert_eq!((header.csum_start, header.csum_offset), (20, 16));
+    });
+}
+
+#[test]
+fn large_sends_stay_whole_both_ways() {
+    World::run(|world| {
+        let mut path = open(world, &StateMemory::create().unwrap().0);
+        // The host forwards here, so that what it sends and gets is made by the test.
+        sysctl("ipv4/ip_forward", "1");
+        let peer = world.peer();
+        let (header, datagram) = large_send("203.0.113.2", "203.0.113.10", 50_000);
+        peer.send_with(header, &frame_in(0x0800, &datagram));
+        let (seen, read) = read(&mut path);
+        assert_eq!((read.len(), &read[20..]), (datagram.len(), &datagram[20..]));
+        let kept = (NetHeader::GSO_TCPV4, 1448, 20, 16);
+        assert_eq!((seen.gso_type, seen.gso_size, seen.csum_start, seen.csum_offset), kept);
+
+        let (header, datagram) = large_send("203.0.113.10", "203.0.113.2", 50_000);
+        path.send(NetHeader { csum_start: 20, hdr_len: 40, ..header }, &datagram).unwrap();
+        loop {
+            let (seen, frame) = peer.receive();
+            if frame[12..14] == [8, 0] && frame[23] == 6 {
+                assert_eq!((seen.gso_type, seen.gso_size), (NetHeader::GSO_TCPV4, 1448));
+                assert!(frame[34..] == datagram[20..]);
+                break;
+            }
+        }
     });
 }
 

@@ -258,3 +258,17 @@ pub(crate) fn arp_request(from: &str, target: &str) -> Vec<u8> {
     bytes.extend(target.octets());
     bytes
 }
+
+/// Does something on a thread that has no capability at all.
+pub(crate) fn without_capabilities(something: impl FnOnce() + Send) {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let none = CapabilitySet::empty();
+            let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+            set_capabilities(None, sets).unwrap();
+            something();
+        });
+        thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+    });
+}

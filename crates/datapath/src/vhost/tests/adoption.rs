@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use proptest::prelude::*;
 use vhost::vhost_user::message::FrontendReq;
 
 use super::stage::{FEATURES, Guest, ID, Message, PATIENCE, Stage, Step};
@@ -109,7 +110,8 @@ fn a_front_end_that_left_while_there_was_no_base_is_found_gone() {
         stage.succeed()
     };
     stage.add(stage.door()).unwrap();
-    stage.connect().say(&guest.conversation());
+    let mut next = stage.connect();
+    next.say(&guest.conversation());
     assert_eq!(stage.owner.running(), 2);
 }
 
@@ -149,9 +151,11 @@ fn a_record_that_contradicts_what_was_kept_costs_the_connection_only() {
             |s| {
                 let slot = s.record().slot(0).unwrap();
                 s.record().set_slot(2, Some(slot));
+                s.record().open_request(1);
                 let file = s.keeper.kept().remove("port/web/memory/0").unwrap();
                 let file = std::os::fd::AsFd::as_fd(&file);
                 crate::keeper::Keeper::keep(&*s.keeper, "port/web/memory/2", file).unwrap();
+                s.record().close_request();
             },
             |w| matches!(w, Renegotiate::Refused(Refusal::Memory(_))),
         ),
@@ -245,4 +249,38 @@ fn a_door_that_cannot_be_opened_shuts_the_predecessors_front_end_out() {
     assert!(stage.add(door).is_err());
     assert!(front.is_hung_up());
     assert_eq!(stage.owner.running(), 0);
+}
+
+#[test]
+fn no_spoilt_record_harms_the_successor() {
+    let word = prop_oneof![
+        Just(0u64),
+        Just(u64::MAX),
+        (0..64u32).prop_map(|n| 1 << n),
+        (0..256u64),
+        any::<u64>(),
+    ];
+    // The rings, the memory slots, and what lies before them.
+    let place = prop_oneof![8..18usize, 32..64usize, 128..160usize];
+    let spoilt = prop::collection::vec((place, word), 1..5);
+    let guest = Guest::new();
+    let config = ProptestConfig::with_cases(128);
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let outcome = runner.run(&spoilt, |words| {
+        let (stage, front) = negotiated(&guest);
+        for (place, word) in words {
+            stage.state.put(crate::state::port_at(ID) + place * 8, word);
+        }
+        let stage = stage.succeed();
+        stage.add(stage.door()).unwrap();
+        prop_assert!(stage.handle.answers_within(PATIENCE));
+        drop(front);
+        stage.handle.reset_port(ID);
+        prop_assert_eq!(stage.owner.running(), 0);
+        let mut next = stage.connect();
+        next.say(&guest.conversation());
+        prop_assert_eq!(stage.owner.running(), 2);
+        Ok(())
+    });
+    outcome.unwrap();
 }

@@ -30,35 +30,42 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const ID: PortId = PortId(5);
 pub(super) const NAME: &str = "web";
 
-/// A keeper that keeps duplicates in a map, as the holder does in its process.
+/// A keeper that keeps duplicates in a map, as the holder does in its process. It sees that a
+/// connection's descriptors come under the mark only: a base that dies meanwhile leaves it standing.
 #[derive(Default)]
-pub(super) struct TestKeeper(Mutex<BTreeMap<String, OwnedFd>>);
+pub(super) struct TestKeeper {
+    kept: Mutex<BTreeMap<String, OwnedFd>>,
+    record: Mutex<Option<PortRecord>>,
+}
 
 impl TestKeeper {
     pub(super) fn keys(&self) -> Vec<String> {
-        self.0.lock().unwrap().keys().cloned().collect()
+        self.kept.lock().unwrap().keys().cloned().collect()
     }
 
     /// Duplicates of everything.
     pub(super) fn kept(&self) -> Kept {
-        let kept = self.0.lock().unwrap();
+        let kept = self.kept.lock().unwrap();
         kept.iter().map(|(key, fd)| (key.clone(), fd.try_clone().unwrap())).collect()
     }
 }
 
 impl Keeper for TestKeeper {
     fn keep(&self, key: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.0.lock().unwrap().insert(key.to_owned(), fd.try_clone_to_owned()?);
+        let marked = |record: &PortRecord| record.request_open().is_some();
+        let connection = key.starts_with("port/web/") && !key.ends_with("listener");
+        assert!(!connection || self.record.lock().unwrap().as_ref().is_none_or(marked), "{key}");
+        self.kept.lock().unwrap().insert(key.to_owned(), fd.try_clone_to_owned()?);
         Ok(())
     }
 
     fn forget(&self, key: &str) -> io::Result<()> {
-        self.0.lock().unwrap().remove(key);
+        self.kept.lock().unwrap().remove(key);
         Ok(())
     }
 
     fn forget_all(&self, prefix: &str) -> io::Result<()> {
-        self.0.lock().unwrap().retain(|key, _| !key.starts_with(prefix));
+        self.kept.lock().unwrap().retain(|key, _| !key.starts_with(prefix));
         Ok(())
     }
 }
@@ -159,6 +166,7 @@ impl Stage {
         state_fd: OwnedFd,
         keeper: Arc<TestKeeper>,
     ) -> Self {
+        *keeper.record.lock().unwrap() = Some(PortRecord::of(&state, ID));
         let owner = TestOwner::default();
         let (tell, events) = channel();
         let sink = Box::new(move |port, event| {

@@ -1,0 +1,120 @@
+//! A VM's disks, opened by the base.
+//!
+//! # Theory of operation
+//! The vessel gets a disk as an open descriptor. One kind cannot be given that way: a qcow2 image
+//! with a backing file, which QEMU looks for beside the image; there it gets the path.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+
+use crate::config::{Disk, DiskFormat};
+
+/// A disk, open.
+#[derive(Debug)]
+pub struct OpenDisk {
+    /// How the vessel reaches it.
+    pub access: Access,
+    /// How its octets are arranged.
+    pub format: DiskFormat,
+    /// Whether it is a block device rather than a file.
+    pub device: bool,
+    /// Whether the guest can only read it.
+    pub readonly: bool,
+}
+
+/// How a vessel reaches a disk.
+#[derive(Debug)]
+pub enum Access {
+    /// By this descriptor.
+    Descriptor(OwnedFd),
+    /// By name.
+    Path(PathBuf),
+}
+
+impl OpenDisk {
+    /// Opens a disk as the configuration describes it.
+    pub fn open(disk: &Disk) -> io::Result<Self> {
+        let named =
+            |e: io::Error| io::Error::new(e.kind(), format!("disk {}: {e}", disk.path.display()));
+        let mut file = File::options()
+            .read(true)
+            .write(!disk.readonly)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open(&disk.path)
+            .map_err(named)?;
+        let kind = file.metadata().map_err(named)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(named(io::Error::other("neither a file nor a block device")));
+        }
+        let backed =
+            disk.format == DiskFormat::Qcow2 && has_backing_file(&mut file).map_err(named)?;
+        let access = if backed {
+            Access::Path(disk.path.clone())
+        } else {
+            // Opened anew without O_NONBLOCK: the vessel inherits the flags of what it is given.
+            rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty())?;
+            Access::Descriptor(file.into())
+        };
+        let (format, readonly) = (disk.format, disk.readonly);
+        Ok(Self { access, format, device: kind.is_block_device(), readonly })
+    }
+}
+
+/// Whether a qcow2 header names a backing file: octets 8 to 15 say where its name is.
+fn has_backing_file(file: &mut File) -> io::Result<bool> {
+    let mut header = [0; 16];
+    file.read_exact(&mut header)?;
+    let (magic, offset) = (header.first_chunk::<4>(), header.last_chunk::<8>());
+    if magic != Some(b"QFI\xfb") {
+        return Err(io::Error::other("not a qcow2 image"));
+    }
+    Ok(offset != Some(&[0; 8]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qcow2(backing: u64) -> Vec<u8> {
+        let mut image = b"QFI\xfb\0\0\0\x03".to_vec();
+        image.extend(backing.to_be_bytes());
+        image.resize(512, 0);
+        image
+    }
+
+    #[test]
+    fn a_disk_is_given_by_descriptor_unless_its_backing_file_must_be_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        for (contents, format, by_descriptor) in [
+            (vec![0; 512], DiskFormat::Raw, true),
+            (qcow2(0), DiskFormat::Qcow2, true),
+            (qcow2(104), DiskFormat::Qcow2, false),
+            (qcow2(104), DiskFormat::Raw, true),
+        ] {
+            std::fs::write(&path, contents).unwrap();
+            let disk = Disk { path: path.clone(), format, readonly: false };
+            let open = OpenDisk::open(&disk).unwrap();
+            assert_eq!(matches!(open.access, Access::Descriptor(_)), by_descriptor);
+        }
+    }
+
+    #[test]
+    fn what_is_no_disk_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        std::fs::write(&path, [0; 512]).unwrap();
+        for (path, format) in [
+            (path, DiskFormat::Qcow2),
+            (dir.path().join("none"), DiskFormat::Raw),
+            (PathBuf::from("/dev/null"), DiskFormat::Raw),
+        ] {
+            let disk = Disk { path: path.clone(), format, readonly: true };
+            let error = OpenDisk::open(&disk).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("disk {}: ", path.display())), "{error}");
+        }
+    }
+}
