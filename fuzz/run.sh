@@ -18,7 +18,7 @@ coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-trace-compares
     -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
 export RUSTC_BOOTSTRAP=1
-export RUSTFLAGS="${coverage//$'\n'/ } -Zsanitizer=address -Ccodegen-units=1 --cfg fuzzing"
+export RUSTFLAGS="${coverage//$'\n'/ } -Zsanitizer=address --cfg fuzzing"
 # A build directory of its own: other flags, other artefacts.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-../target}/fuzz
 # The base's own handlers for torn memory are part of what is tested.

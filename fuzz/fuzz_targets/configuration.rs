@@ -39,7 +39,9 @@ fuzz_target!(|text: &str| {
                 let whole = mistake.at.clone().unwrap_or(0..0);
                 assert!(text.get(whole).is_some(), "a place that is not in the text");
             }
-            assert!(!errors.to_string().is_empty());
+            let shown = errors.to_string();
+            assert!(!shown.is_empty());
+            assert!(!shown.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
         }
     }
 });

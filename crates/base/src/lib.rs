@@ -14,3 +14,4 @@ pub mod keeper;
 pub mod ledger;
 pub mod readable;
 pub mod state_dir;
+pub mod vm;

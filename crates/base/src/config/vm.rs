@@ -178,7 +178,7 @@ fn path(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
 fn file(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
     let path = path(text, around)?;
     match look(&path, around)? {
-        Found::File(_) => Ok(path),
+        Found::File(_) | Found::Unseen => Ok(path),
         _ => Err(Wrong::new(format!("`{}` is not a file", path.display()))),
     }
 }
@@ -394,22 +394,26 @@ fn check_disk(
     around: &Surroundings<'_>,
 ) -> Result<Disk, Wrong> {
     let path = path(text, around)?;
-    let (Found::File(head) | Found::BlockDevice(head)) = look(&path, around)? else {
-        let wrong = format!("`{}` is neither a file nor a block device", path.display());
-        return Err(Wrong::new(wrong));
+    let head = match look(&path, around)? {
+        Found::File(head) | Found::BlockDevice(head) => Some(head),
+        Found::Unseen => None,
+        Found::Directory | Found::Other => {
+            let wrong = format!("`{}` is neither a file nor a block device", path.display());
+            return Err(Wrong::new(wrong));
+        }
     };
     let named = match path.extension() {
         Some(e) if e.eq_ignore_ascii_case("qcow2") => Some(DiskFormat::Qcow2),
         Some(e) if e.eq_ignore_ascii_case("raw") => Some(DiskFormat::Raw),
         _ => None,
     };
-    let is_qcow2 = head == QCOW2_MAGIC;
+    let is_qcow2 = head.map(|head| head == QCOW2_MAGIC);
     match format.or(named) {
-        Some(DiskFormat::Qcow2) if !is_qcow2 => {
+        Some(DiskFormat::Qcow2) if is_qcow2 == Some(false) => {
             Err(Wrong::new(format!("`{}` is not a qcow2 image", path.display()))
                 .help(format!("if it is a raw one: {{ path = \"{text}\", format = \"raw\" }}")))
         }
-        None if is_qcow2 => Err(Wrong::new(format!(
+        None if is_qcow2 == Some(true) => Err(Wrong::new(format!(
             "`{}` is a qcow2 image, or a guest made it look like one",
             path.display()
         ))

@@ -192,6 +192,15 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 impl Process {
+    /// The process behind a pidfd that somebody else opened. `None`: it has ended.
+    pub fn from_pidfd(pidfd: OwnedFd) -> Option<Self> {
+        let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+        let info = std::fs::read_to_string(path).ok()?;
+        let line = info.lines().find_map(|l| l.strip_prefix("Pid:"))?;
+        let pid = line.trim().parse().ok()?;
+        Some(Self { pid, pidfd })
+    }
+
     /// The process as a descriptor.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
@@ -253,8 +262,11 @@ mod tests {
         let process = shell(free(&path), "exec sleep 600", dir.path(), &[]);
         let Vacancy::Taken(found) = Lock::take(&path).unwrap() else { panic!("not found") };
         assert_eq!(found.pid, process.pid);
+        let kept = process.pidfd.try_clone().unwrap();
+        assert_eq!(Process::from_pidfd(kept).unwrap().pid, process.pid);
         pidfd_send_signal(&found.pidfd, Signal::KILL).unwrap();
         assert_eq!(wait(&process), None);
+        assert!(Process::from_pidfd(process.pidfd).is_none());
         free(&path);
     }
 

@@ -21,6 +21,7 @@
 //! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
 
 pub(crate) mod network;
+pub mod pending;
 pub mod port;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

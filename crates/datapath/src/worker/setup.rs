@@ -22,7 +22,7 @@ use crate::answer::{self, LastInch};
 use crate::event::Event;
 use crate::fib::{Taken, Target};
 use crate::limiter::Limiter;
-use crate::names::{NetworkId, PortId, Side};
+use crate::names::{NetworkId, Owner, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
 use crate::state::port::PortRecord;
@@ -69,6 +69,16 @@ impl WorkerHandle {
     /// Serves a network from now on. One with the same record is replaced, its list lost.
     pub fn add_network(&self, setup: NetworkSetup) -> Result<(), Gone> {
         self.call(move |worker| worker.add_network(setup))
+    }
+
+    /// Changes what a network's links carry and how the base speaks for it to the outside.
+    pub fn update_network(&self, id: NetworkId, mtu: u32, outward: LastInch) -> Result<(), Gone> {
+        self.call(move |worker| {
+            if let Some(network) = worker.networks.get_mut(id.0) {
+                network.mtu = mtu;
+                network.outward = outward;
+            }
+        })
     }
 
     /// Ends serving a network; its card and TUN device are closed here.
@@ -219,6 +229,7 @@ impl Worker {
     fn remove_port(&mut self, id: PortId) {
         self.stop_ring(id, Side::Tx);
         self.stop_ring(id, Side::Rx);
+        self.forget_waiting(Owner::Port(id));
         if let Some(port) = self.ports.take(id.0)
             && let Some(network) = self.networks.get_mut(port.network.0)
         {

@@ -1,0 +1,288 @@
+//! Forms a VM: takes what it needs from the ledger, makes its memory, opens its disks, starts its
+//! vessel, and has a successor's descriptors kept.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use datapath::names::Mac;
+
+use super::Shared;
+use crate::config::{Engine, Machine, Vm, mac_of};
+use crate::engine::disk::{Access, OpenDisk};
+use crate::engine::memory;
+use crate::engine::qemu::{self, Vessel};
+use crate::engine::spawn::{Launch, Lock, Process, Vacancy, find_program};
+use crate::ledger::{Claim, Refusal};
+use crate::state_dir::{StateDir, StateDirError};
+
+/// Octets of a vessel's messages before they are put aside.
+const LOG_LIMIT: u64 = 1 << 20;
+/// Octets at the end of a vessel's messages in which its last words are looked for.
+const LAST_WORDS: u64 = 4096;
+/// Characters of its last words that are passed on.
+const LONGEST_WORDS: usize = 300;
+
+/// What is to be formed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The VM's name.
+    pub(super) name: String,
+    pub(super) machine: Machine,
+    vm: Vm,
+    mac: Mac,
+    mtu: Option<u16>,
+    port: PathBuf,
+}
+
+impl Plan {
+    /// A VM of the configuration. `port`: where the base listens for its network card; `mtu`: the
+    /// largest datagram it is told of, unless it has its own. `None` if somebody else forms it.
+    pub fn new(name: &str, vm: &Vm, port: PathBuf, mtu: Option<u16>) -> Option<Self> {
+        let Engine::Qemu(machine) = &vm.engine else { return None };
+        Some(Self {
+            name: name.to_owned(),
+            machine: machine.clone(),
+            mac: vm.mac.unwrap_or_else(|| mac_of(&vm.network, name)),
+            mtu: vm.mtu.or(mtu),
+            vm: vm.clone(),
+            port,
+        })
+    }
+
+    /// What it needs from the ledger.
+    pub(super) fn claim(&self) -> io::Result<Claim> {
+        Claim::of(&self.vm)
+    }
+}
+
+/// Why a VM could not be formed.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// The ledger does not give it what it needs.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// QEMU is not installed.
+    #[error(
+        "there is no {} in PATH: install QEMU (Debian: apt install qemu-system-x86)",
+        qemu::PROGRAM
+    )]
+    NoProgram,
+    /// A vessel of that name lives that nobody knew of.
+    #[error("process {pid} runs VM `{vm}` already")]
+    Lives {
+        /// The VM.
+        vm: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// The kernel refused something.
+    #[error("VM `{vm}`: cannot {what}: {source}")]
+    Step {
+        /// The VM.
+        vm: String,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Where the files of one VM are: all below `vm` in the state directory.
+#[derive(Clone, Debug)]
+pub(super) struct Paths {
+    directory: PathBuf,
+    /// The console's socket.
+    pub(super) console: PathBuf,
+    /// The monitor's socket.
+    pub(super) monitor: PathBuf,
+    /// What a successor must know.
+    pub(super) record: PathBuf,
+    /// Held by the vessel; says which process that is.
+    pub(super) lock: PathBuf,
+    /// What the vessel complains of.
+    log: PathBuf,
+    /// What the console showed.
+    pub(super) console_log: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn of(state_dir: &StateDir, vm: &str) -> Result<Self, StateDirError> {
+        let directory = state_dir.vm_directory();
+        let file = |what: &str| directory.join(format!("{vm}.{what}"));
+        Ok(Self {
+            console: state_dir.vm_socket(vm, "console")?,
+            monitor: state_dir.vm_socket(vm, "monitor")?,
+            record: file("json"),
+            lock: file("pid"),
+            log: file("log"),
+            console_log: file("console.log"),
+            directory,
+        })
+    }
+
+    /// The last thing that the vessel said since its log had `from` octets.
+    pub(super) fn last_words(&self, from: u64) -> Option<String> {
+        let mut file = File::open(&self.log).ok()?;
+        let len = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(from.max(len.saturating_sub(LAST_WORDS)))).ok()?;
+        let mut octets = Vec::new();
+        file.take(LAST_WORDS).read_to_end(&mut octets).ok()?;
+        let text = String::from_utf8_lossy(&octets);
+        let line = text.lines().map(str::trim).rfind(|l| !l.is_empty())?;
+        // The time and the program's name in front of it are no news.
+        let program = format!("{}: ", qemu::PROGRAM);
+        let words = line.split_once(&program).map_or(line, |(_, words)| words);
+        Some(words.chars().filter(|c| !c.is_control()).take(LONGEST_WORDS).collect())
+    }
+}
+
+/// A VM that was formed.
+#[derive(Debug)]
+pub(super) struct Formed {
+    pub(super) process: Process,
+    /// Octets of the vessel's log before it said anything.
+    pub(super) log_from: u64,
+    /// What did not go as it should, without keeping the VM from running.
+    pub(super) troubles: Vec<String>,
+}
+
+/// Forms the VM. What the ledger gave stays with it until [`dissolve`].
+pub(super) fn form(plan: &Plan, paths: &Paths, shared: &Shared) -> Result<Formed, FormError> {
+    let claim = plan.claim().map_err(|e| step(plan, "find its disks", e))?;
+    shared.ledger().take(&plan.name, claim)?;
+    let formed = form_from(plan, paths, shared);
+    if formed.is_err() {
+        shared.ledger().give_back(&plan.name);
+    }
+    formed
+}
+
+fn step(plan: &Plan, what: &'static str, source: io::Error) -> FormError {
+    FormError::Step { vm: plan.name.clone(), what, source }
+}
+
+fn form_from(plan: &Plan, paths: &Paths, shared: &Shared) -> Result<Formed, FormError> {
+    let lock = match Lock::take(&paths.lock).map_err(|e| step(plan, "take its lock", e))? {
+        Vacancy::Free(lock) => lock,
+        Vacancy::Taken(process) => {
+            return Err(FormError::Lives { vm: plan.name.clone(), pid: process.pid });
+        }
+    };
+    let program = shared.qemu.clone().or_else(|| find_program(qemu::PROGRAM));
+    let program = program.ok_or(FormError::NoProgram)?;
+    let machine = &plan.machine;
+    let memory =
+        memory::sealed(&plan.name, machine.memory).map_err(|e| step(plan, "make its memory", e))?;
+    let disks = machine
+        .disks
+        .iter()
+        .map(OpenDisk::open)
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|e| step(plan, "open its disks", e))?;
+    let (log, log_from) = logs(paths).map_err(|e| step(plan, "open its log", e))?;
+    let arguments = qemu::arguments(&Vessel {
+        name: &plan.name,
+        accel: shared.accel,
+        cpus: machine.cpus,
+        memory: machine.memory,
+        memory_fd: memory.as_raw_fd(),
+        port: &plan.port,
+        mac: plan.mac,
+        mtu: plan.mtu,
+        kernel: machine.kernel.as_ref(),
+        disks: &disks,
+        console: &paths.console,
+        console_log: &paths.console_log,
+        monitor: &paths.monitor,
+    });
+    let mut inherit: Vec<BorrowedFd<'_>> = vec![memory.as_fd()];
+    inherit.extend(disks.iter().filter_map(|disk| match &disk.access {
+        Access::Descriptor(fd) => Some(fd.as_fd()),
+        Access::Path(_) => None,
+    }));
+    let launch = Launch {
+        program: &program,
+        arguments: &arguments,
+        inherit: &inherit,
+        log: &log,
+        directory: &paths.directory,
+    };
+    let process = lock.launch(&launch).map_err(|e| step(plan, "start its vessel", e))?;
+    let mut troubles = Vec::new();
+    for (what, fd) in [("memory", memory.as_fd()), ("pidfd", process.as_fd())] {
+        if let Err(error) = shared.keeper.keep(&key(&plan.name, what), fd) {
+            troubles.push(format!("a successor of this base will not have its {what}: {error}"));
+        }
+    }
+    Ok(Formed { process, log_from, troubles })
+}
+
+/// Gives back everything of a VM whose vessel has ended.
+pub(super) fn dissolve(plan: &Plan, shared: &Shared) {
+    shared.ledger().give_back(&plan.name);
+    for what in ["memory", "pidfd"] {
+        // What cannot be forgotten is a holder that is gone, and with it what it kept.
+        let _ = shared.keeper.forget(&key(&plan.name, what));
+    }
+}
+
+fn key(vm: &str, what: &str) -> String {
+    format!("vm/{vm}/{what}")
+}
+
+/// The vessel's log, and how long it is; what the console showed before is put aside.
+fn logs(paths: &Paths) -> io::Result<(File, u64)> {
+    put_aside(&paths.console_log, 0)?;
+    put_aside(&paths.log, LOG_LIMIT)?;
+    let log = File::options().append(true).create(true).open(&paths.log)?;
+    let len = log.metadata()?.len();
+    Ok((log, len))
+}
+
+/// Renames a file that is longer than `limit`, in the place of the one before it.
+fn put_aside(path: &Path, limit: u64) -> io::Result<()> {
+    let mut old = path.as_os_str().to_owned();
+    old.push(".1");
+    match std::fs::metadata(path) {
+        Ok(found) if found.len() > limit => std::fs::rename(path, old),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_the_last_line_since_the_start_without_time_and_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::at(dir.path());
+        std::fs::create_dir(state_dir.vm_directory()).unwrap();
+        let paths = Paths::of(&state_dir, "web").unwrap();
+        assert_eq!(paths.last_words(0), None);
+        let old = "an older complaint\n";
+        let new = "2026-01-01T00:00:00.0Z qemu-system-x86_64: -kernel: \u{1b}[2Jno such file\n\n";
+        std::fs::write(&paths.log, format!("{old}{new}")).unwrap();
+        assert_eq!(paths.last_words(0).unwrap(), "-kernel: [2Jno such file");
+        std::fs::write(&paths.log, old).unwrap();
+        assert_eq!(paths.last_words(old.len() as u64), None);
+    }
+
+    #[test]
+    fn the_console_of_the_run_before_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::at(dir.path());
+        std::fs::create_dir(state_dir.vm_directory()).unwrap();
+        let paths = Paths::of(&state_dir, "web").unwrap();
+        std::fs::write(&paths.console_log, "first run").unwrap();
+        logs(&paths).unwrap();
+        logs(&paths).unwrap();
+        let old = state_dir.vm_directory().join("web.console.log.1");
+        assert_eq!(std::fs::read_to_string(old).unwrap(), "first run");
+        assert!(!paths.console_log.exists());
+    }
+}

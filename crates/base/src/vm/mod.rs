@@ -1,0 +1,299 @@
+//! The VMs that the base forms, each with its life: started, stopped, watched, started again.
+//!
+//! # Theory of operation
+//! ```text
+//! Vms --wishes--> driver, one task per VM ---> lifecycle   what is to be done (no clock, no I/O)
+//!  ^                 |  |  |                   form        ledger, memory, disks, vessel
+//!  '----status-------'  |  '-----------------> vessel      the process: its end, signals
+//!                       '--------------------> link, qmp   the monitor: power button, events
+//! ```
+//! A vessel outlives the base. What a successor needs is spread over three places, each true by
+//! itself: the vessel's lock says that it lives and which process it is (`engine::spawn`); the
+//! record says what was wanted of it (`record`); the holder keeps its memory and its pidfd, is its
+//! parent once the base is dead, and says how it ended ([`Vms::exited`]).
+//!
+//! # Who calls
+//! All of it runs on the base's main thread. Futures that [`Vms`] hands out borrow nothing, so that
+//! the main loop can go on while a VM takes its time.
+//!
+//! # Files, all in `vm/` of the state directory
+//! `NAME.console`, `NAME.monitor` sockets; `NAME.console.log` all that the console showed since the
+//! start, and `.1` before it; `NAME.log` what the vessel complains of; `NAME.pid` its lock;
+//! `NAME.json` its record.
+
+mod driver;
+mod form;
+mod lifecycle;
+mod link;
+mod qmp;
+mod record;
+mod vessel;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use datapath::keeper::Keeper;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::engine::Accel;
+use crate::engine::spawn::Process;
+use crate::ledger::Ledger;
+use crate::state_dir::{StateDir, StateDirError};
+
+pub use form::{FormError, Plan};
+pub use lifecycle::{Ending, Refused, State};
+
+use driver::{Driver, Request};
+use form::Paths;
+use lifecycle::Input;
+
+/// What all VMs of an instance share.
+pub struct Shared {
+    /// Where their files are.
+    pub state_dir: StateDir,
+    /// Who keeps descriptors for a successor.
+    pub keeper: Arc<dyn Keeper>,
+    /// Who has what.
+    pub ledger: Mutex<Ledger>,
+    /// Who executes the guests' instructions.
+    pub accel: Accel,
+    /// QEMU's file. `None`: found in PATH whenever it is needed.
+    pub qemu: Option<PathBuf>,
+    /// Takes what happens. Called on the base's main thread; must not wait.
+    pub events: Box<dyn Fn(Event) + Send + Sync>,
+    /// Told when everything that follows from the end of a process, of which [`Vms::exited`] was
+    /// told, is done.
+    pub settle: Box<dyn Fn(u32) + Send + Sync>,
+}
+
+impl Shared {
+    /// The ledger. It is consistent whatever happened: each change is one step.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("state_dir", &self.state_dir).finish_non_exhaustive()
+    }
+}
+
+/// Something that happened to a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its name.
+    pub vm: String,
+    /// What happened.
+    pub what: Happening,
+}
+
+/// What can happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// It came into another state.
+    State {
+        /// Which.
+        state: State,
+        /// Why, if it did not come there by wish.
+        note: Option<String>,
+    },
+    /// The guest reset its machine.
+    Rebooted,
+    /// The guest's kernel panicked.
+    Panicked,
+    /// Something is not as it should be, and the VM goes on.
+    Trouble(String),
+}
+
+/// What a VM is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state, if it did not come there by wish.
+    pub note: Option<String>,
+    /// Its vessel's process.
+    pub pid: Option<u32>,
+    /// How often a vessel was started for it.
+    pub starts: u64,
+    /// When this vessel was started: milliseconds since 1970 (UTC).
+    pub started_at: Option<u64>,
+    /// Failures since it last ran steadily.
+    pub failures: u32,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        let state = State::Stopped;
+        Self { state, note: None, pid: None, starts: 0, started_at: None, failures: 0 }
+    }
+}
+
+/// Why a wish was not fulfilled.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// There is no VM of that name that the base forms.
+    #[error("there is no VM `{0}` that the base forms")]
+    Unknown(String),
+    /// It makes no sense in its present state.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It could not be formed.
+    #[error(transparent)]
+    Form(#[from] FormError),
+    /// It was started, but its end could not be noticed.
+    #[error("VM `{vm}`: cannot watch its vessel")]
+    Unwatched {
+        /// The VM.
+        vm: String,
+    },
+    /// A path in the state directory is too long.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The base is ending.
+    #[error("the base is ending")]
+    Ending,
+}
+
+/// One VM, from outside.
+#[derive(Debug)]
+struct Handle {
+    requests: mpsc::UnboundedSender<Request>,
+    status: watch::Receiver<Status>,
+    console: PathBuf,
+    autostart: bool,
+    /// Whether a predecessor of this base had it already.
+    known: bool,
+}
+
+/// All VMs that the base forms. Dropping it leaves their vessels running.
+#[derive(Debug)]
+pub struct Vms {
+    shared: Arc<Shared>,
+    vms: BTreeMap<String, Handle>,
+}
+
+impl Vms {
+    /// None yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, vms: BTreeMap::new() }
+    }
+
+    /// Adds a VM, in the state in which a predecessor of this base left it; a vessel that lives is
+    /// taken over. `pidfd` is what the holder kept under `vm/NAME/pidfd`. Starts nothing that did
+    /// not run. Needs a tokio runtime.
+    pub fn add(&mut self, plan: Plan, pidfd: Option<OwnedFd>) -> Result<(), VmError> {
+        let (name, autostart) = (plan.name.clone(), plan.machine.autostart);
+        let paths = Paths::of(&self.shared.state_dir, &name)?;
+        let console = paths.console.clone();
+        let (requests, received) = mpsc::unbounded_channel();
+        let kept = pidfd.and_then(Process::from_pidfd);
+        let (driver, known) = Driver::new(plan, paths, self.shared.clone(), kept, received);
+        let status = driver.status();
+        tokio::spawn(driver.run());
+        self.vms.insert(name, Handle { requests, status, console, autostart, known });
+        Ok(())
+    }
+
+    /// The VMs that `up` starts and that no base has started yet.
+    pub fn to_start(&self) -> Vec<String> {
+        let due = self.vms.iter().filter(|(_, vm)| vm.autostart && !vm.known);
+        due.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Starts a VM. Ready when its vessel was started, or could not be.
+    pub fn start(&self, vm: &str) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
+        self.wish(vm, Input::Start)
+    }
+
+    /// Stops a VM: by its power button, and by force when that takes longer than its
+    /// `stop_timeout`; with `force` at once. Ready when that was begun; [`Vms::at_rest`] says when
+    /// it is done.
+    pub fn stop(
+        &self,
+        vm: &str,
+        force: bool,
+    ) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
+        self.wish(vm, Input::Stop { force })
+    }
+
+    /// Stops a VM and starts it again; with `force` its guest is not asked. Ready when that was
+    /// begun.
+    pub fn restart(
+        &self,
+        vm: &str,
+        force: bool,
+    ) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
+        self.wish(vm, Input::Restart { force })
+    }
+
+    fn wish(
+        &self,
+        vm: &str,
+        input: Input,
+    ) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        let sent = match self.vms.get(vm) {
+            None => Err(VmError::Unknown(vm.to_owned())),
+            Some(handle) => {
+                handle.requests.send(Request::Wish(input, answer)).map_err(|_| VmError::Ending)
+            }
+        };
+        async move {
+            sent?;
+            answered.await.unwrap_or(Err(VmError::Ending))
+        }
+    }
+
+    /// Ready when the VM has no vessel and waits for none.
+    pub fn at_rest(&self, vm: &str) -> impl Future<Output = ()> + Send + use<> {
+        let status = self.vms.get(vm).map(|handle| handle.status.clone());
+        async move {
+            if let Some(mut status) = status {
+                let rests = |s: &Status| matches!(s.state, State::Stopped | State::Failed);
+                // An error says that the base is ending: nobody will know better.
+                let _ = status.wait_for(rests).await;
+            }
+        }
+    }
+
+    /// Stops all VMs, with `force` at once. Ready when none has a vessel.
+    pub fn stop_all(&self, force: bool) -> impl Future<Output = ()> + Send + use<> {
+        let all: Vec<_> =
+            self.vms.keys().map(|vm| (self.stop(vm, force), self.at_rest(vm))).collect();
+        async move {
+            for (stop, rest) in all {
+                // One that does not run need not be stopped.
+                let _ = stop.await;
+                rest.await;
+            }
+        }
+    }
+
+    /// Takes what the holder says about a process that it has reaped.
+    pub fn exited(&self, pid: u32, ending: Ending) {
+        let theirs = self.vms.values().find(|vm| vm.status.borrow().pid == Some(pid));
+        let request = Request::Exited(pid, ending);
+        if theirs.is_none_or(|vm| vm.requests.send(request).is_err()) {
+            (self.shared.settle)(pid);
+        }
+    }
+
+    /// What a VM is doing.
+    pub fn status(&self, vm: &str) -> Option<Status> {
+        self.vms.get(vm).map(|handle| handle.status.borrow().clone())
+    }
+
+    /// The Unix socket of a VM's console: bytes both ways, one client at a time.
+    pub fn console(&self, vm: &str) -> Option<&Path> {
+        self.vms.get(vm).map(|handle| handle.console.as_path())
+    }
+}
+
+#[cfg(test)]
+mod tests;
