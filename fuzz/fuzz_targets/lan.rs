@@ -94,9 +94,8 @@ fn icmp6(source: Ipv6Addr, destination: Ipv6Addr, hops: u8, message: &[u8]) -> V
 
 fn heard(input: &mut Input<'_>) -> Option<Vec<u8>> {
     let (kind, from) = (input.octet()?, input.octet()?);
-    let octets = |input: &mut Input<'_>| input.octets();
     Some(match kind % 6 {
-        0 => frame(from, 0x0806, octets(input)?),
+        0 => frame(from, 0x0806, input.octets()?),
         1 => {
             let (operation, a, b) = (input.octet()?, input.octet()?, input.octet()?);
             let mut arp = vec![0, 1, 8, 0, 6, 4, 0, operation % 4, 2, 0, 0, 0, 0, from % 4];
@@ -112,17 +111,17 @@ fn heard(input: &mut Input<'_>) -> Option<Vec<u8>> {
             if kind % 6 == 2 {
                 message.extend([1 + (pick >> 2) % 2, 1, 2, 0, 0, 0, 0, from % 4]);
             } else {
-                message.extend(octets(input)?);
+                message.extend(input.octets()?);
             }
             frame(from, 0x86dd, &icmp6(six(a), six(b), 255, &message))
         }
         4 => {
             let (a, b) = (input.octet()?, input.octet()?);
             let mut message = vec![130, 0, 0, 0];
-            message.extend(octets(input)?);
+            message.extend(input.octets()?);
             frame(from, 0x86dd, &icmp6(six(a), six(b), 1, &message))
         }
-        _ => frame(from, 0x86dd, octets(input)?),
+        _ => frame(from, 0x86dd, input.octets()?),
     })
 }
 
@@ -185,8 +184,8 @@ fuzz_target!(|data: &[u8]| {
     let mut state = (Instant::now(), Outbox::new(), HashSet::new());
     run(&mut Input(data), &mut lan, &mut state);
     let (mut now, mut out, mut waiting) = state;
-    for _ in 0..600 {
-        now += Duration::from_millis(100);
+    for _ in 0..60 {
+        now += Duration::from_secs(1);
         lan.poll(now, &mut out);
         drain(&mut out, &mut waiting);
     }

@@ -24,6 +24,7 @@ pub mod driver;
 pub mod error;
 pub mod frames;
 pub mod guest;
+pub mod hostile;
 pub mod image;
 pub mod instance;
 pub mod interrupt;
