@@ -8,6 +8,7 @@
 //!  capture  frames as they pass outside the base, and frames nobody would send
 //!  testpmd  DPDK's stock driver and switch
 //!  driver   a vhost-user front end in this process: exact frames in, exact frames out
+//!  numbered datagrams with a number each: what was lost, what came twice; exchange keeps them going
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
 //!  instance a running ipvisor, by its command
 //! ```
@@ -15,9 +16,11 @@
 //! base. Whatever a part makes (processes, namespaces, files) goes when its handle is dropped.
 
 pub mod capture;
+pub mod chance;
 pub mod command;
 pub mod driver;
 pub mod error;
+pub mod exchange;
 pub mod frames;
 pub mod guest;
 pub mod image;
@@ -25,6 +28,7 @@ pub mod instance;
 pub mod interrupt;
 pub mod measure;
 pub mod netns;
+pub mod numbered;
 pub mod paths;
 pub mod scene;
 mod sys;
