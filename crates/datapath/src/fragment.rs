@@ -34,9 +34,9 @@ pub struct Fragments<'a> {
     /// The header of all fragments but the first.
     later: [u8; MAX_HEADER],
     later_len: usize,
-    /// Payload octets of the first fragment, and of each that follows.
-    first_room: usize,
-    later_room: usize,
+    /// Payload octets that fit the first fragment, and each that follows.
+    first: Room,
+    rest: Room,
     offset: u16,
     more: bool,
 }
@@ -52,8 +52,8 @@ impl<'a> Fragments<'a> {
             payload,
             later,
             later_len,
-            first_room: room(mtu, header.len())?,
-            later_room: room(mtu, later_len)?,
+            first: Room::of(mtu, header.len())?,
+            rest: Room::of(mtu, later_len)?,
             offset: ip.fragment_offset() >> 3,
             more: ip.more_fragments(),
         };
@@ -63,8 +63,13 @@ impl<'a> Fragments<'a> {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        let behind_first = self.payload.len().saturating_sub(self.first_room);
-        behind_first.div_ceil(self.later_room).saturating_add(1)
+        if self.payload.len() <= self.first.last {
+            return 1;
+        }
+        // One after the first is the last; before it go those that must be full.
+        let behind_first = self.payload.len().saturating_sub(self.first.full);
+        let full = behind_first.saturating_sub(self.rest.last).div_ceil(self.rest.full);
+        full.saturating_add(2)
     }
 
     /// Writes fragment `index` into `into` and tells its length. `None` if there is no such fragment
@@ -75,12 +80,12 @@ impl<'a> Fragments<'a> {
         }
         let start = self.start_of(index)?;
         let (header, room) = if index == 0 {
-            (self.header, self.first_room)
+            (self.header, &self.first)
         } else {
-            (self.later.get(..self.later_len)?, self.later_room)
+            (self.later.get(..self.later_len)?, &self.rest)
         };
         let rest = self.payload.get(start..)?;
-        let piece = rest.get(..room).unwrap_or(rest);
+        let piece = if rest.len() <= room.last { rest } else { rest.get(..room.full)? };
         let more = self.more || piece.len() < rest.len();
         let len = header.len().checked_add(piece.len())?;
         let fragment = into.get_mut(..len)?;
@@ -101,7 +106,7 @@ impl<'a> Fragments<'a> {
     fn start_of(&self, index: usize) -> Option<usize> {
         match index.checked_sub(1) {
             None => Some(0),
-            Some(before) => self.first_room.checked_add(before.checked_mul(self.later_room)?),
+            Some(before) => self.first.full.checked_add(before.checked_mul(self.rest.full)?),
         }
     }
 
@@ -112,10 +117,21 @@ impl<'a> Fragments<'a> {
     }
 }
 
-/// Payload octets that fit behind a header of `header_len` octets.
-fn room(mtu: usize, header_len: usize) -> Option<usize> {
-    let room = mtu.checked_sub(header_len)? & !(UNIT.saturating_sub(1));
-    (room > 0).then_some(room)
+/// Payload octets that fit behind a header.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Of a fragment that others follow: a multiple of [`UNIT`].
+    full: usize,
+    /// Of the last one.
+    last: usize,
+}
+
+impl Room {
+    fn of(mtu: usize, header_len: usize) -> Option<Self> {
+        let last = mtu.checked_sub(header_len)?;
+        let full = last & !(UNIT.saturating_sub(1));
+        (full > 0).then_some(Self { full, last })
+    }
 }
 
 /// The header of later fragments: `header` with the options that are to be copied.

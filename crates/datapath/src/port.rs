@@ -47,6 +47,7 @@ struct TxEnd {
     allowed: Abilities,
     kick: Option<Arc<OwnedFd>>,
     call: Option<Arc<OwnedFd>>,
+    err: Option<Arc<OwnedFd>>,
 }
 
 /// The input side: what the guest receives.
@@ -54,6 +55,7 @@ struct RxEnd {
     queue: RxQueue,
     abilities: Abilities,
     call: Option<Arc<OwnedFd>>,
+    err: Option<Arc<OwnedFd>>,
     /// Something was put since the last publication.
     dirty: bool,
 }
@@ -117,13 +119,15 @@ impl Port {
                 queue.disarm();
                 signal(ring.call.as_ref());
                 let allowed = allowed(ring.features);
-                self.tx = Some(TxEnd { queue, allowed, kick: ring.kick, call: ring.call });
+                self.tx =
+                    Some(TxEnd { queue, allowed, kick: ring.kick, call: ring.call, err: ring.err });
             }
             Side::Rx => {
                 let queue = RxQueue::resume(ring.memory, ring.layout, queue_features)?;
                 signal(ring.call.as_ref());
                 let abilities = abilities(ring.features);
-                self.rx = Some(RxEnd { queue, abilities, call: ring.call, dirty: false });
+                self.rx =
+                    Some(RxEnd { queue, abilities, call: ring.call, err: ring.err, dirty: false });
             }
         }
         Ok(())
@@ -274,11 +278,11 @@ impl Port {
         Ok(())
     }
 
-    /// Stops both rings after a fault and counts it by name.
+    /// Stops both rings after a fault, counts it by name and tells the front end.
     pub fn break_rings(&mut self, fault: &RingFault, state: &StateMemory) {
         Counters::of(state, Owner::Port(self.id)).add(break_counter(fault), 1);
-        self.tx = None;
-        self.rx = None;
+        signal(self.tx.take().and_then(|t| t.err).as_ref());
+        signal(self.rx.take().and_then(|r| r.err).as_ref());
         self.broken = true;
     }
 
@@ -337,7 +341,8 @@ fn signal(call: Option<&Arc<OwnedFd>>) {
     }
 }
 
-fn break_counter(fault: &RingFault) -> Counter {
+/// The counter of a fault.
+pub fn break_counter(fault: &RingFault) -> Counter {
     match fault {
         RingFault::AvailIndex { .. } => Counter::BreakAvailIndex,
         RingFault::UsedIndex { .. } => Counter::BreakUsedIndex,

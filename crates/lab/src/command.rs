@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::{Attempt, LabError, Result};
+use crate::interrupt;
 
 /// How a command is shown to people.
 pub fn shown(command: &Command) -> String {
@@ -69,7 +70,7 @@ pub fn run(line: &str) -> Result<String> {
     output(&mut words(line))
 }
 
-/// Polls until `ready` gives something, or the time is over.
+/// Polls until `ready` gives something, the time is over, or the program is asked to end.
 pub fn wait_until<T>(
     limit: Duration,
     what: impl FnOnce() -> String,
@@ -77,6 +78,7 @@ pub fn wait_until<T>(
 ) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
+        interrupt::check()?;
         if let Some(found) = ready()? {
             return Ok(found);
         }

@@ -18,6 +18,7 @@ pub mod capture;
 pub mod command;
 pub mod driver;
 pub mod error;
+pub mod frames;
 pub mod guest;
 pub mod image;
 pub mod instance;
@@ -28,5 +29,6 @@ pub mod paths;
 pub mod scene;
 mod sys;
 pub mod testpmd;
+pub mod wired;
 
 pub use error::{LabError, Result};

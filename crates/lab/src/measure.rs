@@ -1,10 +1,15 @@
 //! Measurements between two places, by the tools that people use: ping and iperf3.
+//!
+//! iperf3's server does not listen for a while after each run, which is long in a software-emulated
+//! guest. So every run gets a server of its own, and starts when that listens.
 
 use std::net::IpAddr;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::command::Background;
 use crate::error::{LabError, Result};
 use crate::scene::Place;
 
@@ -60,10 +65,47 @@ pub struct Rate {
 }
 
 /// Bits per second of a UDP run: far below what a software-emulated guest can take.
-const UDP_RATE: &str = "10M";
+const UDP_RATE: &str = "2M";
+const PORT: u16 = 5201;
 
-/// Runs iperf3 for a second towards a server at `to`.
-pub fn stream(from: Place<'_>, to: IpAddr, kind: Stream) -> Result<Rate> {
+/// iperf3's server for one run.
+struct Server<'a> {
+    place: Place<'a>,
+    process: Option<Background>,
+}
+
+impl<'a> Server<'a> {
+    fn start(place: Place<'a>) -> Result<Self> {
+        let process = match place {
+            Place::Guest(guest) => {
+                guest.ok("killall -q iperf3; iperf3 -s -1 -D")?;
+                None
+            }
+            Place::Space(space) => {
+                let mut server = space.command("iperf3");
+                server.args(["-s", "-1"]).stdin(Stdio::null()).stdout(Stdio::null());
+                Some(Background::spawn(&mut server)?)
+            }
+        };
+        let started = Self { place, process };
+        let listening = format!("until ss -Hltn sport = :{PORT} | grep -q .; do sleep 0.05; done");
+        started.place.run(&listening, Duration::from_secs(10))?.ok()?;
+        Ok(started)
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        // In a namespace the process goes with its handle.
+        if let (Place::Guest(guest), None) = (self.place, &self.process) {
+            let _ = guest.run("killall -q iperf3");
+        }
+    }
+}
+
+/// Runs iperf3 for a second towards a server in place `at`, which has the address `to`.
+pub fn stream(from: Place<'_>, at: Place<'_>, to: IpAddr, kind: Stream) -> Result<Rate> {
+    let _server = Server::start(at)?;
     let how = match kind {
         Stream::Tcp => String::new(),
         Stream::TcpBack => " -R".to_owned(),

@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use crate::command::{finish, output};
+use crate::command::finish;
 use crate::error::{LabError, Result};
 use crate::guest::{Guest, Output};
 use crate::netns::{Netns, cable, mac};
@@ -116,13 +116,5 @@ impl Place<'_> {
         self.run(command, Duration::from_secs(30))?
             .ok()
             .map_err(|e| LabError::Unexpected(format!("`{command}`: {e}")))
-    }
-
-    /// Starts iperf3's server in the background.
-    pub fn serve(&self) -> Result<()> {
-        match self {
-            Self::Guest(guest) => guest.ok("iperf3 -s -D").map(drop),
-            Self::Space(space) => output(space.command("iperf3").args(["-s", "-D"])).map(drop),
-        }
     }
 }

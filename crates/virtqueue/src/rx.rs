@@ -70,8 +70,6 @@ impl RxQueue {
         let mut count_at = CountPlace::default();
         loop {
             let Some(head) = self.ring.head(position)? else { return Ok(Delivered::NoBuffer) };
-            // Twelve octets of header before a frame: a buffer's length has room in 32 bits, or
-            // the frame ends.
             let before = source.written;
             self.ring.follow(head, true, &mut budget, |piece| {
                 count_at.note(source.written, piece);

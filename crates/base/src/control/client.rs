@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -66,6 +67,15 @@ impl Client {
                 }
             })?;
         Ok(Self { stream: BufReader::new(stream), state_dir: dir() })
+    }
+
+    /// How long to wait for an answer; without this, for ever.
+    pub fn set_patience(&mut self, patience: Duration) -> Result<(), ClientError> {
+        let stream = self.stream.get_ref();
+        let set = stream
+            .set_read_timeout(Some(patience))
+            .and_then(|()| stream.set_write_timeout(Some(patience)));
+        set.map_err(|e| self.connection(e))
     }
 
     /// See [`Request::Ps`].

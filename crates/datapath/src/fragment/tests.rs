@@ -60,9 +60,7 @@ proptest! {
             whole.extend_from_slice(ip.payload());
         }
         prop_assert_eq!(whole, payload);
-        if original.len() <= mtu {
-            prop_assert_eq!(&pieces, &vec![original]);
-        }
+        prop_assert_eq!(pieces.len() == 1, original.len() <= mtu);
     }
 
     #[test]
@@ -88,6 +86,16 @@ fn only_options_with_the_copied_bit_are_in_later_fragments() {
     for piece in &pieces[1..] {
         assert_eq!(Ip4::parse(piece).unwrap().options(), [148, 4, 0, 0, 131, 3, 4, 0]);
     }
+}
+
+#[test]
+fn a_datagram_that_just_fits_is_one_fragment_and_one_octet_more_makes_two() {
+    let original = datagram(&[], &[9; 99], 0);
+    assert_eq!(cut(&original, 119), Some(vec![original.clone()]));
+    let lengths = |mtu| cut(&original, mtu).unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(lengths(118), [116, 23]);
+    // The last one need not be a multiple of eight.
+    assert_eq!(lengths(71), [68, 71]);
 }
 
 #[test]

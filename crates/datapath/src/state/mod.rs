@@ -20,8 +20,9 @@
 //! - Offsets never depend on anything but the layout version.
 //! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
 
-pub mod port;
 pub(crate) mod network;
+pub mod pending;
+pub mod port;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use crate::datagram;
 use crate::deliver;
 use crate::event::Event;
 use crate::names::{Mac, NetworkId, Owner};
-use crate::neighbor::Event as LanEvent;
+use crate::neighbor::{Asker, Event as LanEvent, Lookup};
 
 impl Worker {
     /// Lets the LAN side's timers run.
@@ -60,6 +60,32 @@ impl Worker {
             }
             LanEvent::JoinGroup { mac, .. } => self.group(id, mac, true),
             LanEvent::LeaveGroup { mac, .. } => self.group(id, mac, false),
+        }
+    }
+
+    /// Asks anew for every neighbour that something waits for: a predecessor's questions are lost.
+    pub(super) fn ask_again(&mut self) {
+        let now = Instant::now();
+        let hops: Vec<_> = self.pending.hops().collect();
+        for (id, hop, owner) in hops {
+            let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
+                continue;
+            };
+            let asker = Asker { owner, address: None };
+            if let Lookup::Known(mac) = uplink.lan.lookup(now, hop, asker, &mut uplink.outbox) {
+                self.send_waiting(id, hop, mac);
+            }
+        }
+        for id in self.networks.ids() {
+            self.lan_events(NetworkId(id), now);
+        }
+    }
+
+    /// Drops what a port that leaves had waiting.
+    pub(super) fn forget_waiting(&mut self, owner: Owner) {
+        while let Some(waiting) = self.pending.next_owned(owner) {
+            Counters::of(&self.state, owner).add(Counter::DropNeighborUnreachable, 1);
+            self.pending.done(waiting);
         }
     }
 

@@ -22,9 +22,10 @@ use crate::answer::{self, LastInch};
 use crate::event::Event;
 use crate::fib::{Taken, Target};
 use crate::limiter::Limiter;
-use crate::names::{NetworkId, PortId, Side};
+use crate::names::{NetworkId, Owner, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
+use crate::state::port::PortRecord;
 use crate::uplink::{HostPath, PacketUplink, UplinkError};
 use crate::vhost::Ring;
 
@@ -68,6 +69,16 @@ impl WorkerHandle {
     /// Serves a network from now on. One with the same record is replaced, its list lost.
     pub fn add_network(&self, setup: NetworkSetup) -> Result<(), Gone> {
         self.call(move |worker| worker.add_network(setup))
+    }
+
+    /// Changes what a network's links carry and how the base speaks for it to the outside.
+    pub fn update_network(&self, id: NetworkId, mtu: u32, outward: LastInch) -> Result<(), Gone> {
+        self.call(move |worker| {
+            if let Some(network) = worker.networks.get_mut(id.0) {
+                network.mtu = mtu;
+                network.outward = outward;
+            }
+        })
     }
 
     /// Ends serving a network; its card and TUN device are closed here.
@@ -121,6 +132,7 @@ impl WorkerHandle {
                     uplink.lan.link_restored(now);
                 }
                 uplink.facts = facts;
+                uplink.card.set_carrier(facts.up);
             }
             worker.poll_lan(id, now);
         })
@@ -130,7 +142,10 @@ impl WorkerHandle {
     pub fn rebind(&self, id: NetworkId, index: u32) -> Result<Result<(), UplinkError>, Gone> {
         self.call(move |worker| {
             match worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
-                Some(uplink) => uplink.card.rebind(index),
+                Some(uplink) => {
+                    uplink.lan.link_restored(Instant::now());
+                    uplink.card.rebind(index)
+                }
                 None => Ok(()),
             }
         })
@@ -214,6 +229,7 @@ impl Worker {
     fn remove_port(&mut self, id: PortId) {
         self.stop_ring(id, Side::Tx);
         self.stop_ring(id, Side::Rx);
+        self.forget_waiting(Owner::Port(id));
         if let Some(port) = self.ports.take(id.0)
             && let Some(network) = self.networks.get_mut(port.network.0)
         {
@@ -239,9 +255,11 @@ impl Worker {
         }
         let Some(setup) = uplink else { return Ok(()) };
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
+        let mut card = setup.card;
+        card.set_carrier(setup.facts.up);
         if let Some(network) = self.networks.get_mut(id.0) {
             network.uplink = Some(UplinkSide {
-                card: setup.card,
+                card,
                 facts: setup.facts,
                 lan: setup.lan,
                 outbox: Outbox::default(),
@@ -316,6 +334,11 @@ impl Worker {
     pub(super) fn break_port(&mut self, id: PortId, fault: &RingFault) {
         let Some(port) = self.ports.get_mut(id.0) else { return };
         let kick = port.kick().cloned();
+        let record = PortRecord::of(&self.state, id);
+        for side in Side::BOTH {
+            // A broken ring stays stopped, in a successor too, until it is set up anew.
+            record.set_fault(side, Some(crate::port::break_counter(fault) as u16));
+        }
         port.break_rings(fault, &self.state);
         port.active = false;
         if let Some(kick) = kick {

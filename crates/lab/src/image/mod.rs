@@ -91,7 +91,8 @@ pub struct Image {
 impl Image {
     /// What the kernel's command line needs for the console and a quick start.
     pub const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check \
-                               mitigations=off random.trust_cpu=on tsc=reliable";
+                               mitigations=off random.trust_cpu=on tsc=reliable nokaslr \
+                               cryptomgr.notests rcupdate.rcu_expedited=1";
 
     /// The image of this recipe: from the cache, or built now (some seconds, some 60 MB fetched
     /// the first time). `progress` hears what is being done.

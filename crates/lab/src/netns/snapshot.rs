@@ -47,7 +47,7 @@ impl Snapshot {
             ("ip maddr", "ip -o maddr show"),
             ("ip rule", "ip rule show"),
             ("ip -6 rule", "ip -6 rule show"),
-            ("ip route", "ip route show table all"),
+            ("ip route", "ip -4 route show table all"),
             ("ip -6 route", "ip -6 route show table all"),
             ("tc qdisc", "tc qdisc show"),
             ("nft", "nft -s list ruleset"),

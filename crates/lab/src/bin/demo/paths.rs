@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use lab::Result;
 use lab::guest::Guest;
 use lab::instance::Counters;
 use lab::measure::{Stream, echo, stream};
@@ -144,54 +143,50 @@ const ECHOES: u32 = 3;
 
 /// Everybody who takes part.
 pub struct Stage<'a> {
-    /// The VM that asks and is asked.
+    /// The VM that asks, and is asked from elsewhere.
     pub web: &'a Guest,
+    /// The VM that the other one asks.
+    pub db: &'a Guest,
     /// Host and outside.
     pub scene: &'a Scene,
 }
 
 impl Stage<'_> {
-    /// Starts iperf3's servers on the host and outside (the guests have theirs).
-    pub fn serve(&self) -> Result<()> {
-        Place::Space(&self.scene.host).serve()?;
-        Place::Space(&self.scene.outside).serve()
-    }
-
-    /// Who asks, and whom.
-    fn ends(&self, path: PathName) -> (Place<'_>, Pair) {
-        let web = Place::Guest(self.web);
+    /// Who asks, who is asked, and the addresses of the latter.
+    fn ends(&self, path: PathName) -> (Place<'_>, Place<'_>, Pair) {
+        let (web, db) = (Place::Guest(self.web), Place::Guest(self.db));
+        let (host, outside) = (Place::Space(&self.scene.host), Place::Space(&self.scene.outside));
         match path {
-            PathName::VmToVm => (web, vm(1)),
-            PathName::VmToOutside => (web, OUTSIDE),
-            PathName::OutsideToVm => (Place::Space(&self.scene.outside), vm(0)),
-            PathName::HostToVm => (Place::Space(&self.scene.host), vm(0)),
-            PathName::VmToHost => (web, HOST),
+            PathName::VmToVm => (web, db, vm(1)),
+            PathName::VmToOutside => (web, outside, OUTSIDE),
+            PathName::OutsideToVm => (outside, web, vm(0)),
+            PathName::HostToVm => (host, web, vm(0)),
+            PathName::VmToHost => (web, host, HOST),
         }
     }
 
     /// Measures once. On a path where not even echo came back (`silent`) nothing else is tried.
     pub fn measure(&self, path: PathName, family: Family, kind: Kind, silent: bool) -> Measured {
-        let (from, to) = self.ends(path);
+        let (from, at, to) = self.ends(path);
         let to = to[family as usize];
-        let shown = match kind {
-            Kind::Ping => echo(from, to, ECHOES).map_err(|e| e.to_string()).and_then(|seen| {
-                match seen.sent == ECHOES && seen.received == ECHOES {
-                    true => Ok(format!("{:.2} ms", seen.milliseconds)),
-                    false => Err(format!("{} of {} replies", seen.received, seen.sent)),
-                }
-            }),
-            Kind::Stream(_) if silent => Err("not tried, as there was no echo".to_owned()),
-            Kind::Stream(which) => {
-                stream(from, to, which).map_err(|e| e.to_string()).and_then(|rate| {
-                    match rate.bytes > 0 && rate.lost_percent <= MOST_LOST {
+        let shown =
+            match kind {
+                Kind::Ping => echo(from, to, ECHOES).map_err(|e| e.to_string()).and_then(|seen| {
+                    match seen.sent == ECHOES && seen.received == ECHOES {
+                        true => Ok(format!("{:.2} ms", seen.milliseconds)),
+                        false => Err(format!("{} of {} replies", seen.received, seen.sent)),
+                    }
+                }),
+                Kind::Stream(_) if silent => Err("not tried, as there was no echo".to_owned()),
+                Kind::Stream(which) => stream(from, at, to, which)
+                    .map_err(|e| e.to_string())
+                    .and_then(|rate| match rate.bytes > 0 && rate.lost_percent <= MOST_LOST {
                         true => Ok(show_rate(rate.bits_per_second, rate.lost_percent, which)),
                         false => {
                             Err(format!("{} octets, {:.0} % lost", rate.bytes, rate.lost_percent))
                         }
-                    }
-                })
-            }
-        };
+                    }),
+            };
         Measured { path, family, kind, shown }
     }
 }

@@ -48,19 +48,19 @@ pub fn picture(instance: &Instance, scene: &Scene) -> Result<()> {
     let ([web4, web6], [db4, db6]) = (vm(0), vm(1));
     let ([host4, host6], [out4, out6]) = (HOST, OUTSIDE);
     let [web, db] = GUESTS;
+    let columns = |left: &str, right: &str| format!("   {left:<28}{right}");
+    println!("\n{}", columns(&format!("VM {web}"), &format!("VM {db}")));
+    println!("{}", columns(&web4.to_string(), &db4.to_string()));
+    println!("{}", columns(&web6.to_string(), &db6.to_string()));
     println!(
-        "
-   VM {web:<24}  VM {db}
-   {web4:<26}  {db4:<22}
-   {web6:<26}  {db6:<22}
-     │ virtqueues                │ virtqueues
- ┌───┴───────────────────────────┴───┐
- │ ipvisor's base: copy, check, look │   {tun:<12}   the host's own stack
- │ up the destination address, hand  ├────────────────  {host4}
- │ on. No bridge, tap, NAT or router │                  {host6}
- └───────────────────┬───────────────┘
-                     │ {CARD}  {card}  (the only MAC address outside)
-   ══════════════════╧══════ LAN ═══════ outside: {out4}, {out6}
+        "     │ virtqueues                  │ virtqueues
+ ┌───┴─────────────────────────────┴───┐
+ │ ipvisor's base: copy, check, look   │  {tun:<16}the host's own stack
+ │ up the destination address, hand    ├───────────────  {host4}
+ │ on. No bridge, tap, NAT or router.  │                 {host6}
+ └───────────────────┬─────────────────┘
+                     │ {CARD}  {card}, the only MAC address outside
+   ══════════════════╧═════ LAN ═════ outside: {out4}, {out6}
 "
     );
     Ok(())

@@ -1,0 +1,32 @@
+# What people and machines type. Everything that is missing is installed, and said before it is.
+
+.PHONY: demo test test-long lint clean
+
+# Real virtual machines on a network of their own (some minutes). KEEP=1: stays up afterwards.
+demo:
+	scripts/needs demo
+	cargo build --locked -p ipvisor -p lab
+	@target/debug/demo
+
+# Everything: unit, property, driver and guest level.
+test:
+	scripts/needs test
+	cargo build --locked --workspace
+	scripts/test --workspace
+
+# What takes too long for every change, too.
+test-long:
+	scripts/needs test
+	cargo build --locked --workspace
+	scripts/test --workspace --features lab/long
+
+# Form, warnings, licences.
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --features lab/long -- -D warnings
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo fetch --locked
+	cargo deny --offline check licenses bans sources
+
+clean:
+	cargo clean

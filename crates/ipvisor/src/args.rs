@@ -1,0 +1,202 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use base::control::CounterOwner;
+
+const EXAMPLES: &str = "\
+Examples:
+  ipvisor check net.toml           is the configuration right?
+  ipvisor up net.toml              run it here; Ctrl-C ends it
+  ipvisor up net.toml --detach     run it and come back
+  ipvisor ps                       what runs
+  ipvisor console web              the screen and keyboard of VM web; Ctrl-] leaves
+  ipvisor counters web             where its datagrams went
+  ipvisor down                     end everything
+
+A configuration is a network and VMs on it:
+  [network.lan]
+  uplink   = \"eth1\"
+  prefixes = [\"203.0.113.0/24\"]
+  gateway  = [\"203.0.113.1\"]
+
+  [vm.web]
+  kernel    = \"vmlinuz\"
+  initramfs = \"initramfs.img\"
+  memory    = \"512M\"
+  addresses = [\"203.0.113.10\"]";
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Virtual machines that are simply on the network.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ipvisor",
+    version,
+    after_help = EXAMPLES,
+    styles = STYLES,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    /// Where the instance keeps its sockets; one directory per instance
+    /// [default: /run/ipvisor for root, else $XDG_RUNTIME_DIR/ipvisor]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the networks and VMs of a configuration
+    #[command(after_help = "\
+Without --detach it stays in the foreground: Ctrl-C ends the VMs in order, a second one at once.
+Several instances may run beside each other, each with its own --state-dir.")]
+    Up {
+        /// The configuration
+        file: PathBuf,
+        /// Come back when everything runs
+        #[arg(short, long)]
+        detach: bool,
+    },
+    /// End the VMs, remove routes and filters, and end
+    Down {
+        /// Kill the VMs instead of pressing their power buttons
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Show the networks and VMs
+    Ps {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show where datagrams went: delivered, sent, answered, or dropped and why
+    #[command(after_help = "\
+Examples:
+  ipvisor counters                 of all
+  ipvisor counters web             of VM web
+  ipvisor counters uplink/lan      of the card of network lan
+  ipvisor counters host/lan        of the host's own path into network lan
+  ipvisor counters --json | jq '.[].counters[\"drop.source_not_own\"]'")]
+    Counters {
+        /// Whose: a VM's name, uplink/NETWORK or host/NETWORK
+        owner: Option<CounterOwner>,
+        /// Those that are zero too
+        #[arg(short, long)]
+        all: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show what has happened lately
+    Events {
+        /// Go on with what happens from now
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Sit at a VM's serial console; Ctrl-] leaves
+    Console {
+        /// The VM
+        vm: String,
+    },
+    /// Start a VM that was stopped
+    Start {
+        /// The VM
+        vm: String,
+    },
+    /// Stop a VM: by its power button, and by force if that takes too long
+    Stop {
+        /// The VM
+        vm: String,
+        /// By force at once
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Stop a VM and start it again
+    Restart {
+        /// The VM
+        vm: String,
+        /// By force at once
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Say whether a configuration is right, and start nothing
+    Check {
+        /// The configuration
+        file: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The holder of a detached instance.
+    #[command(name = "__holder", hide = true)]
+    Holder {
+        /// The configuration, absolute.
+        #[arg(long)]
+        config: PathBuf,
+        /// Whether `up` made the state directory.
+        #[arg(long, value_parser = ["yes", "no"])]
+        made_directory: String,
+    },
+    /// The base.
+    #[command(name = "__base", hide = true)]
+    Base {
+        /// The configuration, absolute.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+/// For commands that show something.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub struct Json {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_state_directory_can_be_named_before_and_after_the_command() {
+        for line in [["--state-dir", "/x", "ps"], ["ps", "--state-dir", "/x"]] {
+            let args = Args::try_parse_from(["ipvisor"].into_iter().chain(line)).unwrap();
+            assert_eq!(args.state_dir, Some("/x".into()));
+        }
+    }
+
+    #[test]
+    fn a_wrong_owner_of_counters_is_refused_with_what_to_write() {
+        let error = Args::try_parse_from(["ipvisor", "counters", "card/lan"]).unwrap_err();
+        assert!(error.to_string().contains("write a VM's name, `uplink/NETWORK`"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn hidden_commands_are_not_in_the_help() {
+        let help = Args::command().render_long_help().to_string();
+        assert!(!help.contains("__"), "{help}");
+        assert!(help.contains("ipvisor console web"), "{help}");
+    }
+}

@@ -1,0 +1,109 @@
+//! What each command does.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use base::config;
+use base::control::Client;
+use base::entry::{self, BaseArguments, HolderArguments, UpArguments, exit};
+use base::state_dir;
+
+use crate::args::{Args, Command, Json};
+use crate::failure::Failure;
+use crate::{console, down, show};
+
+/// Carries out a command. Returns the exit status.
+pub fn run(args: Args) -> Result<u8, Failure> {
+    let Args { state_dir, command } = args;
+    // Checking a file needs no place for an instance.
+    if let Command::Check { file, json } = command {
+        return check(&file, json);
+    }
+    let dir = match state_dir {
+        Some(dir) => dir,
+        None => state_dir::default_path()?,
+    };
+    match command {
+        Command::Check { file, json } => return check(&file, json),
+        Command::Up { file, detach } => return up(file, dir, detach),
+        Command::Holder { config, made_directory } => {
+            let made_directory = made_directory == "yes";
+            let arguments = HolderArguments { config, state_dir: dir, made_directory };
+            return Ok(entry::detached_holder(&arguments)?);
+        }
+        Command::Base { config } => {
+            let arguments = BaseArguments { state_dir: dir, config };
+            return Ok(entry::base(arguments, base::instance::run));
+        }
+        Command::Down { force } => down::down(&dir, force)?,
+        Command::Ps { json } => {
+            let ps = Client::connect(&dir)?.ps()?;
+            if json.json { show::json(&ps)? } else { show::ps(&ps)? }
+        }
+        Command::Counters { owner, all, json } => {
+            let counters = Client::connect(&dir)?.counters(owner)?;
+            if json.json { show::json(&counters)? } else { show::counters(&counters, all)? }
+        }
+        Command::Events { follow, json } => events(&dir, follow, json)?,
+        Command::Console { vm } => {
+            let place = Client::connect(&dir)?.console(&vm)?;
+            console::attach(&vm, &place.socket)?;
+        }
+        Command::Start { vm } => {
+            Client::connect(&dir)?.start(&vm)?;
+            show::done(&format!("{vm} runs"))?;
+        }
+        Command::Stop { vm, force } => {
+            Client::connect(&dir)?.stop(&vm, force)?;
+            show::done(&format!("{vm} has stopped"))?;
+        }
+        Command::Restart { vm, force } => {
+            Client::connect(&dir)?.restart(&vm, force)?;
+            show::done(&format!("{vm} runs again"))?;
+        }
+    }
+    Ok(exit::CLEAN)
+}
+
+fn up(file: PathBuf, state_dir: PathBuf, detach: bool) -> Result<u8, Failure> {
+    let arguments = UpArguments { config: file, state_dir };
+    if !detach {
+        return Ok(entry::up(&arguments)?);
+    }
+    let detached = entry::up_detached(&arguments)?;
+    let dir = detached.state_dir.display();
+    show::done(&format!("runs (process {}, state in {dir})", detached.holder))?;
+    Ok(exit::CLEAN)
+}
+
+fn check(file: &Path, json: Json) -> Result<u8, Failure> {
+    let checked = config::load(file);
+    if json.json {
+        show::json(&show::CheckReport::of(file, &checked))?;
+        let status = if checked.is_ok() { exit::CLEAN } else { exit::CONFIGURATION };
+        return Ok(status);
+    }
+    let (_, config) = checked.map_err(|errors| Failure::configuration(errors.to_string()))?;
+    show::done(&format!(
+        "{}: right, with {} and {}",
+        file.display(),
+        show::number(config.networks.len(), "network"),
+        show::number(config.vms.len(), "VM"),
+    ))?;
+    Ok(exit::CLEAN)
+}
+
+fn events(dir: &Path, follow: bool, json: Json) -> Result<(), Failure> {
+    let mut client = Client::connect(dir)?;
+    let mut out = anstream::stdout().lock();
+    let mut show =
+        |event: &_| if json.json { show::json(event) } else { show::event(&mut out, event) };
+    if !follow {
+        return client.events()?.iter().try_for_each(|event| Ok(show(event)?));
+    }
+    for event in client.follow_events()? {
+        show(&event?)?;
+    }
+    drop(out.flush());
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! Answers on standard output: tables for people, JSON for programs.
+
+mod check;
+mod counters;
+mod events;
+mod ps;
+mod table;
+mod units;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+pub use check::CheckReport;
+pub use counters::counters;
+pub use events::event;
+pub use ps::ps;
+pub use units::number;
+
+/// The value as JSON, on one line.
+pub fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_string(value)?;
+    text.push('\n');
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// One line that says what was done.
+pub fn done(message: &str) -> io::Result<()> {
+    writeln!(anstream::stdout(), "ipvisor: {message}")
+}

@@ -1,0 +1,184 @@
+//! `ps`: the instance, its networks, its VMs.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use base::control::{NetworkStatus, Ps, VmState, VmStatus};
+use comfy_table::{Cell, Color};
+
+use super::table::{table, text};
+use super::units::{memory, number, span};
+
+/// Shows all of it.
+pub fn ps(ps: &Ps) -> io::Result<()> {
+    write!(anstream::stdout(), "{}", render(ps))
+}
+
+fn render(ps: &Ps) -> String {
+    let instance = &ps.instance;
+    let mut out = format!(
+        "ipvisor {}, up {}, {} (holder {}, base {}{})\n",
+        instance.version,
+        span(instance.up_seconds),
+        instance.config.display(),
+        instance.holder,
+        instance.base,
+        match usize::try_from(instance.takeovers) {
+            Ok(0) => String::new(),
+            Ok(n) => format!(", {}", number(n, "takeover")),
+            Err(_) => String::new(),
+        },
+    );
+    if !ps.networks.is_empty() {
+        let mut networks = table(&["NETWORK", "CARD", "LINK", "MTU", "GATEWAY", "HOST"]);
+        networks.add_rows(ps.networks.iter().map(network));
+        out.push_str(&format!("\n{}\n", text(&networks)));
+    }
+    if !ps.vms.is_empty() {
+        let columns = [
+            "VM",
+            "STATE",
+            "FOR",
+            "ENGINE",
+            "CPUS",
+            "MEMORY",
+            "NETWORK",
+            "ADDRESSES",
+            "MAC",
+            "PORT",
+        ];
+        let mut vms = table(&columns);
+        vms.add_rows(ps.vms.iter().map(vm));
+        out.push_str(&format!("\n{}\n", text(&vms)));
+    }
+    let notes: Vec<_> = ps
+        .networks
+        .iter()
+        .filter_map(|n| {
+            Some(format!("network {}: no path to the host: {}", n.name, n.no_host_path.as_ref()?))
+        })
+        .chain(ps.vms.iter().filter_map(|v| Some(format!("{}: {}", v.name, v.note.as_ref()?))))
+        .collect();
+    if !notes.is_empty() {
+        out.push_str(&format!("\n{}\n", notes.join("\n")));
+    }
+    out
+}
+
+fn network(network: &NetworkStatus) -> Vec<Cell> {
+    let uplink = network.uplink.as_ref();
+    let link = match uplink.map(|u| u.link_up) {
+        Some(true) => Cell::new("up").fg(Color::Green),
+        Some(false) => Cell::new("down").fg(Color::Red),
+        None => none(),
+    };
+    vec![
+        Cell::new(&network.name),
+        or_none(uplink.map(|u| &u.device)),
+        link,
+        or_none(uplink.map(|u| u.mtu)),
+        or_none(uplink.filter(|u| !u.gateways.is_empty()).map(|u| lines(&u.gateways))),
+        or_none(network.host_device.as_ref()),
+    ]
+}
+
+fn vm(vm: &VmStatus) -> Vec<Cell> {
+    let colour = match vm.state {
+        VmState::Running => Some(Color::Green),
+        VmState::Failed => Some(Color::Red),
+        VmState::Starting | VmState::Stopping | VmState::Waiting => Some(Color::Yellow),
+        VmState::Stopped | VmState::External => None,
+    };
+    let state = Cell::new(vm.state.word());
+    let port = if vm.attached { "attached" } else { "waiting" };
+    vec![
+        Cell::new(&vm.name),
+        match colour {
+            Some(colour) => state.fg(colour),
+            None => state,
+        },
+        Cell::new(span(vm.seconds)),
+        Cell::new(&vm.engine),
+        or_none(vm.cpus),
+        or_none(vm.memory.map(memory)),
+        Cell::new(&vm.network),
+        or_none((!vm.addresses.is_empty()).then(|| lines(&vm.addresses))),
+        or_none(vm.mac.as_ref()),
+        Cell::new(port),
+    ]
+}
+
+fn lines<T: Display>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn or_none<T: Display>(value: Option<T>) -> Cell {
+    value.map_or_else(none, |v| Cell::new(v))
+}
+
+fn none() -> Cell {
+    Cell::new("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::control::{InstanceStatus, UplinkStatus};
+
+    #[test]
+    fn all_that_runs_is_shown_with_what_is_wrong_below() {
+        let address = |a: &str| a.parse().unwrap();
+        let shown = render(&Ps {
+            instance: InstanceStatus {
+                version: "0.1.0".into(),
+                holder: 10,
+                base: 12,
+                takeovers: 1,
+                up_seconds: 200,
+                config: "/etc/net.toml".into(),
+                state_dir: "/run/ipvisor".into(),
+            },
+            networks: vec![NetworkStatus {
+                name: "lan".into(),
+                uplink: Some(UplinkStatus {
+                    device: "eth1".into(),
+                    mac: None,
+                    link_up: true,
+                    mtu: 1500,
+                    gateways: vec![address("203.0.113.1")],
+                }),
+                host_device: None,
+                no_host_path: Some("CAP_NET_ADMIN is missing".into()),
+            }],
+            vms: vec![VmStatus {
+                name: "web".into(),
+                state: VmState::Waiting,
+                note: Some("ended with status 1, started again in 8 s".into()),
+                engine: "qemu".into(),
+                pid: None,
+                cpus: Some(2),
+                memory: Some(512 << 20),
+                network: "lan".into(),
+                addresses: vec![address("203.0.113.10"), address("2001:db8:1::10")],
+                mac: None,
+                attached: false,
+                seconds: 3,
+                restarts: 1,
+            }],
+        });
+        let expected = "\
+ipvisor 0.1.0, up 3 min, /etc/net.toml (holder 10, base 12, 1 takeover)
+
+NETWORK  CARD  LINK  MTU   GATEWAY      HOST
+lan      eth1  up    1500  203.0.113.1  -
+
+VM   STATE    FOR  ENGINE  CPUS  MEMORY  NETWORK  ADDRESSES       MAC  PORT
+web  waiting  3 s  qemu    2     512M    lan      203.0.113.10    -    waiting
+                                                  2001:db8:1::10
+
+network lan: no path to the host: CAP_NET_ADMIN is missing
+web: ended with status 1, started again in 8 s
+";
+        assert_eq!(shown, expected);
+    }
+}
