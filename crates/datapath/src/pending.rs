@@ -37,9 +37,9 @@ use crate::state::pending::{ROOM, Record, Slot, copy, fill, free, look, used};
 use crate::state::{PENDING_SLOTS, StateMemory};
 
 /// Datagrams of one owner that may wait.
-pub const PER_OWNER: usize = 64;
+pub const PER_OWNER: usize = 256;
 /// Datagrams of one owner that may wait for one neighbour.
-pub const PER_HOP: usize = 8;
+pub const PER_HOP: usize = 64;
 
 /// A datagram that has waited, taken out. It goes to [`Pending::done`] when its fate is met.
 #[derive(Debug)]

@@ -242,6 +242,24 @@ pub fn tcp(
     bytes
 }
 
+/// Replaces a transport checksum, `at` octets into the message, by the sum over the pseudo header
+/// alone: what a driver leaves there when the rest is left to offload.
+pub fn leave_checksum(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    message: &mut [u8],
+    at: usize,
+) {
+    let pseudo = pseudo_header(source, destination, protocol, message.len());
+    message[at..at + 2].copy_from_slice(&(!checksum(&[&pseudo])).to_be_bytes());
+}
+
+/// Whether the checksum over a transport message and its pseudo header is right.
+pub fn sums_up(source: IpAddr, destination: IpAddr, protocol: u8, message: &[u8]) -> bool {
+    checksum(&[&pseudo_header(source, destination, protocol, message.len()), message]) == 0
+}
+
 /// An ICMP or ICMPv6 message with its checksum: type, code, and all that follows the checksum.
 pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
     let mut bytes = [&[kind, code, 0, 0], rest].concat();

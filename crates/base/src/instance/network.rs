@@ -9,6 +9,7 @@ use datapath::names::{Mac, NetworkId, PortId};
 use datapath::neighbor::{Lan, Settings};
 use datapath::netlink::{Link, Netlink};
 use datapath::state::StateMemory;
+use datapath::state::lan::LanRecord;
 use datapath::worker::{Gone, NetworkSetup, UplinkSetup, WorkerHandle};
 use ipnet::IpNet;
 
@@ -61,6 +62,7 @@ impl NetworkSide {
         ids: &Ids,
         name: &str,
         config: &Config,
+        refused: Vec<IpAddr>,
         host: &HostFacts,
     ) -> Result<Self, CardError> {
         let network = config.networks.get(name).cloned();
@@ -90,7 +92,7 @@ impl NetworkSide {
             link,
             host: None,
             no_host: None,
-            refused: Vec::new(),
+            refused,
             prefixes,
             guarded: BTreeSet::new(),
         };
@@ -135,7 +137,6 @@ impl NetworkSide {
         inheritance: &mut Inheritance,
         host: &HostFacts,
         netlink: &mut Netlink,
-        takeover: bool,
     ) -> Result<(), CardOpen> {
         let Some(link) = self.link.clone() else { return Ok(()) };
         let own: Vec<IpAddr> = host.addresses().into_iter().collect();
@@ -163,14 +164,14 @@ impl NetworkSide {
             .worker
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
-        let claims: Vec<(IpAddr, PortId)> = self.claims().collect();
+        // What a predecessor found to be ours stays so; everything else is probed for.
+        let record = LanRecord::of(around.state, self.id);
+        let (held, wanted): (Vec<_>, Vec<_>) =
+            self.claims().partition(|(address, _)| record.is_held(*address));
         around.worker.with_lan(self.id, move |lan, now, out| {
-            if takeover {
-                lan.restore_claimed(claims, out);
-            } else {
-                for (address, port) in claims {
-                    lan.claim(now, address, port, out);
-                }
+            lan.restore_claimed(held, out);
+            for (address, port) in wanted {
+                lan.claim(now, address, port, out);
             }
         })?;
         Ok(())
@@ -237,6 +238,11 @@ impl NetworkSide {
         if facts != self.facts {
             self.facts = facts;
             self.tell_lan(around)?;
+            let outward = last_inch::outward(&self.config, &self.facts);
+            around.worker.update_network(self.id, self.facts.mtu, outward)?;
+            if let Some(side) = &self.host {
+                side.set_mtu(self.facts.mtu, netlink);
+            }
         }
         let listed = self.listed().collect();
         if let Some(side) = &mut self.host {
@@ -359,6 +365,7 @@ impl NetworkSide {
     pub fn refuse(&mut self, address: IpAddr) {
         if !self.refused.contains(&address) {
             self.refused.push(address);
+            self.refused.sort_unstable();
         }
         if let Some(card) = &self.card {
             let _ = card.withdraw(address.into());

@@ -89,7 +89,13 @@ impl WorkerHandle {
                 // What a predecessor read from the host and did not finish makes no event.
                 worker.serve_host(NetworkId(id), Instant::now());
             }
+            worker.ask_again();
         })
+    }
+
+    /// Returns when the worker has come round once: never, if it hangs.
+    pub fn comes_round(&self) -> Result<(), Gone> {
+        self.call(|_| ())
     }
 
     /// Ends the worker's thread after the batch it is in. Rings stay as they are.

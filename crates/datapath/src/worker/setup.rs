@@ -22,9 +22,10 @@ use crate::answer::{self, LastInch};
 use crate::event::Event;
 use crate::fib::{Taken, Target};
 use crate::limiter::Limiter;
-use crate::names::{NetworkId, PortId, Side};
+use crate::names::{NetworkId, Owner, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
+use crate::state::lan::LanRecord;
 use crate::state::port::PortRecord;
 use crate::uplink::{HostPath, PacketUplink, UplinkError};
 use crate::vhost::Ring;
@@ -71,11 +72,22 @@ impl WorkerHandle {
         self.call(move |worker| worker.add_network(setup))
     }
 
+    /// Changes what a network's links carry and how the base speaks for it to the outside.
+    pub fn update_network(&self, id: NetworkId, mtu: u32, outward: LastInch) -> Result<(), Gone> {
+        self.call(move |worker| {
+            if let Some(network) = worker.networks.get_mut(id.0) {
+                network.mtu = mtu;
+                network.outward = outward;
+            }
+        })
+    }
+
     /// Ends serving a network; its card and TUN device are closed here.
     pub fn remove_network(&self, id: NetworkId) -> Result<(), Gone> {
         self.call(move |worker| {
             worker.set_uplink(id, None)?;
             worker.set_host(id, None)?;
+            worker.forget_waiting_on(id);
             worker.networks.take(id.0);
             Ok::<_, io::Error>(())
         })
@@ -219,6 +231,7 @@ impl Worker {
     fn remove_port(&mut self, id: PortId) {
         self.stop_ring(id, Side::Tx);
         self.stop_ring(id, Side::Rx);
+        self.forget_waiting(Owner::Port(id));
         if let Some(port) = self.ports.take(id.0)
             && let Some(network) = self.networks.get_mut(port.network.0)
         {
@@ -242,7 +255,9 @@ impl Worker {
         if let Some(old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
             self.unwatch(&old.card);
         }
-        let Some(setup) = uplink else { return Ok(()) };
+        let Some(mut setup) = uplink else { return Ok(()) };
+        let known = LanRecord::of(&self.state, id).neighbors();
+        setup.lan.restore_neighbors(Instant::now(), known);
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
         let mut card = setup.card;
         card.set_carrier(setup.facts.up);
