@@ -38,6 +38,7 @@ pub struct Options {
     peers: Vec<String>,
     mode: String,
     cpu: usize,
+    ring: u16,
     arguments: Vec<String>,
 }
 
@@ -46,7 +47,14 @@ impl Options {
     /// `flowgen` ...
     pub fn new(mode: &str, cpu: usize) -> Self {
         let (ports, peers, arguments) = (Vec::new(), Vec::new(), Vec::new());
-        Self { ports, peers, mode: mode.to_owned(), cpu, arguments }
+        Self { ports, peers, mode: mode.to_owned(), cpu, ring: 1024, arguments }
+    }
+
+    /// Entries of each ring, for the drivers added afterwards. Where programs share cores, long
+    /// rings keep more on its way from one turn of the scheduler to the next.
+    pub fn rings(mut self, entries: u16) -> Self {
+        self.ring = entries;
+        self
     }
 
     /// Adds a virtio driver that connects to a vhost-user back end at `socket`. `more` is added to
@@ -54,7 +62,8 @@ impl Options {
     pub fn virtio_user(mut self, socket: &Path, mac: &str, more: &str) -> Self {
         let (number, path) = (self.ports.len(), socket.display());
         self.ports.push(format!(
-            "net_virtio_user{number},path={path},mac={mac},queues=1,queue_size=1024{more}"
+            "net_virtio_user{number},path={path},mac={mac},queues=1,queue_size={}{more}",
+            self.ring
         ));
         self
     }
@@ -81,17 +90,16 @@ impl Options {
     fn command(&self) -> Command {
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "dpdk-testpmd"]);
-        command.args(["--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        // Both rings of a port full, as much in between, and some for the cores' caches.
+        let buffers = 16_384.max(8 * u32::from(self.ring));
+        let megabytes = 256.max(buffers / 128);
+        command.args(["--no-huge", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        command.args(["-m", &megabytes.to_string()]);
         command.arg(format!("--lcores=0@{cpu},1@{cpu}", cpu = self.cpu));
         command.args(self.ports.iter().map(|p| format!("--vdev={p}")));
-        command.args([
-            "--",
-            "-i",
-            "--nb-cores=1",
-            "--total-num-mbufs=16384",
-            "--no-lsc-interrupt",
-            "--disable-link-check",
-        ]);
+        command.args(["--", "-i", "--nb-cores=1", "--no-lsc-interrupt", "--disable-link-check"]);
+        command.arg(format!("--total-num-mbufs={buffers}"));
+        command.args([format!("--rxd={}", self.ring), format!("--txd={}", self.ring)]);
         command.arg(format!("--forward-mode={}", self.mode));
         command.args(&self.peers).args(&self.arguments);
         command
@@ -166,7 +174,7 @@ impl Testpmd {
         self.expect("start", "packet forwarding")
     }
 
-    /// Starts forwarding after sending `bursts` times 32 packets.
+    /// Starts forwarding after sending so many bursts (of 32 packets, or what `--burst` says).
     pub fn forward_after_sending(&mut self, bursts: u32) -> Result<()> {
         self.expect(&format!("start tx_first {bursts}"), "packet forwarding")
     }
