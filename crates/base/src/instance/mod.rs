@@ -91,10 +91,7 @@ pub struct Instance {
 /// Runs an instance until it is told to stop.
 pub async fn run(mut start: Start) -> Result<(), Failure> {
     let text = start.config_text()?;
-    let config = config::check(&text, &start.config)
-        .map_err(|errors| Failure::configuration(errors.to_string()))?;
-    vms::fits(&config)?;
-    start.state_dir.accept_config(&text)?;
+    let config = accept(&start, &text)?;
     let (said, inbox) = mpsc::unbounded_channel();
     let monitor = Monitor::open()?;
     let mut instance = Instance::open(&mut start, config, said)?;
@@ -107,6 +104,19 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     server.abort();
     instance.close();
     result
+}
+
+/// The configuration, if it can be run. A successor runs what its predecessor ran: files that were
+/// there then may have gone, and what was given out stays given.
+fn accept(start: &Start, text: &str) -> Result<Config, Failure> {
+    let wrong = |errors: config::ConfigErrors| Failure::configuration(errors.to_string());
+    if start.is_takeover() {
+        return config::check_accepted(text, &start.config).map_err(wrong);
+    }
+    let config = config::check(text, &start.config).map_err(wrong)?;
+    vms::fits(&config)?;
+    start.state_dir.accept_config(text)?;
+    Ok(config)
 }
 
 impl Instance {

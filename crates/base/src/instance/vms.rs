@@ -26,10 +26,13 @@ pub(super) enum Wish {
     Restart { force: bool },
 }
 
-/// Whether all VMs of `config` together fit the machine: said before anything is started.
+/// Whether all VMs that `up` starts fit the machine together: said before anything is started.
 pub fn fits(config: &Config) -> Result<(), Failure> {
     let mut ledger = Ledger::new(Capacity::of_this_machine()?, config.host.overcommit);
     for (name, vm) in &config.vms {
+        if matches!(&vm.engine, Engine::Qemu(machine) if !machine.autostart) {
+            continue;
+        }
         let claim = Claim::of(vm).map_err(|e| {
             Failure::configuration(format!("VM `{name}`: cannot use its disk: {e}"))
         })?;

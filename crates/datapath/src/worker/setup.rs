@@ -86,6 +86,7 @@ impl WorkerHandle {
         self.call(move |worker| {
             worker.set_uplink(id, None)?;
             worker.set_host(id, None)?;
+            worker.forget_waiting_on(id);
             worker.networks.take(id.0);
             Ok::<_, io::Error>(())
         })
