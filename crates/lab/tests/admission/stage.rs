@@ -68,6 +68,7 @@ const MARK: usize = 16;
 
 /// Everything.
 pub struct Stage {
+    /// The base with its drivers and the LAN.
     pub w: Wired,
     host: Tap,
     everything: Capture,
@@ -78,8 +79,13 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// Sets it up.
     pub fn set() -> Self {
-        let scene = Scene::set().unwrap();
+        Self::on(Scene::set().unwrap())
+    }
+
+    /// Sets it up on a scene that was changed before.
+    pub fn on(scene: Scene) -> Self {
         let neighbor = QuietNeighbor::replace(&scene).unwrap();
         // The host's stack would tell that it has no route.
         scene.host.run("ip -6 route add blackhole default").unwrap();
@@ -117,6 +123,19 @@ impl Stage {
         while self.w.a.receive(Duration::ZERO).unwrap().is_some() {}
     }
 
+    /// Waits until the base is sure that the VMs' addresses are nobody else's on the LAN.
+    pub fn wait_for_claims(&self) {
+        lab::command::wait_until(
+            2 * LIMIT,
+            || "the end of the search for duplicates".to_owned(),
+            || {
+                let events = self.w.instance.finish(&["events", "--json"])?.stdout;
+                Ok((events.matches("address_claimed").count() == 4).then_some(()))
+            },
+        )
+        .unwrap();
+    }
+
     /// The mark of the next datagram: to be put into it.
     pub fn mark(&self) -> Vec<u8> {
         format!("mark{:<12}", self.expected.len()).into_bytes()
@@ -134,12 +153,18 @@ impl Stage {
         at: Option<Place>,
     ) {
         assert!(frame.windows(MARK).any(|w| w == self.mark()), "{what}: no mark");
-        self.expected.push(Expected { what: what.clone(), at });
         match door {
             Door::Vm => self.w.a.send_plain(frame).unwrap(),
             Door::Card => self.w.tap.send(frame).unwrap(),
             Door::Host => self.host.send(frame).unwrap(),
         }
+        self.sent(what, door, counted, at);
+    }
+
+    /// The same of a datagram with the next mark that comes through `door` by another way, and has
+    /// been sent.
+    pub fn sent(&mut self, what: String, door: Door, counted: &[&str], at: Option<Place>) {
+        self.expected.push(Expected { what: what.clone(), at });
         let fence = self.fence(door);
         let now = self.w.instance.counters_at_once().unwrap();
         let mut moved = now.since(&self.counters);

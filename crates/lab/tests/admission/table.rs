@@ -159,7 +159,7 @@ fn unicast(family: usize) -> Vec<Kind> {
 }
 
 /// An echo reply that nobody asked for: what no stack has an answer to.
-fn datagram(source: IpAddr, destination: IpAddr, mark: &[u8]) -> Vec<u8> {
+pub fn datagram(source: IpAddr, destination: IpAddr, mark: &[u8]) -> Vec<u8> {
     let rest = [&[0x77, 0x77, 0, 1], mark].concat();
     let (kind, protocol) =
         if source.is_ipv4() { (0, protocol::ICMP) } else { (129, protocol::ICMP6) };
