@@ -5,8 +5,8 @@
 //! exactly one fate: delivered to a VM, sent to the uplink, sent to the host, answered or heard in
 //! silence by the base itself, or dropped for a named reason. A datagram waiting for a neighbour
 //! has not met its fate yet. So for each owner
-//! `taken = to_vm + to_uplink + to_host + answered + silent + sum(drops) + waiting`, and no term is
-//! computed from the others.
+//! `taken + fragments = to_vm + to_uplink + to_host + answered + silent + sum(drops) + waiting`, and
+//! no term is computed from the others: each fragment meets a fate of its own.
 //!
 //! Drops are counted at the owner who sent the datagram, but for those the receiver causes (no
 //! receive buffer, port down): these count at the receiver, under a name that begins with `rx_`;
@@ -207,6 +207,8 @@ counters! {
     BreakMemoryTorn = "break.memory_torn",
     /// Ring: an output chain too short for the virtio-net header.
     BreakChainTooShort = "break.chain_too_short",
+    /// Datagrams made by cutting this owner's into fragments, beyond the first of each.
+    Fragments = "fragments",
 }
 
 /// The counters of one owner.

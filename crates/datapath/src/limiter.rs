@@ -32,7 +32,7 @@ impl Limiter {
         let gained = passed.as_nanos().checked_div(INTERVAL.as_nanos()).unwrap_or(0);
         if let Ok(gained @ 1..) = u32::try_from(gained) {
             self.tokens = self.tokens.saturating_add(gained).min(BURST);
-            self.filled = Some(filled + INTERVAL.saturating_mul(gained));
+            self.filled = filled.checked_add(INTERVAL.saturating_mul(gained));
         } else if gained > 0 {
             self.tokens = BURST;
             self.filled = Some(now);

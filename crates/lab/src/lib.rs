@@ -8,12 +8,16 @@
 //!  capture  frames as they pass outside the base, and frames nobody would send
 //!  testpmd  DPDK's stock driver and switch
 //!  driver   a vhost-user front end in this process: exact frames in, exact frames out
+//!  frames   datagrams and frames, octet by octet
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
-//!  instance a running ipvisor, by its command
+//!  neighbor a machine outside that says nothing by itself
+//!  instance a running ipvisor, by its command; balance: whether its counters add up
+//!  wired    all of it for tests that compare octets: two drivers, the base, a tap on the LAN
 //! ```
 //! Counts and bytes that a test compares come from here: from drivers and captures, never from the
 //! base. Whatever a part makes (processes, namespaces, files) goes when its handle is dropped.
 
+pub mod balance;
 pub mod capture;
 pub mod command;
 pub mod driver;
@@ -24,6 +28,7 @@ pub mod image;
 pub mod instance;
 pub mod interrupt;
 pub mod measure;
+pub mod neighbor;
 pub mod netns;
 pub mod paths;
 pub mod scene;

@@ -73,7 +73,11 @@ impl Default for Wiring {
 impl Wired {
     /// Sets the scene, starts the base, attaches the drivers.
     pub fn up(wiring: &Wiring) -> Result<Self> {
-        let scene = Scene::set()?;
+        Self::on(Scene::set()?, wiring)
+    }
+
+    /// The same on a scene that was set, and perhaps changed, before.
+    pub fn on(scene: Scene, wiring: &Wiring) -> Result<Self> {
         for (space, card) in [(&scene.host, CARD), (&scene.outside, LAN_CARD)] {
             space.run(&format!("ip link set {card} mtu {}", wiring.mtu))?;
         }

@@ -109,8 +109,9 @@ pub fn check_with(text: &str, path: &Path, files: &dyn Files) -> Result<Config, 
         let name = At::new(name.get_ref().as_ref(), &name.span());
         drafts.read(&name, value, &around, &mut mistakes);
     }
-    drafts.count(&mut mistakes);
-    rules::check(&drafts.networks, &mut drafts.vms, &mut mistakes);
+    if drafts.count(&mut mistakes) {
+        rules::check(&drafts.networks, &mut drafts.vms, &mut mistakes);
+    }
     if mistakes.is_empty() { Ok(drafts.into_config()) } else { Err(failed(mistakes)) }
 }
 
@@ -171,22 +172,26 @@ impl Drafts {
         }
     }
 
-    fn count(&self, out: &mut Vec<Mistake>) {
+    /// Whether there are so many networks and VMs as an instance can have.
+    fn count(&self, out: &mut Vec<Mistake>) -> bool {
         if self.networks.is_empty() && self.vms.is_empty() && out.is_empty() {
             out.push(Mistake::whole("the configuration has neither networks nor VMs").help(
                 "start with [network.NAME] and its `prefixes`, and [vm.NAME] with `addresses`",
             ));
         }
+        let mut fits = true;
         for (what, have, most) in
             [("networks", self.networks.len(), MAX_NETWORKS), ("VMs", self.vms.len(), MAX_PORTS)]
         {
             if have > most {
+                fits = false;
                 out.push(
                     Mistake::whole(format!("the configuration has {have} {what}"))
                         .help(format!("one instance can have {most}; start a second one")),
                 );
             }
         }
+        fits
     }
 
     /// Only without mistakes: every VM has its network then.

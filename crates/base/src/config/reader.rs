@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{self, Key, Table};
-use super::report::Mistake;
+use super::report::{ENOUGH, Mistake};
 use super::units::Wrong;
 
 /// A value, and where in the text it stands.
@@ -231,6 +231,9 @@ impl<'t, 'o> Reader<'t, 'o> {
     /// is missing under its own name and there under a similar one is one mistake.
     pub(super) fn finish(mut self) {
         for (name, (at, _)) in &self.left {
+            if self.out.len() >= ENOUGH {
+                break;
+            }
             let mistake = Mistake::at(at, format!("there is no `{name}` in {}", self.whose));
             let elsewhere = || Table::ALL.iter().find_map(|t| keys::find(*t, name));
             self.out.push(match (elsewhere(), keys::nearest(self.table, name)) {

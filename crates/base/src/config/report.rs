@@ -18,6 +18,12 @@ const SHOWN: usize = 20;
 /// Octets of a line that are shown; a longer one is shown by its number only.
 const LONGEST_LINE: usize = 500;
 
+/// Octets between two places that are shown together.
+const FARTHEST: usize = 64 << 10;
+
+/// Mistakes after which no more are looked for.
+pub(super) const ENOUGH: usize = 1000;
+
 /// One mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -121,24 +127,50 @@ impl ConfigErrors {
         line.len() <= LONGEST_LINE && !line.chars().any(|c| c.is_control() && c != '\t')
     }
 
+    /// The line that `at` starts in, `line` by number, and the other place with what is between.
+    fn snippet(
+        &self,
+        at: &Range<usize>,
+        other: Option<&(Range<usize>, String)>,
+        line: usize,
+    ) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
+        let at = self.clamp(at);
+        let mut shown = self.line_of(at.start);
+        let mut first = line;
+        let mut second = None;
+        if let Some((place, why)) = other
+            && self.showable(place)
+        {
+            let place = self.clamp(place);
+            let its = self.line_of(place.start);
+            let both = shown.start.min(its.start)..shown.end.max(its.end);
+            if both.len() <= FARTHEST {
+                let above = self.text.get(both.start..shown.start).unwrap_or_default();
+                first = line.saturating_sub(above.matches('\n').count());
+                shown = both;
+                second = Some((place, printable(why)));
+            }
+        }
+        let inside = |r: Range<usize>| r.start - shown.start..r.end - shown.start;
+        let annotation = AnnotationKind::Primary.span(inside(at));
+        let mut snippet = Snippet::source(self.text.get(shown.clone()).unwrap_or_default())
+            .line_start(first)
+            .annotation(annotation);
+        if let Some((place, why)) = second {
+            let annotation = AnnotationKind::Context.span(inside(place)).label(why);
+            snippet = snippet.annotation(annotation);
+        }
+        snippet
+    }
+
     /// One mistake as text.
     fn render(&self, mistake: &Mistake) -> String {
         let title = Level::ERROR.primary_title(printable(&mistake.message));
         let mut group = annotate_snippets::Group::with_title(title);
         let path = printable(&self.path.display().to_string());
         match (&mistake.at, self.position(mistake)) {
-            (Some(at), Some(_)) if self.showable(at) => {
-                let mut snippet = Snippet::source(self.text.as_str())
-                    .path(path)
-                    .annotation(AnnotationKind::Primary.span(self.clamp(at)));
-                if let Some((other, why)) = &mistake.other
-                    && self.showable(other)
-                {
-                    snippet = snippet.annotation(
-                        AnnotationKind::Context.span(self.clamp(other)).label(printable(why)),
-                    );
-                }
-                group = group.element(snippet);
+            (Some(at), Some((line, _))) if self.showable(at) => {
+                group = group.element(self.snippet(at, mistake.other.as_ref(), line).path(path));
             }
             (_, Some((line, column))) => {
                 let origin = annotate_snippets::Origin::path(path).line(line).char_column(column);

@@ -349,6 +349,39 @@ fn an_unreadable_file_is_named() {
     assert!(load(&path).unwrap().1.networks.contains_key("a"));
 }
 
+#[test]
+fn the_largest_and_worst_files_are_refused_in_little_time() {
+    let long = |line: &dyn Fn(usize) -> String| {
+        let mut text = String::from("[network.n]\nprefixes = \"2001:db8::/32\"\n[vm.x]\n");
+        (0..)
+            .map(line)
+            .take_while(|l| {
+                text.push_str(l);
+                text.len() + 80 < LONGEST
+            })
+            .count();
+        text
+    };
+    for text in [
+        long(&|i| format!("memor{i} = 1\n")),
+        long(&|i| format!("[vm.v{i}]\n")),
+        long(&|i| format!("[network.n{i}]\n")),
+        "[".repeat(LONGEST),
+        format!("a = {}", "[".repeat(LONGEST - 4)),
+        format!("a = {}", "{b=".repeat(LONGEST / 3 - 2)),
+        format!("[vm.x]\naddresses = [{}]", "\"::\",".repeat(LONGEST / 5 - 10)),
+        "a.".repeat(LONGEST / 2),
+        "\u{feff}[vm.x]\n\"".to_owned(),
+        format!("x = \"{}\"", "\u{1b}".repeat(1000)),
+    ] {
+        let began = std::time::Instant::now();
+        let shown = read(&text).unwrap_err().to_string();
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(20), "{took:?}: {text:.100}");
+        assert!(shown.len() < 100_000, "{}: {text:.100}", shown.len());
+    }
+}
+
 /// The document beside this code.
 const DOCUMENT: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md"));

@@ -161,7 +161,13 @@ fn base_program(dir: &StateDir, config: &Path) -> Program {
 
 /// The file's absolute path, because the holder does not stay in this directory.
 fn find(config: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(config).and_then(|path| path.metadata().map(|_| path)).map_err(|e| {
-        Failure::configuration(format!("cannot read the configuration {}: {e}", config.display()))
-    })
+    let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    if path.is_file() {
+        return Ok(path);
+    }
+    // Not there, or not a file: said in the words of all that can be wrong with it.
+    match crate::config::load(config) {
+        Ok(_) => Ok(path),
+        Err(errors) => Err(Failure::configuration(errors.to_string())),
+    }
 }

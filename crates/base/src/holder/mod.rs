@@ -297,6 +297,10 @@ impl<'a> Holder<'a> {
                     if !self.ever_ready {
                         self.ever_ready = true;
                         (self.options.on_ready)();
+                        if !self.options.detached {
+                            let dir = self.dir.path().display();
+                            say(&format!("runs (state in {dir}); Ctrl-C ends it"));
+                        }
                     }
                 }
                 ToHolder::Stop => {

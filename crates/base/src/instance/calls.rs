@@ -4,10 +4,10 @@ use datapath::counters::Counters;
 use datapath::names::Owner;
 
 use super::Instance;
-use crate::config::Engine;
+use super::vms::Wish;
 use crate::control::{
     Call, Console, CounterOwner, InstanceStatus, NetworkStatus, OwnerCounters, Ps, Refusal,
-    RefusalKind, UplinkStatus, VmState, VmStatus,
+    RefusalKind, UplinkStatus,
 };
 
 impl Instance {
@@ -20,11 +20,9 @@ impl Instance {
             Call::Counters(owner, answer) => {
                 let _ = answer.send(self.counters(owner.as_ref()));
             }
-            Call::Start(vm, answer)
-            | Call::Stop { vm, answer, .. }
-            | Call::Restart { vm, answer, .. } => {
-                let _ = answer.send(Err(self.not_ours(&vm)));
-            }
+            Call::Start(vm, answer) => self.wish(&vm, Wish::Start, answer),
+            Call::Stop { vm, force, answer } => self.wish(&vm, Wish::Stop { force }, answer),
+            Call::Restart { vm, force, answer } => self.wish(&vm, Wish::Restart { force }, answer),
             Call::Console(vm, answer) => {
                 let _ = answer.send(self.console(&vm));
             }
@@ -37,27 +35,12 @@ impl Instance {
         }
     }
 
-    fn not_ours(&self, vm: &str) -> Refusal {
-        if self.config.vms.contains_key(vm) {
-            let text = format!("`{vm}` is run by somebody else (engine = \"external\")");
-            Refusal::new(RefusalKind::NotSupported, text)
-                .hint("start and stop it where its front end runs")
-        } else {
-            Refusal::unknown_vm(vm, self.config.vms.keys().map(String::as_str))
-        }
-    }
-
     fn console(&self, vm: &str) -> Result<Console, Refusal> {
-        match self.config.vms.get(vm).map(|v| &v.engine) {
-            Some(Engine::Qemu(_)) => {
-                let socket = self
-                    .state_dir
-                    .vm_socket(vm, "console")
-                    .map_err(|e| Refusal::new(RefusalKind::Failed, e.to_string()))?;
-                Ok(Console { socket })
-            }
-            _ => Err(self.not_ours(vm)),
-        }
+        self.formed(vm)?;
+        let socket = self.vms.console(vm).ok_or_else(|| {
+            Refusal::new(RefusalKind::WrongState, format!("`{vm}` has no console yet"))
+        })?;
+        Ok(Console { socket: socket.to_owned() })
     }
 
     fn ps(&self) -> Ps {
@@ -90,27 +73,6 @@ impl Instance {
             host_device: side.host.as_ref().map(|h| h.device.clone()),
             no_host_path: side.no_host.clone(),
         }
-    }
-
-    fn vm_status(&self, name: &str) -> Option<VmStatus> {
-        let vm = self.config.vms.get(name)?;
-        let port = self.ids.port(name);
-        let mac = vm.mac.or_else(|| self.macs.get(&port).copied());
-        Some(VmStatus {
-            name: name.to_owned(),
-            state: VmState::External,
-            note: None,
-            engine: "external".to_owned(),
-            pid: None,
-            cpus: None,
-            memory: None,
-            network: vm.network.clone(),
-            addresses: vm.addresses.iter().map(|a| a.addr()).collect(),
-            mac: mac.map(|m| m.to_string()),
-            attached: self.running.get(&port).is_some_and(|sides| sides.len() == 2),
-            seconds: 0,
-            restarts: 0,
-        })
     }
 
     fn counters(&self, owner: Option<&CounterOwner>) -> Result<Vec<OwnerCounters>, Refusal> {

@@ -50,16 +50,17 @@ impl Instance {
         if let Some(side) = name.and_then(|n| self.networks.get_mut(&n)) {
             side.refuse(address);
         }
+        let refused = self.networks.iter().map(|(n, s)| (n.clone(), s.refused.clone())).collect();
+        self.state_dir.note_refused(&refused)?;
         self.host_changed()
     }
 
-    pub(super) fn on_door(&mut self, port: PortId, event: &PortEvent) {
+    pub(super) fn on_door(&self, port: PortId, event: &PortEvent) {
         let (level, kind, text) = match event {
             PortEvent::Attached => {
                 (EventLevel::Info, "attached", "a front end is attached".to_owned())
             }
             PortEvent::Detached { why } => {
-                self.running.remove(&port);
                 (EventLevel::Info, "detached", format!("its front end is gone: {why}"))
             }
             PortEvent::NewcomerRefused => {
@@ -70,14 +71,7 @@ impl Instance {
                 tracing::debug!(port = port.0, features = format!("{features:#x}"), "negotiated");
                 return;
             }
-            PortEvent::Started { side, .. } => {
-                self.running.entry(port).or_default().insert(side.name());
-                return;
-            }
-            PortEvent::Stopped { side } => {
-                self.running.entry(port).or_default().remove(side.name());
-                return;
-            }
+            PortEvent::Started { .. } | PortEvent::Stopped { .. } => return,
             PortEvent::Refused { request, why } => {
                 let text = format!("request {request} of its front end was refused: {why}");
                 (EventLevel::Warning, "request_refused", text)

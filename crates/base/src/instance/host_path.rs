@@ -120,6 +120,12 @@ impl HostSide {
         Ok(refused)
     }
 
+    /// The VMs' links carry other sizes now. That the kernel refuses costs nothing but a datagram
+    /// that does not fit, which is counted.
+    pub fn set_mtu(&self, mtu: u32, netlink: &mut Netlink) {
+        let _ = netlink.set_link_mtu(self.index, mtu);
+    }
+
     /// Takes the path away; the routes go with the device.
     pub fn close(self, worker: &WorkerHandle) {
         let _ = worker.set_host(self.network, None);

@@ -22,18 +22,21 @@ mod host_path;
 mod ids;
 mod last_inch;
 mod network;
+mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use datapath::event::Event;
 use datapath::keeper::Keeper;
-use datapath::names::{Mac, PortId};
+use datapath::names::{Mac, PortId, Side};
 use datapath::netlink::{Monitor, Netlink};
 use datapath::state::StateMemory;
+use datapath::state::port::PortRecord;
 use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
 use datapath::worker::{self, PortSetup, WorkerHandle};
 use tokio::sync::mpsc;
@@ -44,6 +47,7 @@ use crate::entry::{Failure, Start};
 use crate::keeper::{Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
+use crate::vm::{self, Vms};
 use host_facts::HostFacts;
 use ids::Ids;
 use network::{Around, NetworkSide};
@@ -51,10 +55,14 @@ use network::{Around, NetworkSide};
 /// How often the holder hears that the main loop is alive.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// How long the doors' dispatcher may take to come round.
+const SLOW_DOORS: Duration = Duration::from_millis(500);
+
 /// What other threads of the base have to say.
 enum Said {
     Worker(Event),
     Door(PortId, PortEvent),
+    Vm(vm::Event),
 }
 
 /// All that runs.
@@ -69,14 +77,13 @@ pub struct Instance {
     doors: DispatcherHandle,
     ids: Ids,
     networks: BTreeMap<String, NetworkSide>,
+    vms: Vms,
     netlink: Netlink,
     host: HostFacts,
     label: String,
     events: EventLog,
     /// Seconds since 1970 when `up` was typed.
     started: u64,
-    /// Rings that run, per port.
-    running: BTreeMap<PortId, BTreeSet<&'static str>>,
     /// MAC addresses learned from guests.
     macs: BTreeMap<PortId, Mac>,
 }
@@ -84,9 +91,7 @@ pub struct Instance {
 /// Runs an instance until it is told to stop.
 pub async fn run(mut start: Start) -> Result<(), Failure> {
     let text = start.config_text()?;
-    let config = config::check(&text, &start.config)
-        .map_err(|errors| Failure::configuration(errors.to_string()))?;
-    start.state_dir.accept_config(&text)?;
+    let config = accept(&start, &text)?;
     let (said, inbox) = mpsc::unbounded_channel();
     let monitor = Monitor::open()?;
     let mut instance = Instance::open(&mut start, config, said)?;
@@ -94,10 +99,24 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     let (calls, called) = mpsc::channel(64);
     let server = tokio::spawn(control::serve(listener, calls, instance.events.clone()));
     start.keeper.ready()?;
+    instance.start_all();
     let result = instance.serve(start.link, called, inbox, monitor).await;
     server.abort();
     instance.close();
     result
+}
+
+/// The configuration, if it can be run. A successor runs what its predecessor ran: files that were
+/// there then may have gone, and what was given out stays given.
+fn accept(start: &Start, text: &str) -> Result<Config, Failure> {
+    let wrong = |errors: config::ConfigErrors| Failure::configuration(errors.to_string());
+    if start.is_takeover() {
+        return config::check_accepted(text, &start.config).map_err(wrong);
+    }
+    let config = config::check(text, &start.config).map_err(wrong)?;
+    vms::fits(&config)?;
+    start.state_dir.accept_config(text)?;
+    Ok(config)
 }
 
 impl Instance {
@@ -121,7 +140,7 @@ impl Instance {
                 state
             }
         };
-        let from_worker = said.clone();
+        let (from_worker, from_vms) = (said.clone(), said.clone());
         let (worker, _) = worker::spawn(
             state.clone(),
             Box::new(move |event| {
@@ -140,6 +159,16 @@ impl Instance {
         let mut netlink = Netlink::open()?;
         let host = HostFacts::read(&mut netlink)?;
         let ids = Ids::assign(&config, &state);
+        let mut networks = BTreeMap::new();
+        let mut refused = start.state_dir.refused();
+        for name in config.networks.keys() {
+            let refused = refused.remove(name).unwrap_or_default();
+            let side = NetworkSide::new(&ids, name, &config, refused, &host)?;
+            side.announce(&worker)?;
+            networks.insert(name.clone(), side);
+        }
+        let (dir, kept) = (&start.state_dir, &mut start.inheritance);
+        let vms = vms::open(&config, &networks, dir, &start.keeper, from_vms, kept)?;
         let mut instance = Self {
             config,
             config_path: start.config.clone(),
@@ -150,13 +179,13 @@ impl Instance {
             worker,
             doors,
             ids,
-            networks: BTreeMap::new(),
+            networks,
+            vms,
             netlink,
             host,
             label: start.state_dir.path().display().to_string(),
             events: EventLog::new(),
             started: now_seconds().saturating_sub(start.hello.seconds),
-            running: BTreeMap::new(),
             macs: BTreeMap::new(),
         };
         instance.open_networks(&mut start.inheritance, takeover)?;
@@ -170,11 +199,6 @@ impl Instance {
         inheritance: &mut Inheritance,
         takeover: bool,
     ) -> Result<(), Failure> {
-        for name in self.config.networks.keys() {
-            let side = NetworkSide::new(&self.ids, name, &self.config, &self.host)?;
-            side.announce(&self.worker)?;
-            self.networks.insert(name.clone(), side);
-        }
         for name in self.config.vms.keys() {
             self.add_port(name)?;
         }
@@ -207,7 +231,8 @@ impl Instance {
         };
         let Some(side) = self.networks.get(&vm.network) else { return Ok(()) };
         let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-        let prefixes = vm.addresses.clone();
+        let listed: BTreeSet<_> = side.listed().collect();
+        let prefixes = vm.addresses.iter().filter(|a| listed.contains(a)).copied().collect();
         let (name, network) = (name.to_owned(), side.id);
         self.worker.add_port(PortSetup { id, network, name, inch, prefixes })??;
         Ok(())
@@ -242,29 +267,48 @@ impl Instance {
     ) -> Result<(), Failure> {
         let changes = Readable::new(monitor.as_fd().try_clone_to_owned()?)?;
         let mut beat = tokio::time::interval(BEAT);
+        let mut stopping: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         loop {
+            let stopped = async {
+                match &mut stopping {
+                    Some(stop) => stop.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                _ = beat.tick() => self.keeper.beat()?,
+                _ = beat.tick() => self.beat()?,
                 Some(call) = calls.recv() => self.call(call),
                 Some(said) = inbox.recv() => match said {
                     Said::Worker(event) => self.on_worker(event)?,
                     Said::Door(port, event) => self.on_door(port, &event),
+                    Said::Vm(event) => self.on_vm(&event),
                 },
                 changed = changes.read(|_| monitor_changed(&mut monitor)) => {
                     changed?;
                     self.host_changed()?;
                 }
                 event = link.next() => match event {
-                    HolderEvent::Stop { .. } => return Ok(()),
+                    HolderEvent::Stop { now } => stopping = Some(Box::pin(self.vms.stop_all(now))),
                     HolderEvent::Reaped { pid, ended } => {
-                        tracing::debug!(pid, ?ended, "a process of ours has ended");
-                        self.keeper.settled(pid)?;
+                        self.vms.exited(pid, vms::ending(ended));
                     }
                     HolderEvent::NotKept(key) => tracing::warn!(key, "the holder cannot keep this"),
-                    HolderEvent::Gone => return Ok(()),
+                    // Its VMs and its datagrams go on; a new holder ends it and takes over.
+                    HolderEvent::Gone => tracing::warn!("the holder is gone"),
                 },
+                () = stopped => return Ok(()),
             }
         }
+    }
+
+    /// Tells the holder that this base lives: all three threads of it. A worker that hangs makes
+    /// this wait for ever, and the holder starts a successor.
+    fn beat(&self) -> Result<(), Failure> {
+        self.worker.comes_round()?;
+        if self.doors.answers_within(SLOW_DOORS) {
+            self.keeper.beat()?;
+        }
+        Ok(())
     }
 
     fn around(&self) -> Around<'_> {
@@ -302,6 +346,15 @@ impl Instance {
             self.worker.set_inch(self.ids.port(name), inch)?;
         }
         Ok(())
+    }
+
+    /// Whether a port's front end has both rings running.
+    fn is_attached(&self, port: PortId) -> bool {
+        let record = PortRecord::of(&self.state, port);
+        Side::BOTH.iter().all(|side| {
+            let ring = record.ring(*side);
+            ring.started && ring.enabled && record.fault(*side).is_none()
+        })
     }
 
     /// Takes everything apart that would outlive the base.

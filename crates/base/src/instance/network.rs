@@ -61,6 +61,7 @@ impl NetworkSide {
         ids: &Ids,
         name: &str,
         config: &Config,
+        refused: Vec<IpAddr>,
         host: &HostFacts,
     ) -> Result<Self, CardError> {
         let network = config.networks.get(name).cloned();
@@ -90,7 +91,7 @@ impl NetworkSide {
             link,
             host: None,
             no_host: None,
-            refused: Vec::new(),
+            refused,
             prefixes,
             guarded: BTreeSet::new(),
         };
@@ -237,6 +238,11 @@ impl NetworkSide {
         if facts != self.facts {
             self.facts = facts;
             self.tell_lan(around)?;
+            let outward = last_inch::outward(&self.config, &self.facts);
+            around.worker.update_network(self.id, self.facts.mtu, outward)?;
+            if let Some(side) = &self.host {
+                side.set_mtu(self.facts.mtu, netlink);
+            }
         }
         let listed = self.listed().collect();
         if let Some(side) = &mut self.host {
@@ -359,6 +365,7 @@ impl NetworkSide {
     pub fn refuse(&mut self, address: IpAddr) {
         if !self.refused.contains(&address) {
             self.refused.push(address);
+            self.refused.sort_unstable();
         }
         if let Some(card) = &self.card {
             let _ = card.withdraw(address.into());

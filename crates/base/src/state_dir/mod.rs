@@ -21,12 +21,18 @@
 
 mod lock;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub use lock::{Lock, LockError, holder_process};
+
+/// Where refused addresses are noted.
+const REFUSED: &str = "refused.json";
+const REFUSED_NEW: &str = "refused.json.new";
 
 /// Octets of the longest path of a Unix socket.
 pub const MAX_SOCKET_PATH: usize = 107;
@@ -159,7 +165,9 @@ impl StateDir {
         for dir in ["ports", "vm"] {
             let _ = fs::remove_dir_all(self.0.join(dir));
         }
-        for file in ["control.sock", "accepted.toml", "accepted.toml.new", "base"] {
+        for file in
+            ["control.sock", "accepted.toml", "accepted.toml.new", REFUSED, REFUSED_NEW, "base"]
+        {
             let _ = fs::remove_file(self.0.join(file));
         }
     }
@@ -200,6 +208,20 @@ impl StateDir {
         let new = self.0.join("accepted.toml.new");
         fs::write(&new, text)?;
         fs::rename(&new, self.accepted_config())
+    }
+
+    /// Addresses that somebody else on a LAN has, by network. A successor must not take them up
+    /// again, and does not ask: what was answered was answered.
+    pub fn refused(&self) -> BTreeMap<String, Vec<IpAddr>> {
+        let text = fs::read(self.0.join(REFUSED)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Notes them: whole or not at all.
+    pub fn note_refused(&self, refused: &BTreeMap<String, Vec<IpAddr>>) -> io::Result<()> {
+        let new = self.0.join(REFUSED_NEW);
+        fs::write(&new, serde_json::to_vec(refused)?)?;
+        fs::rename(&new, self.0.join(REFUSED))
     }
 
     /// Where port `name` listens for its front end.

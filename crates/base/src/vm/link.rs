@@ -1,7 +1,6 @@
 //! The base's end of a vessel's monitor: there, on its way, or not wanted.
 
 use std::future::{Future, pending};
-use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -27,8 +26,8 @@ pub(super) enum News {
     Up,
     /// It said this.
     Said(Message),
-    /// It ended the conversation.
-    Lost(io::Error),
+    /// It ended the conversation, or said what nobody understands.
+    Lost,
 }
 
 impl Link {
@@ -48,7 +47,7 @@ impl Link {
             }
             Self::Up(monitor) => match monitor.next().await {
                 Ok(message) => News::Said(message),
-                Err(error) => News::Lost(error),
+                Err(_) => News::Lost,
             },
         }
     }

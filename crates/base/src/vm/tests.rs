@@ -7,8 +7,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, waitpid};
+
 use super::*;
 use crate::config::{Disk, DiskFormat, Engine, Machine, Restart, Vm};
+use crate::engine::spawn::{Lock, Vacancy};
 use crate::ledger::Capacity;
 
 /// Longest wait for anything: emulation on a busy machine is slow.
@@ -129,7 +132,8 @@ impl Scene {
         let mut sector = code.concat();
         sector.resize(510, 0);
         sector.extend([0x55, 0xaa]);
-        sector.resize(64 << 10, 0);
+        // The firmware finds no geometry in a smaller disk.
+        sector.resize(1 << 20, 0);
         std::fs::write(&path, sector).unwrap();
         let disk = Disk { path, format: DiskFormat::Raw, readonly: false };
         let mut machine = Machine {
@@ -173,6 +177,19 @@ impl Scene {
         let state = || vms.status(name).unwrap().state;
         self.until("running", || state() == State::Running).await;
         self.until("booted", || self.console_log(name).contains('!')).await;
+    }
+}
+
+/// What a test leaves running when it fails.
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.dir.path().join("vm")).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "pid")
+                && let Ok(Vacancy::Taken(vessel)) = Lock::take(&entry.path())
+            {
+                let _ = pidfd_send_signal(&vessel.pidfd, Signal::KILL);
+            }
+        }
     }
 }
 
@@ -324,9 +341,9 @@ async fn a_successor_hears_how_a_vm_ended_while_nobody_looked() {
         let pid = first.status("a").unwrap().pid.unwrap();
         drop(first);
         // Reaped by somebody else, as the holder does when the base is dead.
-        let child = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
-        rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()).unwrap();
+        let child = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        kill_process(child, Signal::KILL).unwrap();
+        waitpid(Some(child), WaitOptions::empty()).unwrap();
 
         let mut second = scene.base(1);
         second.add(plan(), None).unwrap();

@@ -144,13 +144,20 @@ impl Worker {
         network: &Network,
         to: PortId,
     ) -> Result<Counter, Counter> {
-        Counters::of(&self.state, Owner::Uplink(network.id)).add(Counter::Fragmented, 1);
-        let mut fate = Err(Counter::DropTooBig);
         let mut piece = 0;
+        let mut fate = Err(Counter::DropTooBig);
         while let Some(len) = write_fragment(&mut self.storage, index, network.mtu, piece) {
             let cut = self.storage.push(0..len, None);
-            fate = Ok(self.note_for(to, cut)?);
+            // All go the same way: what one meets, all meet.
+            fate = self.note_for(to, cut);
             piece = piece.saturating_add(1);
+        }
+        let (Ok(same) | Err(same)) = fate;
+        if let Some(more) = piece.checked_sub(1) {
+            let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+            counters.add(Counter::Fragmented, 1);
+            counters.add(Counter::Fragments, more as u64);
+            counters.add(same, more as u64);
         }
         fate
     }

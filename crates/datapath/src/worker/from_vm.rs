@@ -196,7 +196,12 @@ impl Batch<'_> {
             Way::Outside => match &self.network.uplink {
                 Some(uplink) if uplink.facts.up => uplink.facts.mtu,
                 Some(_) => return Err(Counter::DropUplinkDown),
-                None => return Err(Counter::DropNoUplink),
+                None => {
+                    complain(port, self.state, self.now, self.replies, |inch, replies| {
+                        answer::unreachable(inch, &payload, Unreachable::Network, replies)
+                    });
+                    return Err(Counter::DropNoUplink);
+                }
             },
         };
         let fit = Fit::of(&offload, &payload, mtu);
@@ -280,15 +285,20 @@ impl Batch<'_> {
         mtu: u32,
         to: Destination,
     ) -> Result<Fate, Counter> {
-        Counters::of(self.state, Owner::Port(port.id)).add(Counter::Fragmented, 1);
-        let mut fate = Err(Counter::DropTooBig);
+        let counters = Counters::of(self.state, Owner::Port(port.id));
         let mut piece = 0;
         while let Some(len) = write_fragment(self.storage, index, mtu, piece) {
             let cut = self.storage.push(0..len, Some(port.id));
-            fate = Ok(self.route(port, cut, to)?);
+            match self.route(port, cut, to) {
+                Ok(Fate::Met(fate)) | Err(fate) => counters.add(fate, 1),
+                Ok(Fate::Noted) => {}
+            }
             piece = piece.saturating_add(1);
         }
-        fate
+        let Some(more) = piece.checked_sub(1) else { return Err(Counter::DropTooBig) };
+        counters.add(Counter::Fragmented, 1);
+        counters.add(Counter::Fragments, more as u64);
+        Ok(Fate::Noted)
     }
 
     fn unreachable(&mut self, port: &mut Port, index: u16, why: Unreachable) {
@@ -315,7 +325,8 @@ pub(super) fn write_fragment(
 enum Fate {
     /// It is decided, and counts as this.
     Met(Counter),
-    /// It is noted for the card or the host, and counts when they have taken it.
+    /// It is noted for the card or the host and counts when they have taken it, or its fragments
+    /// have been counted.
     Noted,
 }
 

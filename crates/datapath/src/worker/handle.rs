@@ -93,6 +93,11 @@ impl WorkerHandle {
         })
     }
 
+    /// Returns when the worker has come round once: never, if it hangs.
+    pub fn comes_round(&self) -> Result<(), Gone> {
+        self.call(|_| ())
+    }
+
     /// Ends the worker's thread after the batch it is in. Rings stay as they are.
     pub fn shut_down(&self) {
         let _ = self.call(|worker| worker.stopped = true);

@@ -89,13 +89,25 @@ impl Worker {
         }
     }
 
+    /// Drops what waits on a network that goes.
+    pub(super) fn forget_waiting_on(&mut self, id: NetworkId) {
+        while let Some(waiting) = self.pending.next_on(id) {
+            Counters::of(&self.state, waiting.owner()).add(Counter::DropNeighborUnreachable, 1);
+            self.pending.done(waiting);
+        }
+    }
+
     /// What waited for `hop` goes out.
     fn send_waiting(&mut self, id: NetworkId, hop: std::net::IpAddr, mac: Mac) {
         let Some(mut network) = self.networks.take(id.0) else { return };
         while let Some(waiting) = self.pending.next(id, hop) {
             self.storage.clear();
             let datagram = waiting.bytes();
-            let Some(room) = self.storage.room().get_mut(..datagram.len()) else { break };
+            let Some(room) = self.storage.room().get_mut(..datagram.len()) else {
+                Counters::of(&self.state, waiting.owner()).add(Counter::DropFrameLength, 1);
+                self.pending.done(waiting);
+                continue;
+            };
             room.copy_from_slice(datagram);
             let index = self.storage.push(0..datagram.len(), None);
             if let Some(item) = self.storage.item_mut(index) {

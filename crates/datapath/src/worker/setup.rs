@@ -71,11 +71,22 @@ impl WorkerHandle {
         self.call(move |worker| worker.add_network(setup))
     }
 
+    /// Changes what a network's links carry and how the base speaks for it to the outside.
+    pub fn update_network(&self, id: NetworkId, mtu: u32, outward: LastInch) -> Result<(), Gone> {
+        self.call(move |worker| {
+            if let Some(network) = worker.networks.get_mut(id.0) {
+                network.mtu = mtu;
+                network.outward = outward;
+            }
+        })
+    }
+
     /// Ends serving a network; its card and TUN device are closed here.
     pub fn remove_network(&self, id: NetworkId) -> Result<(), Gone> {
         self.call(move |worker| {
             worker.set_uplink(id, None)?;
             worker.set_host(id, None)?;
+            worker.forget_waiting_on(id);
             worker.networks.take(id.0);
             Ok::<_, io::Error>(())
         })

@@ -66,8 +66,8 @@ pub mod features {
 /// Numbers of the rings.
 const RX: u32 = 0;
 const TX: u32 = 1;
-/// Longest frame with its header, in a buffer of its own.
-const LARGE: usize = 65_536 + 64;
+/// Longest frame (40 octets more than 64 KiB in IPv6) with its headers, in a buffer of its own.
+const LARGE: usize = 65_536 + 128;
 /// Receive buffer without large receives: header, Ethernet, 9216 octets.
 const JUMBO: usize = 9_300;
 

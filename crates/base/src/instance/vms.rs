@@ -1,0 +1,228 @@
+//! The VMs of the instance: what is asked of them, and what they tell.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use datapath::keeper::Keeper;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::network::NetworkSide;
+use super::{Instance, Said};
+use crate::config::{Config, Engine};
+use crate::control::{Answer, EventLevel, Refusal, RefusalKind, VmState, VmStatus};
+use crate::engine::Choice;
+use crate::entry::{Failure, causes};
+use crate::keeper::{Ended, HolderKeeper, Inheritance};
+use crate::ledger::{Capacity, Claim, Ledger};
+use crate::state_dir::StateDir;
+use crate::vm::{Ending, Event, Happening, Plan, Shared, State, VmError, Vms};
+
+/// A wish that was put to a VM, to be waited for beside the main loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Start,
+    Stop { force: bool },
+    Restart { force: bool },
+}
+
+/// Whether all VMs that `up` starts fit the machine together: said before anything is started.
+pub fn fits(config: &Config) -> Result<(), Failure> {
+    let mut ledger = Ledger::new(Capacity::of_this_machine()?, config.host.overcommit);
+    for (name, vm) in &config.vms {
+        if matches!(&vm.engine, Engine::Qemu(machine) if !machine.autostart) {
+            continue;
+        }
+        let claim = Claim::of(vm).map_err(|e| {
+            Failure::configuration(format!("VM `{name}`: cannot use its disk: {e}"))
+        })?;
+        ledger.take(name, claim).map_err(|refusal| Failure::configuration(causes(&refusal)))?;
+    }
+    Ok(())
+}
+
+/// Takes over the VMs that run, and prepares the others.
+pub(super) fn open(
+    config: &Config,
+    networks: &BTreeMap<String, NetworkSide>,
+    state_dir: &StateDir,
+    keeper: &Arc<HolderKeeper>,
+    said: UnboundedSender<Said>,
+    inheritance: &mut Inheritance,
+) -> Result<Vms, Failure> {
+    let kept: Arc<dyn Keeper> = keeper.clone();
+    let settle = keeper.clone();
+    let shared = Shared {
+        state_dir: state_dir.clone(),
+        keeper: kept,
+        ledger: Mutex::new(Ledger::new(Capacity::of_this_machine()?, config.host.overcommit)),
+        accel: Choice::of_this_machine().accel,
+        qemu: None,
+        events: Box::new(move |event| {
+            // Nobody listens any more only when the base is ending.
+            let _ = said.send(Said::Vm(event));
+        }),
+        settle: Box::new(move |pid| {
+            if let Err(error) = settle.settled(pid) {
+                tracing::warn!(pid, %error, "cannot tell the holder that a process is settled");
+            }
+        }),
+    };
+    let mut vms = Vms::new(Arc::new(shared));
+    for (name, vm) in &config.vms {
+        let mtu = networks.get(&vm.network).map(|n| n.facts.mtu);
+        let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
+        let Some(plan) = Plan::new(name, vm, state_dir.port_socket(name)?, mtu) else { continue };
+        let pidfd = inheritance.take(&format!("vm/{name}/pidfd"));
+        vms.add(plan, pidfd)?;
+    }
+    for (pid, ended) in inheritance.take_reaped() {
+        vms.exited(pid, ending(ended));
+    }
+    Ok(vms)
+}
+
+/// How the holder says a process ended, as a VM's life understands it.
+pub(super) fn ending(ended: Ended) -> Ending {
+    match ended {
+        Ended::Exited(code) => Ending::Code(code),
+        Ended::Signaled(signal) => Ending::Signal(signal),
+    }
+}
+
+impl Instance {
+    /// Starts what `up` starts. One that cannot be started is told, and the others go on.
+    pub(super) fn start_all(&self) {
+        for name in self.vms.to_start() {
+            let started = self.vms.start(&name);
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                if let Err(error) = started.await {
+                    let subject = format!("vm/{name}");
+                    let text = format!("cannot be started: {}", causes(&error));
+                    events.push(EventLevel::Error, "start_failed", &subject, text);
+                }
+            });
+        }
+    }
+
+    /// Puts a wish to a VM; the answer comes when it is fulfilled.
+    pub(super) fn wish(&self, vm: &str, wish: Wish, answer: Answer<()>) {
+        if let Err(refusal) = self.formed(vm) {
+            let _ = answer.send(Err(refusal));
+            return;
+        }
+        let rest = self.vms.at_rest(vm);
+        match wish {
+            Wish::Start => fulfil(self.vms.start(vm), None::<std::future::Ready<()>>, answer),
+            Wish::Stop { force } => fulfil(self.vms.stop(vm, force), Some(rest), answer),
+            Wish::Restart { force } => {
+                fulfil(self.vms.restart(vm, force), None::<std::future::Ready<()>>, answer);
+            }
+        }
+    }
+
+    /// Whether the base itself forms this VM.
+    pub(super) fn formed(&self, vm: &str) -> Result<(), Refusal> {
+        match self.config.vms.get(vm).map(|v| &v.engine) {
+            Some(Engine::Qemu(_)) => Ok(()),
+            Some(Engine::External(_)) => {
+                let text = format!("`{vm}` is run by somebody else (engine = \"external\")");
+                Err(Refusal::new(RefusalKind::NotSupported, text)
+                    .hint("start and stop it, and look at it, where its front end runs"))
+            }
+            None => Err(Refusal::unknown_vm(vm, self.config.vms.keys().map(String::as_str))),
+        }
+    }
+
+    pub(super) fn on_vm(&self, event: &Event) {
+        let subject = format!("vm/{}", event.vm);
+        let (level, kind, text) = match &event.what {
+            Happening::State { state, note } => {
+                let level = match state {
+                    State::Failed => EventLevel::Error,
+                    State::BackingOff => EventLevel::Warning,
+                    _ => EventLevel::Info,
+                };
+                let why = note.as_ref().map(|n| format!(": {n}")).unwrap_or_default();
+                (level, "state", format!("{state}{why}"))
+            }
+            Happening::Rebooted => (EventLevel::Info, "rebooted", "the guest rebooted".to_owned()),
+            Happening::Panicked => {
+                (EventLevel::Error, "panicked", "the guest's kernel panicked".to_owned())
+            }
+            Happening::Trouble(text) => (EventLevel::Warning, "trouble", text.clone()),
+        };
+        self.events.push(level, kind, &subject, text);
+    }
+
+    pub(super) fn vm_status(&self, name: &str) -> Option<VmStatus> {
+        let vm = self.config.vms.get(name)?;
+        let port = self.ids.port(name);
+        let mac = vm.mac.or_else(|| self.macs.get(&port).copied());
+        let mut status = VmStatus {
+            name: name.to_owned(),
+            state: VmState::External,
+            note: None,
+            engine: "external".to_owned(),
+            pid: None,
+            cpus: None,
+            memory: None,
+            network: vm.network.clone(),
+            addresses: vm.addresses.iter().map(|a| a.addr()).collect(),
+            mac: mac.map(|m| m.to_string()),
+            attached: self.is_attached(port),
+            seconds: 0,
+            restarts: 0,
+        };
+        if let (Engine::Qemu(machine), Some(now)) = (&vm.engine, self.vms.status(name)) {
+            status.engine = "qemu".to_owned();
+            status.state = match now.state {
+                State::Stopped => VmState::Stopped,
+                State::Starting => VmState::Starting,
+                State::Running => VmState::Running,
+                State::Stopping => VmState::Stopping,
+                State::BackingOff => VmState::Waiting,
+                State::Failed => VmState::Failed,
+            };
+            status.note = now.note;
+            status.pid = now.pid;
+            status.cpus = Some(machine.cpus);
+            status.memory = Some(machine.memory);
+            status.seconds = now.started_at.map_or(0, seconds_since);
+            status.restarts = u32::try_from(now.starts.saturating_sub(1)).unwrap_or(u32::MAX);
+        }
+        Some(status)
+    }
+}
+
+/// Waits for a wish beside the main loop, and answers.
+fn fulfil(
+    wish: impl Future<Output = Result<(), VmError>> + Send + 'static,
+    then: Option<impl Future<Output = ()> + Send + 'static>,
+    answer: Answer<()>,
+) {
+    tokio::spawn(async move {
+        let result = wish.await.map_err(|error| {
+            let kind = match error {
+                VmError::Refused(_) => RefusalKind::WrongState,
+                VmError::Unknown(_) => RefusalKind::Unknown,
+                VmError::Ending => RefusalKind::Stopping,
+                _ => RefusalKind::Failed,
+            };
+            Refusal::new(kind, causes(&error))
+        });
+        if let (Ok(()), Some(then)) = (&result, then) {
+            then.await;
+        }
+        // That the one who asked has gone meanwhile is nobody's loss.
+        let _ = answer.send(result);
+    });
+}
+
+fn seconds_since(milliseconds: u64) -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    now.saturating_sub(milliseconds) / 1000
+}
