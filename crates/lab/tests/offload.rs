@@ -104,7 +104,7 @@ fn a_large_send_is_cut_for_a_vm_that_does_not_take_it() {
         assert_whole(&segments);
     }
     let counters = w.instance.counters().unwrap();
-    assert_eq!(counters.get("vm/a", "segmented"), 2);
+    assert_eq!(counters.get("vm/b", "segmented"), 2);
 }
 
 #[test]
