@@ -168,16 +168,6 @@ impl Instance {
             .ok_or_else(|| LabError::Unexpected(format!("no process of the holder in {ps}")))
     }
 
-    /// What the present base has told so far, oldest first.
-    pub fn events(&self) -> Result<Vec<Value>> {
-        let text = output(self.command("events").arg("--json"))?;
-        let read = |line: &str| {
-            serde_json::from_str(line)
-                .map_err(|e| LabError::Unexpected(format!("{e} in event {line:?}")))
-        };
-        text.lines().map(read).collect()
-    }
-
     /// Waits for an event of this kind about this subject (`vm/web`, `network/lan`), in whose text
     /// `word` occurs.
     pub fn wait_event(&self, kind: &str, subject: &str, word: &str) -> Result<Value> {

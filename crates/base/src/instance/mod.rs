@@ -126,7 +126,6 @@ impl Instance {
         said: mpsc::UnboundedSender<Said>,
     ) -> Result<Self, Failure> {
         virtqueue::sigbus::install()?;
-        let takeover = start.is_takeover();
         let keeper: Arc<dyn Keeper> = start.keeper.clone();
         let state = match start.inheritance.take("state") {
             Some(fd) => {
@@ -188,17 +187,13 @@ impl Instance {
             started: now_seconds().saturating_sub(start.hello.seconds),
             macs: BTreeMap::new(),
         };
-        instance.open_networks(&mut start.inheritance, takeover)?;
+        instance.open_networks(&mut start.inheritance)?;
         Ok(instance)
     }
 
     /// Networks, their ports, their cards and paths to the host: in this order, so that a datagram
     /// that comes in finds its receiver.
-    fn open_networks(
-        &mut self,
-        inheritance: &mut Inheritance,
-        takeover: bool,
-    ) -> Result<(), Failure> {
+    fn open_networks(&mut self, inheritance: &mut Inheritance) -> Result<(), Failure> {
         for name in self.config.vms.keys() {
             self.add_port(name)?;
         }
@@ -212,7 +207,7 @@ impl Instance {
                 label: &self.label,
             };
             side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
-            side.open_card(&around, inheritance, &self.host, &mut self.netlink, takeover)?;
+            side.open_card(&around, inheritance, &self.host, &mut self.netlink)?;
             side.refresh(&around, &self.host, &mut self.netlink)?;
             if side.host.is_some() {
                 taken.extend(side.listed());

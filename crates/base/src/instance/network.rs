@@ -9,6 +9,7 @@ use datapath::names::{Mac, NetworkId, PortId};
 use datapath::neighbor::{Lan, Settings};
 use datapath::netlink::{Link, Netlink};
 use datapath::state::StateMemory;
+use datapath::state::lan::LanRecord;
 use datapath::worker::{Gone, NetworkSetup, UplinkSetup, WorkerHandle};
 use ipnet::IpNet;
 
@@ -136,7 +137,6 @@ impl NetworkSide {
         inheritance: &mut Inheritance,
         host: &HostFacts,
         netlink: &mut Netlink,
-        takeover: bool,
     ) -> Result<(), CardOpen> {
         let Some(link) = self.link.clone() else { return Ok(()) };
         let own: Vec<IpAddr> = host.addresses().into_iter().collect();
@@ -164,14 +164,14 @@ impl NetworkSide {
             .worker
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
-        let claims: Vec<(IpAddr, PortId)> = self.claims().collect();
+        // What a predecessor found to be ours stays so; everything else is probed for.
+        let record = LanRecord::of(around.state, self.id);
+        let (held, wanted): (Vec<_>, Vec<_>) =
+            self.claims().partition(|(address, _)| record.is_held(*address));
         around.worker.with_lan(self.id, move |lan, now, out| {
-            if takeover {
-                lan.restore_claimed(claims, out);
-            } else {
-                for (address, port) in claims {
-                    lan.claim(now, address, port, out);
-                }
+            lan.restore_claimed(held, out);
+            for (address, port) in wanted {
+                lan.claim(now, address, port, out);
             }
         })?;
         Ok(())
