@@ -231,6 +231,7 @@ fn from_a_vm_every_source_to_every_destination_meets_its_fate() {
 #[test]
 fn from_outside_every_source_to_every_destination_meets_its_fate() {
     let mut w = Wired::up(&Wiring::default()).unwrap();
+    w.wait_quiet().unwrap();
     for family in [0, 1] {
         for source in KINDS {
             check_row(&mut w, source, family, "uplink/lan", fate_from_lan, |w, datagram| {
