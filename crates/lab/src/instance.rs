@@ -202,6 +202,15 @@ impl Instance {
         read().ok_or_else(|| LabError::Unexpected(format!("not counters: {shown}")))
     }
 
+    /// Events so far, oldest first.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let text = output(self.command("events").arg("--json"))?;
+        let values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+        values
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| LabError::Unexpected(format!("`ipvisor events --json`: {e} in {text}")))
+    }
+
     /// Asks over the control socket.
     pub fn ask(&self, request: &Value) -> Result<Value> {
         let socket = self.state_dir().join("control.sock");
