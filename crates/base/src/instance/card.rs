@@ -104,8 +104,8 @@ impl Card {
         state: &StateMemory,
         keeper: &dyn Keeper,
         netlink: &mut Netlink,
-        takeover: bool,
     ) -> Result<(Self, PacketUplink), CardError> {
+        let takeover = state.takeovers() > 0;
         let opened = Self::attach(setup, inheritance, state, keeper, netlink);
         if opened.is_err() && !takeover {
             // The error that is told is the one that led here.

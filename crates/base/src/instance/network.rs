@@ -157,8 +157,7 @@ impl NetworkSide {
             name: link.name.clone(),
         })?;
         let keeper: &dyn Keeper = &**around.keeper;
-        let (card, socket) =
-            Card::open(&setup, inheritance, around.state, keeper, netlink, takeover)?;
+        let (card, socket) = Card::open(&setup, inheritance, around.state, keeper, netlink)?;
         let lan = Lan::new(self.lan_settings(facts.mac));
         self.card = Some(card);
         self.guarded = own.into_iter().collect();
