@@ -9,6 +9,7 @@
 //!  testpmd  DPDK's stock driver and switch
 //!  driver   a vhost-user front end in this process: exact frames in, exact frames out
 //!  frames   datagrams and frames, octet by octet
+//!  numbered datagrams with a number each: what was lost, what came twice; exchange keeps them going
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
 //!  neighbor a machine outside that says nothing by itself
 //!  instance a running ipvisor, by its command; balance: whether its counters add up
@@ -19,9 +20,11 @@
 
 pub mod balance;
 pub mod capture;
+pub mod chance;
 pub mod command;
 pub mod driver;
 pub mod error;
+pub mod exchange;
 pub mod frames;
 pub mod guest;
 pub mod image;
@@ -30,6 +33,7 @@ pub mod interrupt;
 pub mod measure;
 pub mod neighbor;
 pub mod netns;
+pub mod numbered;
 pub mod paths;
 pub mod scene;
 mod sys;

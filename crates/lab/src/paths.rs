@@ -40,6 +40,18 @@ pub fn ipvisor() -> Result<PathBuf> {
     )))
 }
 
+/// The release build of the `ipvisor` program, beside this build whatever its profile.
+pub fn ipvisor_release() -> Result<PathBuf> {
+    let path = programs()?.with_file_name("release").join("ipvisor");
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(LabError::Unexpected(format!(
+        "{} does not exist: run `cargo build --release -p ipvisor` first",
+        path.display()
+    )))
+}
+
 /// A lock among processes, by file; released when dropped.
 #[derive(Debug)]
 pub struct Lock {

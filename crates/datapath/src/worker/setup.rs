@@ -25,6 +25,7 @@ use crate::limiter::Limiter;
 use crate::names::{NetworkId, Owner, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
+use crate::state::lan::LanRecord;
 use crate::state::port::PortRecord;
 use crate::uplink::{HostPath, PacketUplink, UplinkError};
 use crate::vhost::Ring;
@@ -254,7 +255,9 @@ impl Worker {
         if let Some(old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
             self.unwatch(&old.card);
         }
-        let Some(setup) = uplink else { return Ok(()) };
+        let Some(mut setup) = uplink else { return Ok(()) };
+        let known = LanRecord::of(&self.state, id).neighbors();
+        setup.lan.restore_neighbors(Instant::now(), known);
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
         let mut card = setup.card;
         card.set_carrier(setup.facts.up);
