@@ -11,7 +11,7 @@
 //!
 //! # Threads
 //! This is the base's main thread. It may wait for the worker and for the doors' dispatcher; they
-//! never wait for it: what they have to say goes through [`Inbox`], a queue without a bound that
+//! never wait for it: what they have to say ([`Said`]) goes through a queue without a bound that
 //! they fill only for events, never for datagrams.
 
 mod calls;
