@@ -18,7 +18,6 @@ impl Instance {
             Event::MacLearned { port, mac } => {
                 let text = format!("its card's MAC address is {mac}");
                 self.about_vm(EventLevel::Info, "mac_learned", port, text);
-                self.macs.insert(port, mac);
             }
             Event::AddressClaimed { network, address } => {
                 let text = format!("{address} is ours on the LAN and was announced");
