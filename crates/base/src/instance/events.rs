@@ -31,6 +31,13 @@ impl Instance {
                 self.about_network(EventLevel::Error, "address_conflict", network, text);
                 self.refuse(network, address)?;
             }
+            Event::HostPathLost { network } => {
+                let name = self.ids.network_name(network).map(str::to_owned);
+                if let Some(mut side) = name.and_then(|n| self.networks.remove(&n)) {
+                    side.lose_host(&self.around());
+                    self.networks.insert(side.name.clone(), side);
+                }
+            }
             Event::AddressDefended { network, address, mac } => {
                 let text = format!("{mac} on the LAN uses {address}, which is ours: defended");
                 self.about_network(EventLevel::Warning, "address_defended", network, text);

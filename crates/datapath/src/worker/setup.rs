@@ -280,7 +280,7 @@ impl Worker {
         Ok(())
     }
 
-    fn set_host(&mut self, id: NetworkId, path: Option<HostPath>) -> io::Result<()> {
+    pub(super) fn set_host(&mut self, id: NetworkId, path: Option<HostPath>) -> io::Result<()> {
         if let Some(old) = self.networks.get_mut(id.0).and_then(|n| n.host.take()) {
             self.unwatch(&old);
         }
