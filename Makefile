@@ -6,7 +6,7 @@
 demo:
 	scripts/needs demo
 	cargo build --locked -p ipvisor -p lab
-	@target/debug/demo
+	@$${CARGO_TARGET_DIR:-target}/debug/demo
 
 # Everything: unit, property, driver and guest level.
 test:

@@ -50,9 +50,9 @@ impl Options {
         Self { ports, peers, mode: mode.to_owned(), cpu, ring: 1024, arguments }
     }
 
-    /// Entries of each ring, for the drivers added afterwards. Where programs share cores, long
-    /// rings keep more on its way from one turn of the scheduler to the next.
-    pub fn rings(mut self, entries: u16) -> Self {
+    /// Entries of each ring of the virtio drivers added from here on. Where programs share cores,
+    /// long rings keep more on its way from one turn of the scheduler to the next.
+    pub fn ring(mut self, entries: u16) -> Self {
         self.ring = entries;
         self
     }
@@ -60,10 +60,9 @@ impl Options {
     /// Adds a virtio driver that connects to a vhost-user back end at `socket`. `more` is added to
     /// the device's options: `,server=1`, `,packed_vq=1`, `,in_order=1,mrg_rxbuf=0` ...
     pub fn virtio_user(mut self, socket: &Path, mac: &str, more: &str) -> Self {
-        let (number, path) = (self.ports.len(), socket.display());
+        let (number, path, ring) = (self.ports.len(), socket.display(), self.ring);
         self.ports.push(format!(
-            "net_virtio_user{number},path={path},mac={mac},queues=1,queue_size={}{more}",
-            self.ring
+            "net_virtio_user{number},path={path},mac={mac},queues=1,queue_size={ring}{more}"
         ));
         self
     }
@@ -131,6 +130,7 @@ pub struct Testpmd {
     output: ChildStdout,
     received: Vec<u8>,
     log: PathBuf,
+    ports: usize,
 }
 
 impl Testpmd {
@@ -148,7 +148,8 @@ impl Testpmd {
         let (input, output) =
             pipes.ok_or_else(|| LabError::Unexpected("testpmd without pipes".to_owned()))?;
         rustix::io::ioctl_fionbio(&output, true).attempt(|| "set a pipe's mode".to_owned())?;
-        Ok(Self { process, input, output, received: Vec::new(), log })
+        let (received, ports) = (Vec::new(), options.ports.len());
+        Ok(Self { process, input, output, received, log, ports })
     }
 
     /// Starts the program and waits for its prompt.
@@ -160,7 +161,13 @@ impl Testpmd {
 
     /// Waits for the prompt.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
-        self.read_to_prompt("start", limit).map(drop)
+        let banner = self.read_to_prompt("start", limit)?;
+        // Without a port it starts all the same.
+        if banner.matches("Configuring Port").count() == self.ports {
+            return Ok(());
+        }
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        Err(LabError::Unexpected(format!("testpmd did not get all its ports: {banner}{log}")))
     }
 
     /// Types a command and gives what it answers.

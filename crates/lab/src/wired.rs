@@ -113,6 +113,19 @@ impl Wired {
         frames::carry(self.card_mac, self.lan_mac, datagram)
     }
 
+    /// Waits until the machine outside says nothing by itself any more (a card that comes up makes
+    /// its kernel report and ask for some seconds): for tests whose counts are exact.
+    pub fn wait_quiet(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(30);
+        while self.tap.receive(Duration::from_secs(3))?.is_some() {
+            if Instant::now() > end {
+                let what = "silence on the LAN".to_owned();
+                return Err(LabError::Timeout { what, limit: Duration::from_secs(30) });
+            }
+        }
+        Ok(())
+    }
+
     /// The first frame that the card sends and `wanted` likes, within [`LIMIT`].
     pub fn seen_outside(&self, what: &str, wanted: impl Fn(&Frame) -> bool) -> Result<Frame> {
         let end = Instant::now() + LIMIT;

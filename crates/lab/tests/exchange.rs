@@ -41,7 +41,8 @@ fn connect(name: &str) -> String {
 fn driver(instance: &Instance, number: usize, more: &str) -> Options {
     let (own, other) = (vm(number as u8)[0], vm(1 - number as u8)[0]);
     let socket: PathBuf = instance.socket(NAMES[number]);
-    Options::new("5tswap", 1)
+    Options::new("5tswap", number)
+        .ring(4096)
         .virtio_user(&socket, MACS[number], more)
         .peer(0, BASE)
         .argument(&format!("--tx-ip={own},{other}"))
@@ -73,7 +74,8 @@ fn swing(
     let before = instance.counters().unwrap();
     let start: Vec<Statistics> = drivers.iter_mut().map(|d| d.statistics(0).unwrap()).collect();
     drivers[1].forward().unwrap();
-    drivers[0].forward_after_sending(8).unwrap();
+    // As much as fits a ring: they take turns on few cores.
+    drivers[0].forward_after_sending(100).unwrap();
     meanwhile(drivers);
     // One stops, the other sends back what it still gets; then what lies in the rings is taken.
     for driver in &mut *drivers {
@@ -163,6 +165,10 @@ fn the_base_connects_to_drivers_that_listen_and_comes_back_to_them() {
     let space = Netns::new().unwrap();
     let instance = up(&space, connect);
     for _ in 0..2 {
+        // A driver that was killed leaves its socket behind, and then cannot bind it again.
+        for name in NAMES {
+            let _ = std::fs::remove_file(instance.socket(name));
+        }
         let mut drivers =
             [0, 1].map(|n| Testpmd::start(&driver(&instance, n, ",server=1")).unwrap());
         for driver in &mut drivers {

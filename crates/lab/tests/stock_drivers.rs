@@ -70,7 +70,7 @@ impl House {
         let (own, other) = (n as u8, 1 - n as u8);
         let more = if self.opener == Opener::Base { ",server=1" } else { "" };
         Options::new(mode, n)
-            .rings(ring)
+            .ring(ring)
             .virtio_user(&self.sockets[n], MACS[n], more)
             .argument(&format!("--tx-ip={},{}", vm(own)[0], vm(other)[0]))
     }

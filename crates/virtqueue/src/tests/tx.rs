@@ -1,3 +1,5 @@
+//! The output queue and a well-behaved driver: every layout of a chain, and when buffers go back.
+
 use super::*;
 use crate::driver::Shape;
 
