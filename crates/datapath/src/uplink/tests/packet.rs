@@ -38,7 +38,7 @@ fn take(uplink: &mut PacketUplink) -> (NetHeader, Vec<u8>) {
         match uplink.next() {
             Some(Received::Frame { header, bytes, .. }) => return (header, bytes.to_vec()),
             Some(other) => panic!("{other:?}"),
-            None => assert!(readable(&*uplink), "a frame within a second"),
+            None => assert!(readable(&*uplink), "a frame in time"),
         }
     }
     panic!("readable, and nothing there")

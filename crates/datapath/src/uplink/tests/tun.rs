@@ -33,7 +33,7 @@ fn open(world: &mut World, state: &StateMemory) -> HostPath {
 
 fn read(path: &mut HostPath) -> (NetHeader, Vec<u8>) {
     let mut buffer = vec![0; 70_000];
-    assert!(readable(&*path), "a datagram within a second");
+    assert!(readable(&*path), "a datagram in time");
     let found = path.next(&mut buffer).unwrap().unwrap();
     buffer.truncate(found.len);
     (found.header, buffer)
