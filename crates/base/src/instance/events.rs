@@ -18,7 +18,6 @@ impl Instance {
             Event::MacLearned { port, mac } => {
                 let text = format!("its card's MAC address is {mac}");
                 self.about_vm(EventLevel::Info, "mac_learned", port, text);
-                self.macs.insert(port, mac);
             }
             Event::AddressClaimed { network, address } => {
                 let text = format!("{address} is ours on the LAN and was announced");
@@ -31,6 +30,13 @@ impl Instance {
                 );
                 self.about_network(EventLevel::Error, "address_conflict", network, text);
                 self.refuse(network, address)?;
+            }
+            Event::HostPathLost { network } => {
+                let name = self.ids.network_name(network).map(str::to_owned);
+                if let Some(mut side) = name.and_then(|n| self.networks.remove(&n)) {
+                    side.lose_host(&self.around());
+                    self.networks.insert(side.name.clone(), side);
+                }
             }
             Event::AddressDefended { network, address, mac } => {
                 let text = format!("{mac} on the LAN uses {address}, which is ours: defended");

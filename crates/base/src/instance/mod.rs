@@ -11,7 +11,7 @@
 //!
 //! # Threads
 //! This is the base's main thread. It may wait for the worker and for the doors' dispatcher; they
-//! never wait for it: what they have to say goes through [`Inbox`], a queue without a bound that
+//! never wait for it: what they have to say ([`Said`]) goes through a queue without a bound that
 //! they fill only for events, never for datagrams.
 
 mod calls;
@@ -34,7 +34,7 @@ use std::time::{Duration, SystemTime};
 
 use datapath::event::Event;
 use datapath::keeper::Keeper;
-use datapath::names::{Mac, PortId, Side};
+use datapath::names::{PortId, Side};
 use datapath::netlink::{Monitor, Netlink};
 use datapath::state::StateMemory;
 use datapath::state::port::PortRecord;
@@ -85,8 +85,6 @@ pub struct Instance {
     events: EventLog,
     /// Seconds since 1970 when `up` was typed.
     started: u64,
-    /// MAC addresses learned from guests.
-    macs: BTreeMap<PortId, Mac>,
     /// The host has changed since it was read, and could not be read then.
     host_unread: bool,
 }
@@ -200,7 +198,6 @@ impl Instance {
             label: start.state_dir.path().display().to_string(),
             events: EventLog::new(),
             started: now_seconds().saturating_sub(start.hello.seconds),
-            macs: BTreeMap::new(),
             host_unread: false,
         })
     }

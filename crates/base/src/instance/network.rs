@@ -210,6 +210,15 @@ impl NetworkSide {
         Ok(())
     }
 
+    /// Somebody removed the device of the path to the host.
+    pub fn lose_host(&mut self, around: &Around<'_>) {
+        if let Some(side) = self.host.take() {
+            // A successor finds out by itself what the holder still has.
+            let _ = around.keeper.forget(&format!("network/{}/host", self.name));
+            self.without_host(around, format!("somebody removed the device {}", side.device));
+        }
+    }
+
     fn without_host(&mut self, around: &Around<'_>, why: String) {
         let subject = format!("network/{}", self.name);
         let text = format!("the host and the VMs of this network cannot reach each other: {why}");

@@ -4,6 +4,7 @@
 //!  outside ── eth1 (the base's card) host, ip_forward = 1  eth2 ── elsewhere
 //!                                    198.51.100.1                  198.51.100.2
 //! ```
+#![allow(clippy::needless_range_loop, reason = "the family, in several tables")]
 
 use std::net::IpAddr;
 
