@@ -68,7 +68,7 @@ counters! {
     Waited = "waited",
     /// Datagrams of this owner cut into IPv4 fragments for the next link.
     Fragmented = "fragmented",
-    /// Large sends of this owner cut into segments because the receiver cannot take them whole.
+    /// Large sends to this owner cut into segments because it cannot take them whole.
     Segmented = "segmented",
     /// ICMP errors sent to this owner.
     IcmpErrors = "icmp_errors",

@@ -146,6 +146,13 @@ impl Port {
         self.tx.as_ref().and_then(|t| t.kick.as_ref())
     }
 
+    /// The kick cannot be watched: the tx ring is polled from now on.
+    pub fn forget_kick(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.kick = None;
+        }
+    }
+
     /// Whether the tx ring is in use, and polled for ever because the driver gave no kick.
     pub fn must_be_polled(&self) -> bool {
         self.tx.as_ref().is_some_and(|t| t.kick.is_none())

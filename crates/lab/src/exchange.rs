@@ -109,7 +109,7 @@ impl Exchange {
         let mut moved = false;
         for (from, _, stream) in &mut self.streams {
             for _ in 0..if send { TURN } else { 0 } {
-                let Some(datagram) = stream.next() else { break };
+                let Some(datagram) = stream.next_frame() else { break };
                 self.ends[*from].put(&datagram)?;
                 moved = true;
             }

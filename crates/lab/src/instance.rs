@@ -168,16 +168,6 @@ impl Instance {
             .ok_or_else(|| LabError::Unexpected(format!("no process of the holder in {ps}")))
     }
 
-    /// What the present base has told so far, oldest first.
-    pub fn events(&self) -> Result<Vec<Value>> {
-        let text = output(self.command("events").arg("--json"))?;
-        let read = |line: &str| {
-            serde_json::from_str(line)
-                .map_err(|e| LabError::Unexpected(format!("{e} in event {line:?}")))
-        };
-        text.lines().map(read).collect()
-    }
-
     /// Waits for an event of this kind about this subject (`vm/web`, `network/lan`), in whose text
     /// `word` occurs.
     pub fn wait_event(&self, kind: &str, subject: &str, word: &str) -> Result<Value> {
@@ -198,7 +188,15 @@ impl Instance {
 
     /// All counters.
     pub fn counters(&self) -> Result<Counters> {
-        let shown = self.json("counters")?;
+        Self::read_counters(&self.json("counters")?)
+    }
+
+    /// The same without a process: where a test asks a thousand times.
+    pub fn counters_at_once(&self) -> Result<Counters> {
+        Self::read_counters(&self.ask(&json!({"do": "counters"}))?)
+    }
+
+    fn read_counters(shown: &Value) -> Result<Counters> {
         let read = || -> Option<Counters> {
             let mut found = Counters::default();
             for owner in shown.as_array()? {
@@ -210,6 +208,15 @@ impl Instance {
             Some(found)
         };
         read().ok_or_else(|| LabError::Unexpected(format!("not counters: {shown}")))
+    }
+
+    /// Events so far, oldest first.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let text = output(self.command("events").arg("--json"))?;
+        let values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+        values
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| LabError::Unexpected(format!("`ipvisor events --json`: {e} in {text}")))
     }
 
     /// Asks over the control socket.

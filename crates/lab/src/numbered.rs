@@ -152,7 +152,7 @@ impl Stream {
     }
 
     /// The next datagram to send, if there is room on the way.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn next_frame(&mut self) -> Option<Vec<u8>> {
         if self.on_the_way() >= self.window {
             return None;
         }
@@ -241,11 +241,11 @@ mod tests {
     #[test]
     fn what_is_missing_and_what_came_twice_is_told() {
         let mut stream = Stream::new(flow("4"), 3);
-        let sent: Vec<_> = std::iter::from_fn(|| stream.next()).collect();
+        let sent: Vec<_> = std::iter::from_fn(|| stream.next_frame()).collect();
         assert_eq!(sent.len(), 3);
         assert!(stream.take(&sent[0]) && stream.take(&sent[2]) && stream.take(&sent[2]));
         assert_eq!(stream.tally.missing(stream.sent), [1]);
         assert_eq!(stream.tally.duplicates(), 1);
-        assert!(stream.next().is_some());
+        assert!(stream.next_frame().is_some());
     }
 }

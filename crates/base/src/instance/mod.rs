@@ -26,6 +26,7 @@ mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,17 +34,17 @@ use std::time::{Duration, SystemTime};
 
 use datapath::event::Event;
 use datapath::keeper::Keeper;
-use datapath::names::{Mac, PortId, Side};
+use datapath::names::{PortId, Side};
 use datapath::netlink::{Monitor, Netlink};
 use datapath::state::StateMemory;
 use datapath::state::port::PortRecord;
 use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
-use datapath::worker::{self, PortSetup, WorkerHandle};
+use datapath::worker::{self, Gone, PortSetup, WorkerHandle};
 use tokio::sync::mpsc;
 
 use crate::config::{self, Config, Engine};
-use crate::control::{self, Call, EventLog};
-use crate::entry::{Failure, Start};
+use crate::control::{self, Call, EventLevel, EventLog};
+use crate::entry::{Failure, Start, causes};
 use crate::keeper::{Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
@@ -84,8 +85,8 @@ pub struct Instance {
     events: EventLog,
     /// Seconds since 1970 when `up` was typed.
     started: u64,
-    /// MAC addresses learned from guests.
-    macs: BTreeMap<PortId, Mac>,
+    /// The host has changed since it was read, and could not be read then.
+    host_unread: bool,
 }
 
 /// Runs an instance until it is told to stop.
@@ -95,14 +96,26 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     let (said, inbox) = mpsc::unbounded_channel();
     let monitor = Monitor::open()?;
     let mut instance = Instance::open(&mut start, config, said)?;
-    let listener = control::listen(&start.state_dir, &mut start.inheritance, &*start.keeper)?;
+    let listener = match instance.prepare(&mut start) {
+        Ok(listener) => listener,
+        Err(failure) => {
+            if !start.is_takeover() {
+                // Nobody is started after a base that never served: what it has changed on the
+                // machine is undone now or never.
+                instance.close();
+            }
+            return Err(failure);
+        }
+    };
     let (calls, called) = mpsc::channel(64);
     let server = tokio::spawn(control::serve(listener, calls, instance.events.clone()));
-    start.keeper.ready()?;
     instance.start_all();
     let result = instance.serve(start.link, called, inbox, monitor).await;
     server.abort();
-    instance.close();
+    // A base that fails leaves everything as it is: its successor takes it over.
+    if result.is_ok() {
+        instance.close();
+    }
     result
 }
 
@@ -126,7 +139,6 @@ impl Instance {
         said: mpsc::UnboundedSender<Said>,
     ) -> Result<Self, Failure> {
         virtqueue::sigbus::install()?;
-        let takeover = start.is_takeover();
         let keeper: Arc<dyn Keeper> = start.keeper.clone();
         let state = match start.inheritance.take("state") {
             Some(fd) => {
@@ -169,7 +181,7 @@ impl Instance {
         }
         let (dir, kept) = (&start.state_dir, &mut start.inheritance);
         let vms = vms::open(&config, &networks, dir, &start.keeper, from_vms, kept)?;
-        let mut instance = Self {
+        Ok(Self {
             config,
             config_path: start.config.clone(),
             state_dir: start.state_dir.clone(),
@@ -186,19 +198,21 @@ impl Instance {
             label: start.state_dir.path().display().to_string(),
             events: EventLog::new(),
             started: now_seconds().saturating_sub(start.hello.seconds),
-            macs: BTreeMap::new(),
-        };
-        instance.open_networks(&mut start.inheritance, takeover)?;
-        Ok(instance)
+            host_unread: false,
+        })
+    }
+
+    /// Opens everything, and says so.
+    fn prepare(&mut self, start: &mut Start) -> Result<UnixListener, Failure> {
+        self.open_networks(&mut start.inheritance)?;
+        let listener = control::listen(&start.state_dir, &mut start.inheritance, &*start.keeper)?;
+        start.keeper.ready()?;
+        Ok(listener)
     }
 
     /// Networks, their ports, their cards and paths to the host: in this order, so that a datagram
     /// that comes in finds its receiver.
-    fn open_networks(
-        &mut self,
-        inheritance: &mut Inheritance,
-        takeover: bool,
-    ) -> Result<(), Failure> {
+    fn open_networks(&mut self, inheritance: &mut Inheritance) -> Result<(), Failure> {
         for name in self.config.vms.keys() {
             self.add_port(name)?;
         }
@@ -212,7 +226,7 @@ impl Instance {
                 label: &self.label,
             };
             side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
-            side.open_card(&around, inheritance, &self.host, &mut self.netlink, takeover)?;
+            side.open_card(&around, inheritance, &self.host, &mut self.netlink)?;
             side.refresh(&around, &self.host, &mut self.netlink)?;
             if side.host.is_some() {
                 taken.extend(side.listed());
@@ -303,7 +317,10 @@ impl Instance {
 
     /// Tells the holder that this base lives: all three threads of it. A worker that hangs makes
     /// this wait for ever, and the holder starts a successor.
-    fn beat(&self) -> Result<(), Failure> {
+    fn beat(&mut self) -> Result<(), Failure> {
+        if self.host_unread {
+            self.host_changed()?;
+        }
         self.worker.comes_round()?;
         if self.doors.answers_within(SLOW_DOORS) {
             self.keeper.beat()?;
@@ -321,29 +338,33 @@ impl Instance {
         }
     }
 
-    /// Something about links, addresses or gateways of the host has changed.
-    fn host_changed(&mut self) -> Result<(), Failure> {
-        self.host = HostFacts::read(&mut self.netlink)?;
-        let mut networks = std::mem::take(&mut self.networks);
-        let mut netlink = std::mem::replace(&mut self.netlink, Netlink::open()?);
-        let mut result = Ok(());
-        for side in networks.values_mut() {
-            let before = side.facts.clone();
-            result = result.and(side.refresh(&self.around(), &self.host, &mut netlink));
-            if side.facts != before {
-                self.tell_inches(side)?;
+    /// Something about links, addresses or gateways of the host has changed. What cannot be read,
+    /// because it is changing too fast, is read again at the next beat.
+    fn host_changed(&mut self) -> Result<(), Gone> {
+        self.host_unread = false;
+        match HostFacts::read(&mut self.netlink) {
+            Ok(host) => self.host = host,
+            Err(error) => {
+                self.host_unread = true;
+                let text =
+                    format!("cannot read the host's links and addresses: {}", causes(&error));
+                self.events.push(EventLevel::Warning, "host_unread", "host", text);
+                return Ok(());
             }
         }
-        self.networks = networks;
-        self.netlink = netlink;
-        result.map_err(Failure::from)
-    }
-
-    /// Tells the worker what the VMs of a network are to be told from now on.
-    fn tell_inches(&self, side: &NetworkSide) -> Result<(), Failure> {
-        for (name, vm) in self.config.vms.iter().filter(|(_, vm)| vm.network == side.name) {
-            let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-            self.worker.set_inch(self.ids.port(name), inch)?;
+        let around = Around {
+            state: &self.state,
+            keeper: &self.keeper,
+            worker: &self.worker,
+            events: &self.events,
+            label: &self.label,
+        };
+        for side in self.networks.values_mut() {
+            let before = side.facts.clone();
+            side.refresh(&around, &self.host, &mut self.netlink)?;
+            if side.facts != before {
+                tell_inches(&self.config, &self.ids, side, &self.worker)?;
+            }
         }
         Ok(())
     }
@@ -371,6 +392,20 @@ impl Instance {
         self.doors.shutdown();
         self.worker.shut_down();
     }
+}
+
+/// Tells the worker what the VMs of a network are to be told from now on.
+fn tell_inches(
+    config: &Config,
+    ids: &Ids,
+    side: &NetworkSide,
+    worker: &WorkerHandle,
+) -> Result<(), Gone> {
+    for (name, vm) in config.vms.iter().filter(|(_, vm)| vm.network == side.name) {
+        let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
+        worker.set_inch(ids.port(name), inch)?;
+    }
+    Ok(())
 }
 
 /// Seconds since 1970.

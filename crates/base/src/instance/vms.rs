@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use datapath::keeper::Keeper;
+use datapath::state::port::PortRecord;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::network::NetworkSide;
@@ -177,7 +178,7 @@ impl Instance {
     pub(super) fn vm_status(&self, name: &str) -> Option<VmStatus> {
         let vm = self.config.vms.get(name)?;
         let port = self.ids.port(name);
-        let mac = vm.mac.or_else(|| self.macs.get(&port).copied());
+        let mac = vm.mac.or_else(|| PortRecord::of(&self.state, port).mac());
         let mut status = VmStatus {
             name: name.to_owned(),
             state: VmState::External,

@@ -202,6 +202,18 @@ impl Lan {
         }
     }
 
+    /// Takes over the neighbours that a dead predecessor knew: they are sent to at once, and asked
+    /// for again when they are first used.
+    pub fn restore_neighbors(
+        &mut self,
+        now: Instant,
+        neighbors: impl IntoIterator<Item = (IpAddr, Mac)>,
+    ) {
+        for (hop, mac) in neighbors {
+            self.cache.restore(now, hop, mac);
+        }
+    }
+
     /// Lets an address go, whatever its standing.
     pub fn release(&mut self, now: Instant, address: IpAddr, out: &mut Outbox) {
         if self.claims.release(address)

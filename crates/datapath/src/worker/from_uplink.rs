@@ -109,10 +109,12 @@ impl Worker {
         let fit = Fit::of(&offload, &payload, network.mtu);
         if let Fit::Refused(reason) = fit {
             let counters = Counters::of(&self.state, Owner::Uplink(network.id));
-            let inch = network.outward_to(source);
+            let mtu = mtu16(network.mtu);
             if !network.limiter.allow(now) {
                 counters.add(Counter::IcmpLimited, 1);
-            } else if answer::too_big(&inch, &payload, mtu16(network.mtu), &mut self.replies) {
+            } else if let Some(inch) = network.outward_to(source)
+                && answer::too_big(&inch, &payload, mtu, &mut self.replies)
+            {
                 counters.add(Counter::IcmpErrors, 1);
             }
             self.tell_outside(network, now);

@@ -85,6 +85,7 @@ impl Worker {
             self.lan_events(NetworkId(network_id), now);
         }
         if let Some(mac) = learned {
+            PortRecord::of(&self.state, id).set_mac(mac);
             self.emit(Event::MacLearned { port: id, mac });
         }
         if let Some(fault) = fault {

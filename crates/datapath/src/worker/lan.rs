@@ -13,6 +13,7 @@ use crate::deliver;
 use crate::event::Event;
 use crate::names::{Mac, NetworkId, Owner};
 use crate::neighbor::{Asker, Event as LanEvent, Lookup};
+use crate::state::lan::LanRecord;
 
 impl Worker {
     /// Lets the LAN side's timers run.
@@ -35,6 +36,12 @@ impl Worker {
         }
         deliver::own_frames(&mut uplink.card, &uplink.outbox);
         let mut outbox = std::mem::take(&mut uplink.outbox);
+        if !outbox.learned().is_empty() {
+            let record = LanRecord::of(&self.state, id);
+            for (hop, mac) in outbox.learned() {
+                record.set_neighbor(*hop, *mac);
+            }
+        }
         for event in outbox.events() {
             self.lan_event(id, *event, now);
         }
@@ -49,9 +56,11 @@ impl Worker {
             LanEvent::Resolved { hop, mac } => self.send_waiting(id, hop, mac),
             LanEvent::Unreachable { hop } => self.fail_waiting(id, hop, now),
             LanEvent::Claimed { address, .. } => {
+                LanRecord::of(&self.state, id).set_held(address, true);
                 self.emit(Event::AddressClaimed { network: id, address });
             }
             LanEvent::Conflict { address, mac, .. } => {
+                LanRecord::of(&self.state, id).set_held(address, false);
                 self.withdraw(id, address);
                 self.emit(Event::AddressConflict { network: id, address, mac });
             }

@@ -188,8 +188,8 @@ fn an_open_checksum_is_filled_in_before_a_datagram_is_cut() {
 /// Whether `error` tells the sender of `datagram` that `mtu` octets would fit.
 fn tells_too_big(error: &[u8], datagram: &[u8], mtu: u16) {
     let (kind, told, quoted, most) = match datagram[0] >> 4 {
-        4 => (&error[20..22] == [3, 4], &error[26..28], &error[28..], 576),
-        _ => (&error[40..42] == [2, 0], &error[46..48], &error[48..], 1280),
+        4 => (error[20..22] == [3, 4], &error[26..28], &error[28..], 576),
+        _ => (error[40..42] == [2, 0], &error[46..48], &error[48..], 1280),
     };
     assert!(kind, "{error:02x?}");
     assert_eq!(told, mtu.to_be_bytes());

@@ -338,8 +338,8 @@ fn a_large_send_whose_segments_do_not_fit_the_lan_is_refused_and_the_sender_told
         let error = datagram_of(&error);
         // Fragmentation needed, or packet too big: 1500 octets would fit.
         let (told, mtu, quoted) = match from {
-            IpAddr::V4(_) => (&error[20..22] == [3, 4], &error[26..28], &error[28..]),
-            IpAddr::V6(_) => (&error[40..42] == [2, 0], &error[46..48], &error[48..]),
+            IpAddr::V4(_) => (error[20..22] == [3, 4], &error[26..28], &error[28..]),
+            IpAddr::V6(_) => (error[40..42] == [2, 0], &error[46..48], &error[48..]),
         };
         assert!(told && mtu == 1500u16.to_be_bytes(), "{error:02x?}");
         assert_eq!(quoted, &datagram[..quoted.len()]);

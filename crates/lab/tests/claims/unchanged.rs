@@ -164,6 +164,7 @@ fn a_datagram_arrives_whole_however_its_driver_cut_it_into_buffers() {
 fn padding_behind_a_short_datagram_stays_on_its_link() {
     let mut stage = Stage::jumbo();
     stage.meet_outside(vm(0), OUTSIDE);
+    #[allow(clippy::needless_range_loop, reason = "the family, in three tables")]
     for i in 0..2 {
         let short = |source: IpAddr, destination: IpAddr| {
             frames::datagram(source, destination, protocol::EXPERIMENT, vec![9])

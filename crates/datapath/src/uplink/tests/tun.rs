@@ -8,10 +8,13 @@ use virtqueue::NetHeader;
 
 use super::packet::large_send;
 use super::world::{World, frame_in, ip4, readable, readable_within, sysctl};
+use crate::answer::{BASE6, LastInch};
+use crate::event::Event;
 use crate::names::NetworkId;
 use crate::state::StateMemory;
 use crate::state::network::HostSlot;
 use crate::uplink::{HostPath, Refusal};
+use crate::worker::{self, NetworkSetup};
 
 const NETWORK: NetworkId = NetworkId(0);
 const NAME: &str = "ipv-test";
@@ -188,5 +191,41 @@ fn a_device_that_is_down_refuses_by_name_and_a_name_that_is_taken_is_said() {
             None,
             "it goes with the descriptor"
         );
+    });
+}
+
+#[test]
+fn a_device_that_somebody_removes_is_told_once_and_costs_no_time() {
+    World::run(|world| {
+        let state = StateMemory::create().unwrap().0;
+        let path = open(world, &state);
+        let index = path.index();
+        let (told, heard) = std::sync::mpsc::channel();
+        let (worker, _) = worker::spawn(
+            state,
+            Box::new(move |event| {
+                let _ = told.send(event);
+            }),
+        )
+        .unwrap();
+        let outward = LastInch {
+            guest_mac: None,
+            addresses4: Vec::new(),
+            addresses6: Vec::new(),
+            dns: Vec::new(),
+            mtu: 1500,
+            hostname: String::new(),
+            icmp_source4: [192, 0, 0, 8].into(),
+            icmp_source6: BASE6,
+        };
+        let setup = NetworkSetup { id: NETWORK, mtu: 1500, on_link: Vec::new(), outward };
+        worker.add_network(setup).unwrap();
+        worker.set_host(NETWORK, Some(path)).unwrap().unwrap();
+        worker.serve().unwrap();
+        world.netlink.remove_link(index);
+        let second = Duration::from_secs(1);
+        assert_eq!(heard.recv_timeout(second), Ok(Event::HostPathLost { network: NETWORK }));
+        assert!(heard.recv_timeout(Duration::from_millis(50)).is_err());
+        worker.shut_down();
     });
 }
