@@ -149,7 +149,7 @@ impl Batch<'_> {
         let counters = Counters::of(self.state, Owner::Port(port.id));
         let (mut taken, mut octets) = (0u64, 0u64);
         let fault = loop {
-            if !self.storage.has_room() {
+            if !self.storage.has_room() || port.is_exhausted() {
                 break None;
             }
             let frame = match port.take(self.storage) {
