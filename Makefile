@@ -12,12 +12,14 @@ demo:
 test:
 	scripts/needs test
 	cargo build --locked --workspace
+	cargo build --locked --release -p ipvisor
 	scripts/test --workspace
 
 # What takes too long for every change, too.
 test-long:
 	scripts/needs test
 	cargo build --locked --workspace
+	cargo build --locked --release -p ipvisor
 	scripts/test --workspace --features lab/long
 
 # Form, warnings, links in the documentation, licences.

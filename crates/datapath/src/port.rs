@@ -36,6 +36,9 @@ use crate::vhost::Ring;
 
 /// Octets of an Ethernet header.
 pub const ETHERNET: usize = 14;
+/// Descriptors of one batch, those of its last frame aside: some for each frame of a full batch, and
+/// too few to keep the others waiting for chains of a thousand empty buffers.
+const EFFORT: u32 = 4096;
 /// Ethernet type of IPv4.
 const TYPE_IP4: [u8; 2] = [0x08, 0x00];
 /// Ethernet type of IPv6.
@@ -193,6 +196,11 @@ impl Port {
     /// Where the tx ring stands, for the progress mark.
     pub fn tx_index(&self) -> u16 {
         self.tx.as_ref().map_or(0, |t| t.queue.next_index())
+    }
+
+    /// Whether the frames taken so far have cost as much as one batch may.
+    pub fn is_exhausted(&self) -> bool {
+        self.tx.as_ref().is_some_and(|t| t.queue.effort() >= EFFORT)
     }
 
     /// Copies the next frame of the tx ring into storage's room; `None` when the ring is empty.

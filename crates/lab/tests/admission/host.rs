@@ -58,9 +58,9 @@ fn ip(text: &str) -> IpAddr {
 #[test]
 fn what_the_host_would_forward_to_a_vm_is_dropped_by_name() {
     let mut r = router();
-    for family in 0..2 {
+    for (family, far) in FAR.into_iter().enumerate() {
         for to in [vm(0)[family], vm(1)[family]] {
-            let from = ip(FAR[family]);
+            let from = ip(far);
             let datagram = datagram(from, to, &r.stage.mark());
             r.tap.send(&frames::carry(r.near_mac, r.far_mac, &datagram)).unwrap();
             let what = format!("from elsewhere, {from}, through the host to {to}");
@@ -73,8 +73,8 @@ fn what_the_host_would_forward_to_a_vm_is_dropped_by_name() {
 #[test]
 fn all_addresses_of_the_host_are_the_hosts() {
     let mut r = router();
-    for family in 0..2 {
-        let (near, own) = (ip(NEAR[family]), vm(0)[family]);
+    for (family, near) in NEAR.into_iter().enumerate() {
+        let (near, own) = (ip(near), vm(0)[family]);
         // A VM reaches it on whichever of its cards, and is reached from it.
         let to_host = datagram(own, near, &r.stage.mark());
         let frame = r.stage.w.from_a(&to_host);

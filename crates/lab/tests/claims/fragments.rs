@@ -185,6 +185,19 @@ fn an_open_checksum_is_filled_in_before_a_datagram_is_cut() {
     stage.end();
 }
 
+#[test]
+fn fragments_wait_for_a_neighbour_like_whole_datagrams() {
+    let network = format!("mtu = {LARGE}");
+    let mut stage = Stage::set(&Wiring { network, ..Wiring::default() });
+    let datagram = Ip4::new(v4(vm(0)), v4(OUTSIDE), protocol::EXPERIMENT, pattern(8000)).bytes();
+    let frame = stage.w.from_a(&datagram);
+    stage.w.a.send_plain(&frame).unwrap();
+    let seen: Vec<_> = stage.out(vm(0), 6).into_iter().map(|(_, fragment)| fragment).collect();
+    same("8000", &[("8000", datagram.clone())], &[reassembled("8000", &datagram, &seen)]);
+    let counters = stage.end();
+    assert_eq!(counters.get("vm/a", "waited"), 6);
+}
+
 /// Whether `error` tells the sender of `datagram` that `mtu` octets would fit.
 fn tells_too_big(error: &[u8], datagram: &[u8], mtu: u16) {
     let (kind, told, quoted, most) = match datagram[0] >> 4 {

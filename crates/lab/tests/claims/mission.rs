@@ -1,9 +1,12 @@
 //! What the base is, besides what it does with a datagram: no bridge, no tap per VM, no NAT, no
 //! packet filter of the kernel, one MAC address outside; networks that never meet.
 
+use std::time::Duration;
+
 use lab::driver::{DriverPort, Settings};
 use lab::frames::{self, datagram_of, pattern, protocol};
 use lab::instance::Instance;
+use lab::neighbor::QuietNeighbor;
 use lab::netns::{Netns, Snapshot};
 use lab::scene::{OUTSIDE, Scene, vm};
 use lab::wired::{LIMIT, Wired, Wiring};
@@ -59,6 +62,43 @@ fn the_hosts_kernel_gets_one_device_its_routes_and_one_filter_and_loses_them_aga
         let left = Snapshot::of(space).unwrap().since(&before);
         assert!(left.lines.is_empty(), "{left}");
     }
+}
+
+/// Processor time that a process has used, all its threads together.
+fn used(process: i32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let nanoseconds = |thread: std::fs::DirEntry| -> Option<u64> {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    Duration::from_nanos(threads.flatten().filter_map(nanoseconds).sum())
+}
+
+#[test]
+fn when_nobody_talks_nobody_is_polled() {
+    const WATCHED: Duration = Duration::from_secs(3);
+    let scene = Scene::set().unwrap();
+    let _neighbor = QuietNeighbor::replace(&scene).unwrap();
+    let mut w = Wired::on(scene, &Wiring::default()).unwrap();
+    // A busy moment before: it must come to an end.
+    let datagram = frames::datagram(vm(0)[0], vm(1)[0], protocol::EXPERIMENT, pattern(900));
+    let frame = w.from_a(&datagram);
+    for _ in 0..200 {
+        w.a.send_plain(&frame).unwrap();
+        assert_eq!(datagram_of(&next(&mut w.b).unwrap().1), datagram);
+    }
+    let ps = w.instance.ps().unwrap();
+    let process = |name: &str| {
+        let number = ps.pointer(&format!("/instance/{name}")).and_then(|n| n.as_i64());
+        i32::try_from(number.unwrap()).unwrap()
+    };
+    let both = || used(process("base")) + used(process("holder"));
+    std::thread::sleep(Duration::from_millis(500));
+    let before = both();
+    std::thread::sleep(WATCHED);
+    let share = (both() - before).as_secs_f64() / WATCHED.as_secs_f64();
+    println!("{:.3} % of a core", share * 100.0);
+    assert!(share < 0.005, "{:.2} % of a core", share * 100.0);
 }
 
 /// One driver on each of these VMs.
