@@ -11,19 +11,20 @@ demo:
 # Everything: unit, property, driver and guest level.
 test:
 	scripts/needs test
-	cargo build --locked --workspace
+	scripts/faults
 	scripts/test --workspace
 
 # What takes too long for every change, too.
 test-long:
 	scripts/needs test
-	cargo build --locked --workspace
+	scripts/faults
 	scripts/test --workspace --features lab/long
 
 # Form, warnings, licences.
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features lab/long -- -D warnings
+	cargo clippy --locked -p ipvisor --features fault-injection -- -D warnings
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo fetch --locked
 	cargo deny --offline check licenses bans sources
