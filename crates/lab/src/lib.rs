@@ -11,6 +11,7 @@
 //!  faults   tests run against a base that does wrong on purpose
 //!  frames   datagrams and frames, octet by octet
 //!  numbered datagrams with a number each: what was lost, what came twice; exchange keeps them going
+//!  stack    a small TCP/IP stack on a driver of ours: a VM that answers
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
 //!  neighbor a machine outside that says nothing by itself
 //!  instance a running ipvisor, by its command; balance: whether its counters add up
@@ -38,6 +39,7 @@ pub mod netns;
 pub mod numbered;
 pub mod paths;
 pub mod scene;
+pub mod stack;
 mod sys;
 pub mod testpmd;
 pub mod wired;

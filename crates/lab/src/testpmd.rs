@@ -50,7 +50,8 @@ impl Options {
         Self { ports, peers, mode: mode.to_owned(), cpu, ring: 1024, arguments }
     }
 
-    /// Entries of each ring of the virtio drivers added from here on.
+    /// Entries of each ring of the virtio drivers added from here on. Where programs share cores,
+    /// long rings keep more on its way from one turn of the scheduler to the next.
     pub fn ring(mut self, entries: u16) -> Self {
         self.ring = entries;
         self
@@ -88,17 +89,16 @@ impl Options {
     fn command(&self) -> Command {
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "dpdk-testpmd"]);
-        command.args(["--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        // Both rings of a port full, as much in between, and some for the cores' caches.
+        let buffers = 16_384.max(8 * u32::from(self.ring));
+        let megabytes = 256.max(buffers / 128);
+        command.args(["--no-huge", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        command.args(["-m", &megabytes.to_string()]);
         command.arg(format!("--lcores=0@{cpu},1@{cpu}", cpu = self.cpu));
         command.args(self.ports.iter().map(|p| format!("--vdev={p}")));
-        command.args([
-            "--",
-            "-i",
-            "--nb-cores=1",
-            "--total-num-mbufs=16384",
-            "--no-lsc-interrupt",
-            "--disable-link-check",
-        ]);
+        command.args(["--", "-i", "--nb-cores=1", "--no-lsc-interrupt", "--disable-link-check"]);
+        command.arg(format!("--total-num-mbufs={buffers}"));
+        command.args([format!("--rxd={}", self.ring), format!("--txd={}", self.ring)]);
         command.arg(format!("--forward-mode={}", self.mode));
         command.args(&self.peers).args(&self.arguments);
         command
@@ -181,7 +181,7 @@ impl Testpmd {
         self.expect("start", "packet forwarding")
     }
 
-    /// Starts forwarding after sending `bursts` times 32 packets.
+    /// Starts forwarding after sending so many bursts (of 32 packets, or what `--burst` says).
     pub fn forward_after_sending(&mut self, bursts: u32) -> Result<()> {
         self.expect(&format!("start tx_first {bursts}"), "packet forwarding")
     }

@@ -51,7 +51,7 @@ use crate::state_dir::StateDir;
 use crate::vm::{self, Vms};
 use host_facts::HostFacts;
 use ids::Ids;
-use network::{Around, NetworkSide};
+use network::{Around, CardOpen, NetworkSide};
 
 /// How often the holder hears that the main loop is alive.
 const BEAT: Duration = Duration::from_secs(1);
@@ -139,6 +139,7 @@ impl Instance {
         said: mpsc::UnboundedSender<Said>,
     ) -> Result<Self, Failure> {
         virtqueue::sigbus::install()?;
+        let takeover = start.is_takeover();
         let keeper: Arc<dyn Keeper> = start.keeper.clone();
         let state = match start.inheritance.take("state") {
             Some(fd) => {
@@ -175,7 +176,7 @@ impl Instance {
         let mut refused = start.state_dir.refused();
         for name in config.networks.keys() {
             let refused = refused.remove(name).unwrap_or_default();
-            let side = NetworkSide::new(&ids, name, &config, refused, &host)?;
+            let side = NetworkSide::new(&ids, name, &config, refused, &host, takeover)?;
             side.announce(&worker)?;
             networks.insert(name.clone(), side);
         }
@@ -212,7 +213,11 @@ impl Instance {
 
     /// Networks, their ports, their cards and paths to the host: in this order, so that a datagram
     /// that comes in finds its receiver.
+    ///
+    /// At `up` everything must be right. A successor does without a card or a door that it cannot
+    /// have, and says so: the others go on.
     fn open_networks(&mut self, inheritance: &mut Inheritance) -> Result<(), Failure> {
+        let takeover = self.state.takeovers() > 0;
         for name in self.config.vms.keys() {
             self.add_port(name)?;
         }
@@ -226,14 +231,26 @@ impl Instance {
                 label: &self.label,
             };
             side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
-            side.open_card(&around, inheritance, &self.host, &mut self.netlink)?;
+            let card = side.open_card(&around, inheritance, &self.host, &mut self.netlink);
+            match card {
+                Err(error) if takeover && !matches!(error, CardOpen::Gone(_)) => {
+                    side.without_card(&around, &error);
+                }
+                card => card?,
+            }
             side.refresh(&around, &self.host, &mut self.netlink)?;
             if side.host.is_some() {
                 taken.extend(side.listed());
             }
         }
         for name in self.config.vms.keys() {
-            self.open_door(name, inheritance)?;
+            match self.open_door(name, inheritance) {
+                Err(failure) if takeover => {
+                    let subject = format!("vm/{name}");
+                    self.events.push(EventLevel::Error, "door_lost", &subject, failure.message);
+                }
+                opened => opened?,
+            }
         }
         self.worker.serve()?;
         Ok(())

@@ -57,13 +57,15 @@ pub struct NetworkSide {
 }
 
 impl NetworkSide {
-    /// The network before anything of it is open.
+    /// The network before anything of it is open. Its card must be there, but for a successor: the
+    /// VMs go on without, and the card may come back.
     pub fn new(
         ids: &Ids,
         name: &str,
         config: &Config,
         refused: Vec<IpAddr>,
         host: &HostFacts,
+        takeover: bool,
     ) -> Result<Self, CardError> {
         let network = config.networks.get(name).cloned();
         let Some(network) = network else {
@@ -75,6 +77,7 @@ impl NetworkSide {
         };
         let link = match &network.uplink {
             None => None,
+            Some(card) if takeover => host.link(card).cloned(),
             Some(card) => Some(find(name, card, host)?),
         };
         let prefixes = config
@@ -178,6 +181,32 @@ impl NetworkSide {
         Ok(())
     }
 
+    /// Opens the card if this base has none yet: it was not there, or could not be taken over.
+    fn look_for_card(
+        &mut self,
+        around: &Around<'_>,
+        host: &HostFacts,
+        netlink: &mut Netlink,
+    ) -> Result<(), Gone> {
+        let configured = self.config.uplink.as_ref().filter(|_| self.card.is_none());
+        let Some(link) = configured.and_then(|name| host.link(name)) else { return Ok(()) };
+        self.link = Some(link.clone());
+        match self.open_card(around, &mut Inheritance::default(), host, netlink) {
+            Ok(()) => Ok(()),
+            Err(CardOpen::Gone(gone)) => Err(gone),
+            Err(error) => {
+                self.without_card(around, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells that the network has to do without its card for now.
+    pub fn without_card(&self, around: &Around<'_>, why: &CardOpen) {
+        let subject = format!("network/{}", self.name);
+        around.events.push(EventLevel::Error, "card_lost", &subject, causes(why));
+    }
+
     /// Opens the path to the host, or takes it over. That there is none is told, not fatal.
     pub fn open_host(
         &mut self,
@@ -241,6 +270,7 @@ impl NetworkSide {
         host: &HostFacts,
         netlink: &mut Netlink,
     ) -> Result<(), Gone> {
+        self.look_for_card(around, host, netlink)?;
         self.follow_link(around, host, netlink)?;
         let facts = self.facts_of(host);
         let own = self.own_addresses(host);

@@ -152,6 +152,11 @@ impl Lan {
         self.groups.renew(now);
     }
 
+    /// Another card has taken the place of the old one, and knows of no group.
+    pub fn card_replaced(&mut self, out: &mut Outbox) {
+        self.groups.rejoin(out);
+    }
+
     /// Whom on the LAN a datagram to `destination` goes to.
     pub fn next_hop(&self, destination: IpAddr) -> Result<IpAddr, Counter> {
         if self.settings.is_on_link(destination) {

@@ -81,6 +81,6 @@ impl Worker {
         if let Some(item) = self.storage.item_mut(index) {
             item.offload = offload;
         }
-        self.note_for(to, index)
+        Ok(self.note_for(to, index))
     }
 }

@@ -149,7 +149,7 @@ impl Batch<'_> {
         let counters = Counters::of(self.state, Owner::Port(port.id));
         let (mut taken, mut octets) = (0u64, 0u64);
         let fault = loop {
-            if !self.storage.has_room() {
+            if !self.storage.has_room() || port.is_exhausted() {
                 break None;
             }
             let frame = match port.take(self.storage) {
@@ -236,10 +236,10 @@ impl Batch<'_> {
         }
         match to.way {
             Way::Port(id) => {
-                let Some(receiver) = self.ports.get_mut(id.0) else {
-                    return Err(Counter::RxPortDown);
-                };
-                self.inboxes.note(receiver, self.storage, index);
+                match self.ports.get_mut(id.0) {
+                    Some(receiver) => self.inboxes.note(receiver, self.storage, index),
+                    None => Counters::of(self.state, Owner::Port(id)).add(Counter::RxPortDown, 1),
+                }
                 Ok(Fate::Met(Counter::ToVm))
             }
             Way::Host if self.network.host.is_some() => {

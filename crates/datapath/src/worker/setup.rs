@@ -140,16 +140,21 @@ impl WorkerHandle {
         })
     }
 
-    /// The card came back under another interface index.
+    /// The card came back, perhaps under another interface index.
     pub fn rebind(&self, id: NetworkId, index: u32) -> Result<Result<(), UplinkError>, Gone> {
         self.call(move |worker| {
-            match worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
-                Some(uplink) => {
-                    uplink.lan.link_restored(Instant::now());
-                    uplink.card.rebind(index)
-                }
-                None => Ok(()),
+            let Some(uplink) = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
+                return Ok(());
+            };
+            let now = Instant::now();
+            let replaced = uplink.card.index() != index;
+            uplink.card.rebind(index)?;
+            uplink.lan.link_restored(now);
+            if replaced {
+                uplink.lan.card_replaced(&mut uplink.outbox);
             }
+            worker.poll_lan(id, now);
+            Ok(())
         })
     }
 

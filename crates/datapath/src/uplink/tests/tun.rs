@@ -19,6 +19,20 @@ use crate::worker::{self, NetworkSetup};
 const NETWORK: NetworkId = NetworkId(0);
 const NAME: &str = "ipv-test";
 
+/// How a base speaks that has nothing to say.
+pub(super) fn silent() -> LastInch {
+    LastInch {
+        guest_mac: None,
+        addresses4: Vec::new(),
+        addresses6: Vec::new(),
+        dns: Vec::new(),
+        mtu: 1500,
+        hostname: String::new(),
+        icmp_source4: [192, 0, 0, 8].into(),
+        icmp_source6: BASE6,
+    }
+}
+
 fn open(world: &mut World, state: &StateMemory) -> HostPath {
     world.address();
     let path = HostPath::open(&mut world.netlink, NAME, 1500, state, NETWORK).unwrap();
@@ -33,7 +47,7 @@ fn open(world: &mut World, state: &StateMemory) -> HostPath {
 
 fn read(path: &mut HostPath) -> (NetHeader, Vec<u8>) {
     let mut buffer = vec![0; 70_000];
-    assert!(readable(&*path), "a datagram within a second");
+    assert!(readable(&*path), "a datagram in time");
     let found = path.next(&mut buffer).unwrap().unwrap();
     buffer.truncate(found.len);
     (found.header, buffer)
@@ -208,16 +222,7 @@ fn a_device_that_somebody_removes_is_told_once_and_costs_no_time() {
             }),
         )
         .unwrap();
-        let outward = LastInch {
-            guest_mac: None,
-            addresses4: Vec::new(),
-            addresses6: Vec::new(),
-            dns: Vec::new(),
-            mtu: 1500,
-            hostname: String::new(),
-            icmp_source4: [192, 0, 0, 8].into(),
-            icmp_source6: BASE6,
-        };
+        let outward = silent();
         let setup = NetworkSetup { id: NETWORK, mtu: 1500, on_link: Vec::new(), outward };
         worker.add_network(setup).unwrap();
         worker.set_host(NETWORK, Some(path)).unwrap().unwrap();
