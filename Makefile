@@ -6,24 +6,30 @@
 demo:
 	scripts/needs demo
 	cargo build --locked -p ipvisor -p lab
-	@target/debug/demo
+	@$${CARGO_TARGET_DIR:-target}/debug/demo
 
 # Everything: unit, property, driver and guest level.
 test:
 	scripts/needs test
+	scripts/faults
 	cargo build --locked --workspace
+	cargo build --locked --release -p ipvisor
 	scripts/test --workspace
 
 # What takes too long for every change, too.
 test-long:
 	scripts/needs test
+	scripts/faults
 	cargo build --locked --workspace
+	cargo build --locked --release -p ipvisor
 	scripts/test --workspace --features lab/long
 
-# Form, warnings, licences.
+# Form, warnings, links in the documentation, licences.
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features lab/long -- -D warnings
+	cargo clippy --locked -p ipvisor --features fault-injection -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo fetch --locked
 	cargo deny --offline check licenses bans sources

@@ -21,11 +21,11 @@ use crate::names::Owner;
 use crate::state::StateMemory;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+    ($(#[doc = $meaning:literal] $variant:ident = $name:literal,)*) => {
         /// One counter of an owner. The order is part of the state memory's layout: append only.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
-        pub enum Counter { $($(#[$doc])* $variant,)* }
+        pub enum Counter { $(#[doc = $meaning] $variant,)* }
 
         impl Counter {
             /// All counters, in layout order.
@@ -34,6 +34,12 @@ macro_rules! counters {
             /// The name that people and programs see.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it counts, as `docs/counters.md` says too.
+            #[cfg(test)]
+            fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }.trim()
             }
         }
     };
@@ -62,7 +68,7 @@ counters! {
     Waited = "waited",
     /// Datagrams of this owner cut into IPv4 fragments for the next link.
     Fragmented = "fragmented",
-    /// Large sends of this owner cut into segments because the receiver cannot take them whole.
+    /// Large sends to this owner cut into segments because it cannot take them whole.
     Segmented = "segmented",
     /// ICMP errors sent to this owner.
     IcmpErrors = "icmp_errors",
@@ -209,6 +215,8 @@ counters! {
     BreakChainTooShort = "break.chain_too_short",
     /// Datagrams made by cutting this owner's into fragments, beyond the first of each.
     Fragments = "fragments",
+    /// The receiver's buffers of this batch are cut into too many descriptors.
+    RxEffort = "drop.rx_effort",
 }
 
 /// The counters of one owner.
@@ -269,5 +277,19 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Counter::ALL.len());
         assert!(Counter::ALL.len() * 8 <= crate::state::COUNTERS_LEN);
+    }
+
+    #[test]
+    fn the_document_explains_every_counter_as_the_code_does() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/counters.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let mut rows: Vec<_> = document.lines().filter(|line| line.starts_with("| `")).collect();
+        rows.sort_unstable();
+        let mut expected: Vec<_> = Counter::ALL
+            .iter()
+            .map(|c| format!("| `{}` | {} |", c.name(), c.meaning().trim_end_matches('.')))
+            .collect();
+        expected.sort_unstable();
+        assert_eq!(rows, expected);
     }
 }

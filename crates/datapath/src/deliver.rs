@@ -89,14 +89,18 @@ pub fn to_port(
             }
         }
     }
-    if datagrams > 0 {
-        counters.add(Counter::Delivered, datagrams);
-        counters.add(Counter::DeliveredBytes, octets);
-    }
-    match fault {
+    let published = match fault {
         Some(fault) => Err(fault),
         None => port.publish(),
+    };
+    if published.is_ok() {
+        counters.add(Counter::Delivered, datagrams);
+        counters.add(Counter::DeliveredBytes, octets);
+    } else {
+        // The guest never saw what was copied before the ring broke.
+        counters.add(Counter::RxPortBroken, datagrams);
     }
+    published
 }
 
 /// Fills in the checksum that the sender left to offload: fragments of a datagram cannot carry it.

@@ -46,4 +46,9 @@ pub enum Event {
         /// Who else uses it.
         mac: Mac,
     },
+    /// Somebody removed the device of the host's path.
+    HostPathLost {
+        /// Whose.
+        network: NetworkId,
+    },
 }

@@ -36,6 +36,9 @@ use crate::vhost::Ring;
 
 /// Octets of an Ethernet header.
 pub const ETHERNET: usize = 14;
+/// Descriptors of one batch, those of its last frame aside: some for each frame of a full batch, and
+/// too few to keep the others waiting for chains of a thousand empty buffers.
+const EFFORT: u32 = 4096;
 /// Ethernet type of IPv4.
 const TYPE_IP4: [u8; 2] = [0x08, 0x00];
 /// Ethernet type of IPv6.
@@ -56,8 +59,6 @@ struct RxEnd {
     abilities: Abilities,
     call: Option<Arc<OwnedFd>>,
     err: Option<Arc<OwnedFd>>,
-    /// Something was put since the last publication.
-    dirty: bool,
 }
 
 /// One frame as it was taken: its virtio-net header and its place in [`Storage::room`].
@@ -126,8 +127,7 @@ impl Port {
                 let queue = RxQueue::resume(ring.memory, ring.layout, queue_features)?;
                 signal(ring.call.as_ref());
                 let abilities = abilities(ring.features);
-                self.rx =
-                    Some(RxEnd { queue, abilities, call: ring.call, err: ring.err, dirty: false });
+                self.rx = Some(RxEnd { queue, abilities, call: ring.call, err: ring.err });
             }
         }
         Ok(())
@@ -144,6 +144,13 @@ impl Port {
     /// The descriptor that the guest kicks when it has written to its tx ring.
     pub fn kick(&self) -> Option<&Arc<OwnedFd>> {
         self.tx.as_ref().and_then(|t| t.kick.as_ref())
+    }
+
+    /// The kick cannot be watched: the tx ring is polled from now on.
+    pub fn forget_kick(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.kick = None;
+        }
     }
 
     /// Whether the tx ring is in use, and polled for ever because the driver gave no kick.
@@ -186,6 +193,11 @@ impl Port {
     /// Where the tx ring stands, for the progress mark.
     pub fn tx_index(&self) -> u16 {
         self.tx.as_ref().map_or(0, |t| t.queue.next_index())
+    }
+
+    /// Whether the frames taken so far have cost as much as one batch may.
+    pub fn is_exhausted(&self) -> bool {
+        self.tx.as_ref().is_some_and(|t| t.queue.effort() >= EFFORT)
     }
 
     /// Copies the next frame of the tx ring into storage's room; `None` when the ring is empty.
@@ -272,7 +284,7 @@ impl Port {
     /// Publishes what was put, and notifies the guest if it wants to know.
     pub fn publish(&mut self) -> Result<(), RingFault> {
         let Some(rx) = &mut self.rx else { return Ok(()) };
-        if std::mem::take(&mut rx.dirty) && rx.queue.publish()? {
+        if rx.queue.publish()? {
             signal(rx.call.as_ref());
         }
         Ok(())
@@ -297,11 +309,11 @@ impl RxEnd {
         header: &NetHeader,
         parts: &[&[u8]],
     ) -> Result<Result<(), Counter>, RingFault> {
+        if self.queue.effort() >= EFFORT {
+            return Ok(Err(Counter::RxEffort));
+        }
         Ok(match self.queue.deliver(header, parts)? {
-            Delivered::Written => {
-                self.dirty = true;
-                Ok(())
-            }
+            Delivered::Written => Ok(()),
             Delivered::NoBuffer => Err(Counter::RxNoBuffer),
             Delivered::TooSmall => Err(Counter::RxBufferTooSmall),
         })

@@ -80,10 +80,9 @@ impl From<base::state_dir::StateDirError> for Failure {
     }
 }
 
-/// A process of the instance has said why it ended: in full, and not for the first time.
 impl From<base::entry::Failure> for Failure {
     fn from(failure: base::entry::Failure) -> Self {
-        let finished = failure.status == exit::CONFIGURATION;
+        let finished = failure.is_report();
         Self { status: failure.status, finished, ..Self::new(failure.message) }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //! For each owner
-//! `taken + pieces = to_vm + to_uplink + to_host + answered + silent + drops`,
-//! where a piece is a fragment beyond the first of a datagram that the base had to cut. It holds when
+//! `taken + fragments = to_vm + to_uplink + to_host + answered + silent + drops`,
+//! where fragments are those that the base made beyond the first of each datagram it had to cut. It holds when
 //! nothing waits for a neighbour. Drops that the receiver causes (`drop.rx_...`, `drop.mac_unknown`)
 //! are counted there and stand in no sum: the sender's `to_vm` has counted those datagrams. What the
 //! card's ring had no room for was never taken.
@@ -17,7 +17,7 @@ use crate::instance::{Counters, Instance};
 /// Fates that are no drop.
 const FATES: [&str; 5] = ["to_vm", "to_uplink", "to_host", "answered", "silent"];
 /// What adds to the datagrams that must meet a fate.
-const TAKEN: [&str; 2] = ["taken", "pieces"];
+const TAKEN: [&str; 2] = ["taken", "fragments"];
 /// Drops that stand in no sum.
 const NOT_THE_SENDERS: [&str; 2] = ["drop.mac_unknown", "drop.uplink_ring_full"];
 

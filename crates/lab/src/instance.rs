@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::command::{Finished, finish, output};
+use crate::command::{Finished, finish, output, wait_until};
 use crate::error::{Attempt, LabError, Result};
 use crate::guest::Guest;
 use crate::netns::Netns;
@@ -63,10 +64,19 @@ impl Instance {
     /// Starts an instance inside `space` with this configuration; gives it back when the command
     /// says that it runs.
     pub fn up(space: &Netns, config: &str) -> Result<Self> {
+        Self::up_by(&paths::ipvisor()?, space, config)
+    }
+
+    /// The same with the program of the release build, for tests that carry millions.
+    pub fn up_fast(space: &Netns, config: &str) -> Result<Self> {
+        Self::up_by(&paths::ipvisor_release()?, space, config)
+    }
+
+    fn up_by(program: &Path, space: &Netns, config: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ipv-").tempdir();
         let dir = dir.attempt(|| "create a temporary directory".to_owned())?;
-        let made =
-            Self { program: paths::ipvisor()?, space: space.name().to_owned(), dir, running: true };
+        let (program, space) = (program.to_owned(), space.name().to_owned());
+        let made = Self { program, space, dir, running: true };
         let file = made.config_path();
         std::fs::write(&file, config).attempt(|| format!("write {}", file.display()))?;
         let mut command = made.command("up");
@@ -130,9 +140,63 @@ impl Instance {
             .ok_or_else(|| LabError::Unexpected(format!("no process of the base in {ps}")))
     }
 
+    /// Kills the base (SIGKILL) at once; its holder starts a successor.
+    pub fn kill_base(&self) -> Result<i32> {
+        let number = self.base_process()?;
+        Pid::from_raw(number)
+            .ok_or(rustix::io::Errno::INVAL)
+            .and_then(|pid| kill_process(pid, Signal::KILL))
+            .attempt(|| format!("kill the base, process {number}"))?;
+        Ok(number)
+    }
+
+    /// Waits until a base other than `before` answers; gives its process.
+    pub fn wait_successor(&self, before: i32, limit: Duration) -> Result<i32> {
+        wait_until(
+            limit,
+            || format!("a successor of the base {before}"),
+            || Ok(self.base_process().ok().filter(|&now| now != before)),
+        )
+    }
+
+    /// The process of the holder.
+    pub fn holder_process(&self) -> Result<i32> {
+        let ps = self.ps()?;
+        let number = ps.pointer("/instance/holder").and_then(Value::as_i64);
+        number
+            .and_then(|n| i32::try_from(n).ok())
+            .ok_or_else(|| LabError::Unexpected(format!("no process of the holder in {ps}")))
+    }
+
+    /// Waits for an event of this kind about this subject (`vm/web`, `network/lan`), in whose text
+    /// `word` occurs.
+    pub fn wait_event(&self, kind: &str, subject: &str, word: &str) -> Result<Value> {
+        let is = |event: &Value, name: &str, wanted: &str| {
+            event.get(name).and_then(Value::as_str) == Some(wanted)
+        };
+        let fits = |event: &Value| {
+            let text = event.get("text").and_then(Value::as_str).unwrap_or_default();
+            is(event, "kind", kind) && is(event, "subject", subject) && text.contains(word)
+        };
+        let limit = Duration::from_secs(10);
+        wait_until(
+            limit,
+            || format!("event {kind} about {subject} with `{word}`, among {:?}", self.events()),
+            || Ok(self.events()?.into_iter().find(|e| fits(e))),
+        )
+    }
+
     /// All counters.
     pub fn counters(&self) -> Result<Counters> {
-        let shown = self.json("counters")?;
+        Self::read_counters(&self.json("counters")?)
+    }
+
+    /// The same without a process: where a test asks a thousand times.
+    pub fn counters_at_once(&self) -> Result<Counters> {
+        Self::read_counters(&self.ask(&json!({"do": "counters"}))?)
+    }
+
+    fn read_counters(shown: &Value) -> Result<Counters> {
         let read = || -> Option<Counters> {
             let mut found = Counters::default();
             for owner in shown.as_array()? {

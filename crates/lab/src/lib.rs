@@ -8,7 +8,10 @@
 //!  capture  frames as they pass outside the base, and frames nobody would send
 //!  testpmd  DPDK's stock driver and switch
 //!  driver   a vhost-user front end in this process: exact frames in, exact frames out
+//!  faults   tests run against a base that does wrong on purpose
 //!  frames   datagrams and frames, octet by octet
+//!  numbered datagrams with a number each: what was lost, what came twice; exchange keeps them going
+//!  stack    a small TCP/IP stack on a driver of ours: a VM that answers
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
 //!  neighbor a machine outside that says nothing by itself
 //!  instance a running ipvisor, by its command; balance: whether its counters add up
@@ -19,9 +22,12 @@
 
 pub mod balance;
 pub mod capture;
+pub mod chance;
 pub mod command;
 pub mod driver;
 pub mod error;
+pub mod exchange;
+pub mod faults;
 pub mod frames;
 pub mod guest;
 pub mod hostile;
@@ -31,8 +37,10 @@ pub mod interrupt;
 pub mod measure;
 pub mod neighbor;
 pub mod netns;
+pub mod numbered;
 pub mod paths;
 pub mod scene;
+pub mod stack;
 mod sys;
 pub mod testpmd;
 pub mod wired;

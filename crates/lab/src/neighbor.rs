@@ -1,10 +1,10 @@
-//! A LAN that says nothing by itself: a machine that answers for its addresses, and no more.
+//! A LAN that says nothing by itself: everybody on it answers when asked for, and no more.
 //!
 //! # Theory of operation
 //! A kernel on the LAN answers ARP and neighbour discovery, and says much more: it reports groups,
 //! looks for routers, complains about datagrams that it cannot use. Where a test counts every single
-//! frame, the kernel's part is taken by a thread that answers for [`OUTSIDE`] and [`GATEWAY`]; all
-//! else that passes is the test's or the base's.
+//! frame, the kernel's part is taken by a thread that answers for every address but the host's and the
+//! VMs'; all else that passes is the test's or the base's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::capture::Tap;
 use crate::error::{Attempt, Result};
 use crate::frames::{self, Mac, protocol};
-use crate::scene::{GATEWAY, LAN_CARD, OUTSIDE, Scene};
+use crate::scene::{HOST, LAN_CARD, Scene, vm};
 
 /// How often the thread looks whether it is to end.
 const TURN: Duration = Duration::from_millis(20);
@@ -65,11 +65,13 @@ impl Drop for QuietNeighbor {
     }
 }
 
+/// It stands for everybody on the LAN but the host and its VMs.
 fn is_ours(address: IpAddr) -> bool {
-    OUTSIDE.contains(&address) || GATEWAY.contains(&address)
+    let theirs = (0..10).any(|number| vm(number).contains(&address));
+    !theirs && !HOST.contains(&address)
 }
 
-/// The answer to a question that is for this machine.
+/// The answer to a question that is not for the host or a VM.
 fn answer(mac: Mac, frame: &[u8]) -> Option<Vec<u8>> {
     let from: Mac = *frame.get(6..)?.first_chunk()?;
     match u16::from_be_bytes(*frame.get(12..)?.first_chunk()?) {
@@ -84,7 +86,7 @@ fn answer_arp(mac: Mac, from: Mac, message: &[u8]) -> Option<Vec<u8>> {
         |at: usize| -> Option<Ipv4Addr> { Some((*message.get(at..)?.first_chunk::<4>()?).into()) };
     let (asker, target) = (address(14)?, address(24)?);
     let request = message.get(6..8)? == [0, 1];
-    if !request || !is_ours(target.into()) {
+    if !request || asker.is_unspecified() || !is_ours(target.into()) {
         return None;
     }
     let reply = frames::arp(2, (mac, target), (from, asker));

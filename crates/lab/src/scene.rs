@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use crate::command::finish;
+use crate::command::{finish, wait_until};
 use crate::error::{LabError, Result};
 use crate::guest::{Guest, Output};
 use crate::netns::{Netns, cable, mac};
@@ -69,6 +69,23 @@ impl Scene {
             space.run(&format!("ip addr add {v6}/64 dev {card} nodad {more}"))?;
         }
         Ok(scene)
+    }
+
+    /// Waits until both cards' link-local addresses are past duplicate detection: for tests that
+    /// compare what the host looks like before and after.
+    pub fn wait_settled(&self) -> Result<()> {
+        wait_until(
+            Duration::from_secs(10),
+            || "the end of duplicate address detection".to_owned(),
+            || {
+                let busy = |space: &Netns| -> Result<bool> {
+                    let tentative = space.run("ip -6 -o addr show tentative")?;
+                    let usable = space.run("ip -6 -o addr show scope link")?;
+                    Ok(!tentative.trim().is_empty() || usable.trim().is_empty())
+                };
+                Ok((!busy(&self.host)? && !busy(&self.outside)?).then_some(()))
+            },
+        )
     }
 
     /// The configuration's network: this card, these prefixes, this gateway.

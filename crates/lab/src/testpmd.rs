@@ -38,6 +38,7 @@ pub struct Options {
     peers: Vec<String>,
     mode: String,
     cpu: usize,
+    ring: u16,
     arguments: Vec<String>,
 }
 
@@ -46,15 +47,22 @@ impl Options {
     /// `flowgen` ...
     pub fn new(mode: &str, cpu: usize) -> Self {
         let (ports, peers, arguments) = (Vec::new(), Vec::new(), Vec::new());
-        Self { ports, peers, mode: mode.to_owned(), cpu, arguments }
+        Self { ports, peers, mode: mode.to_owned(), cpu, ring: 1024, arguments }
+    }
+
+    /// Entries of each ring of the virtio drivers added from here on. Where programs share cores,
+    /// long rings keep more on its way from one turn of the scheduler to the next.
+    pub fn ring(mut self, entries: u16) -> Self {
+        self.ring = entries;
+        self
     }
 
     /// Adds a virtio driver that connects to a vhost-user back end at `socket`. `more` is added to
     /// the device's options: `,server=1`, `,packed_vq=1`, `,in_order=1,mrg_rxbuf=0` ...
     pub fn virtio_user(mut self, socket: &Path, mac: &str, more: &str) -> Self {
-        let (number, path) = (self.ports.len(), socket.display());
+        let (number, path, ring) = (self.ports.len(), socket.display(), self.ring);
         self.ports.push(format!(
-            "net_virtio_user{number},path={path},mac={mac},queues=1,queue_size=1024{more}"
+            "net_virtio_user{number},path={path},mac={mac},queues=1,queue_size={ring}{more}"
         ));
         self
     }
@@ -81,17 +89,16 @@ impl Options {
     fn command(&self) -> Command {
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "dpdk-testpmd"]);
-        command.args(["--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        // Both rings of a port full, as much in between, and some for the cores' caches.
+        let buffers = 16_384.max(8 * u32::from(self.ring));
+        let megabytes = 256.max(buffers / 128);
+        command.args(["--no-huge", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        command.args(["-m", &megabytes.to_string()]);
         command.arg(format!("--lcores=0@{cpu},1@{cpu}", cpu = self.cpu));
         command.args(self.ports.iter().map(|p| format!("--vdev={p}")));
-        command.args([
-            "--",
-            "-i",
-            "--nb-cores=1",
-            "--total-num-mbufs=16384",
-            "--no-lsc-interrupt",
-            "--disable-link-check",
-        ]);
+        command.args(["--", "-i", "--nb-cores=1", "--no-lsc-interrupt", "--disable-link-check"]);
+        command.arg(format!("--total-num-mbufs={buffers}"));
+        command.args([format!("--rxd={}", self.ring), format!("--txd={}", self.ring)]);
         command.arg(format!("--forward-mode={}", self.mode));
         command.args(&self.peers).args(&self.arguments);
         command
@@ -123,6 +130,7 @@ pub struct Testpmd {
     output: ChildStdout,
     received: Vec<u8>,
     log: PathBuf,
+    ports: usize,
 }
 
 impl Testpmd {
@@ -140,7 +148,8 @@ impl Testpmd {
         let (input, output) =
             pipes.ok_or_else(|| LabError::Unexpected("testpmd without pipes".to_owned()))?;
         rustix::io::ioctl_fionbio(&output, true).attempt(|| "set a pipe's mode".to_owned())?;
-        Ok(Self { process, input, output, received: Vec::new(), log })
+        let (received, ports) = (Vec::new(), options.ports.len());
+        Ok(Self { process, input, output, received, log, ports })
     }
 
     /// Starts the program and waits for its prompt.
@@ -152,7 +161,13 @@ impl Testpmd {
 
     /// Waits for the prompt.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
-        self.read_to_prompt("start", limit).map(drop)
+        let banner = self.read_to_prompt("start", limit)?;
+        // Without a port it starts all the same.
+        if banner.matches("Configuring Port").count() == self.ports {
+            return Ok(());
+        }
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        Err(LabError::Unexpected(format!("testpmd did not get all its ports: {banner}{log}")))
     }
 
     /// Types a command and gives what it answers.
@@ -166,7 +181,7 @@ impl Testpmd {
         self.expect("start", "packet forwarding")
     }
 
-    /// Starts forwarding after sending `bursts` times 32 packets.
+    /// Starts forwarding after sending so many bursts (of 32 packets, or what `--burst` says).
     pub fn forward_after_sending(&mut self, bursts: u32) -> Result<()> {
         self.expect(&format!("start tx_first {bursts}"), "packet forwarding")
     }

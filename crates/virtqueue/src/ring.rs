@@ -52,6 +52,12 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
+    /// Descriptors that were read.
+    #[inline]
+    pub(crate) fn spent(&self) -> u32 {
+        self.limit.saturating_sub(self.left)
+    }
+
     #[inline]
     fn spend(&mut self) -> Result<(), RingFault> {
         match self.left.checked_sub(1) {

@@ -33,6 +33,8 @@ pub struct Taken {
 pub struct TxQueue {
     ring: Ring,
     header_len: usize,
+    /// Descriptors read since the last [`TxQueue::complete`].
+    effort: u32,
 }
 
 impl TxQueue {
@@ -43,7 +45,7 @@ impl TxQueue {
         features: QueueFeatures,
     ) -> Result<Self, RingFault> {
         let ring = Ring::resume(memory, layout, features)?;
-        Ok(Self { ring, header_len: features.header_octets() })
+        Ok(Self { ring, header_len: features.header_octets(), effort: 0 })
     }
 
     /// Copies the next frame, without its virtio-net header, into `into`. `None` if the guest has
@@ -60,10 +62,12 @@ impl TxQueue {
         let position = self.ring.next();
         let Some(head) = self.ring.head(position)? else { return Ok(None) };
         let mut sink = Sink::new(self.header_len, into);
-        self.ring.follow(head, false, &mut self.ring.budget(), |piece| {
+        let mut budget = self.ring.budget();
+        self.ring.follow(head, false, &mut budget, |piece| {
             sink.take(piece);
             true
         })?;
+        self.effort = self.effort.saturating_add(budget.spent());
         let taken = sink.finish()?;
         // What was lost meanwhile was copied as zeroes.
         self.ring.whole()?;
@@ -75,6 +79,7 @@ impl TxQueue {
     /// Gives all outstanding buffers back. True if the driver is to be notified.
     #[inline]
     pub fn complete(&mut self) -> Result<bool, RingFault> {
+        self.effort = 0;
         self.ring.publish()
     }
 
@@ -92,6 +97,12 @@ impl TxQueue {
     /// Frames that can be taken now.
     pub fn available(&mut self) -> Result<u16, RingFault> {
         self.ring.available()
+    }
+
+    /// Descriptors that were read for the frames taken and not yet completed: what they cost,
+    /// however few and short they are.
+    pub fn effort(&self) -> u32 {
+        self.effort
     }
 
     /// Frames taken and not yet completed.

@@ -63,7 +63,8 @@ where
     match run(arguments, instance) {
         Ok(()) => exit::CLEAN,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "{}", failure.message.trim_end());
+            let word = if failure.is_report() { "" } else { "error: " };
+            let _ = writeln!(io::stderr(), "{word}{}", failure.message.trim_end());
             failure.status
         }
     }

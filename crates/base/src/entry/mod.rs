@@ -47,6 +47,12 @@ impl Failure {
     pub fn failed(message: impl Into<String>) -> Self {
         Self { status: exit::FAILED, message: message.into() }
     }
+
+    /// Whether the message says by itself what is the error in it: a report on a configuration, or
+    /// all that a process of the instance has said.
+    pub fn is_report(&self) -> bool {
+        self.message.lines().any(|line| line.starts_with("error"))
+    }
 }
 
 impl<E: Error> From<E> for Failure {

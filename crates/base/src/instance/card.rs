@@ -96,8 +96,26 @@ pub struct CardSetup<'a> {
 }
 
 impl Card {
-    /// Attaches everything to the card; what a predecessor left is taken over.
+    /// Attaches everything to the card; what a predecessor left is taken over. What cannot be
+    /// attached whole is undone, unless a successor will try again.
     pub fn open(
+        setup: &CardSetup<'_>,
+        inheritance: &mut Inheritance,
+        state: &StateMemory,
+        keeper: &dyn Keeper,
+        netlink: &mut Netlink,
+    ) -> Result<(Self, PacketUplink), CardError> {
+        let takeover = state.takeovers() > 0;
+        let opened = Self::attach(setup, inheritance, state, keeper, netlink);
+        if opened.is_err() && !takeover {
+            // The error that is told is the one that led here.
+            let _ = Guard::detach(netlink, setup.link.index, setup.label);
+            let _ = uplink::turn_on_again(&setup.link.name, state, setup.id);
+        }
+        opened
+    }
+
+    fn attach(
         setup: &CardSetup<'_>,
         inheritance: &mut Inheritance,
         state: &StateMemory,
@@ -119,12 +137,7 @@ impl Card {
         for (part, fd) in guard.descriptors().named() {
             keeper.keep(&key(part), fd).map_err(kept)?;
         }
-        for address in setup.host {
-            guard.add_host(*address).map_err(failed)?;
-        }
-        for prefix in setup.vms {
-            guard.add_vm(*prefix).map_err(failed)?;
-        }
+        share(&guard, setup.host, setup.vms).map_err(failed)?;
         let (index, name) = (setup.link.index, setup.link.name.clone());
         uplink::turn_off(&name, setup.coalesce, state, id).map_err(failed)?;
         let filter = guard.socket_filter().map_err(failed)?;
@@ -183,4 +196,21 @@ impl Card {
         uplink::turn_on_again(&self.name, state, id)?;
         detached
     }
+}
+
+/// Brings the guard's maps to these addresses: a predecessor's may say what has changed since.
+fn share(guard: &Guard, host: &[IpAddr], vms: &[IpNet]) -> Result<(), UplinkError> {
+    for address in host {
+        guard.add_host(*address)?;
+    }
+    for prefix in vms {
+        guard.add_vm(*prefix)?;
+    }
+    for gone in guard.hosts()?.iter().filter(|a| !host.contains(a)) {
+        guard.remove_host(*gone)?;
+    }
+    for gone in guard.vms()?.iter().filter(|p| !vms.contains(p)) {
+        guard.remove_vm(*gone)?;
+    }
+    Ok(())
 }

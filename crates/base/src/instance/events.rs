@@ -3,13 +3,13 @@
 use datapath::event::Event;
 use datapath::names::PortId;
 use datapath::vhost::PortEvent;
+use datapath::worker::Gone;
 
 use super::Instance;
 use crate::control::EventLevel;
-use crate::entry::Failure;
 
 impl Instance {
-    pub(super) fn on_worker(&mut self, event: Event) -> Result<(), Failure> {
+    pub(super) fn on_worker(&mut self, event: Event) -> Result<(), Gone> {
         match event {
             Event::RingBroken { port, fault } => {
                 let text = format!("its rings are broken and stand still: {fault}");
@@ -18,7 +18,6 @@ impl Instance {
             Event::MacLearned { port, mac } => {
                 let text = format!("its card's MAC address is {mac}");
                 self.about_vm(EventLevel::Info, "mac_learned", port, text);
-                self.macs.insert(port, mac);
             }
             Event::AddressClaimed { network, address } => {
                 let text = format!("{address} is ours on the LAN and was announced");
@@ -31,6 +30,13 @@ impl Instance {
                 );
                 self.about_network(EventLevel::Error, "address_conflict", network, text);
                 self.refuse(network, address)?;
+            }
+            Event::HostPathLost { network } => {
+                let name = self.ids.network_name(network).map(str::to_owned);
+                if let Some(mut side) = name.and_then(|n| self.networks.remove(&n)) {
+                    side.lose_host(&self.around());
+                    self.networks.insert(side.name.clone(), side);
+                }
             }
             Event::AddressDefended { network, address, mac } => {
                 let text = format!("{mac} on the LAN uses {address}, which is ours: defended");
@@ -45,14 +51,21 @@ impl Instance {
         &mut self,
         network: datapath::names::NetworkId,
         address: std::net::IpAddr,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Gone> {
         let name = self.ids.network_name(network).map(str::to_owned);
-        if let Some(side) = name.and_then(|n| self.networks.get_mut(&n)) {
+        if let Some(side) = name.as_ref().and_then(|n| self.networks.get_mut(n)) {
             side.refuse(address);
         }
         let refused = self.networks.iter().map(|(n, s)| (n.clone(), s.refused.clone())).collect();
-        self.state_dir.note_refused(&refused)?;
-        self.host_changed()
+        if let Err(error) = self.state_dir.note_refused(&refused) {
+            let text = format!("cannot note that {address} is refused: {error}");
+            self.about_network(EventLevel::Error, "not_noted", network, text);
+        }
+        self.host_changed()?;
+        if let Some(side) = name.as_ref().and_then(|n| self.networks.get(n)) {
+            side.withdraw(address);
+        }
+        Ok(())
     }
 
     pub(super) fn on_door(&self, port: PortId, event: &PortEvent) {

@@ -53,6 +53,16 @@ impl HostFacts {
         })
     }
 
+    /// The host's usable link-local address of IPv6 on an interface.
+    pub fn link_local(&self, index: u32) -> Option<Ipv6Addr> {
+        let here = self.addresses.iter().filter(|a| a.index == index && !a.tentative);
+        here.filter_map(|a| match a.net.addr() {
+            IpAddr::V6(a) => Some(a),
+            IpAddr::V4(_) => None,
+        })
+        .find(Ipv6Addr::is_unicast_link_local)
+    }
+
     /// The host's IPv4 gateway through an interface.
     pub fn gateway4(&self, index: u32) -> Option<Ipv4Addr> {
         self.gateways.iter().filter(|g| g.index == index).find_map(|g| match g.address {

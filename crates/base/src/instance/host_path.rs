@@ -68,7 +68,12 @@ impl HostSide {
         netlink: &mut Netlink,
     ) -> Result<Self, HostPathError> {
         let path = match kept {
-            Some(fd) => HostPath::adopt(netlink, fd, state, network)?,
+            Some(fd) => {
+                let path = HostPath::adopt(netlink, fd, state, network)?;
+                // It may have changed since the predecessor looked; see `set_mtu`.
+                let _ = netlink.set_link_mtu(path.index(), mtu);
+                path
+            }
             None => HostPath::open(netlink, "ipv%d", mtu, state, network)?,
         };
         keeper.keep(&format!("network/{name}/host"), path.as_fd()).map_err(HostPathError::Keep)?;

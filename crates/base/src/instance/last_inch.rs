@@ -31,6 +31,8 @@ pub struct Facts {
     pub host4: Option<Ipv4Addr>,
     /// The host's first global IPv6 address on the card.
     pub host6: Option<Ipv6Addr>,
+    /// The host's link-local address on the card.
+    pub link_local: Option<Ipv6Addr>,
     /// Octets of the largest datagram on the VMs' links.
     pub mtu: u32,
 }

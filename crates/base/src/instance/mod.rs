@@ -11,7 +11,7 @@
 //!
 //! # Threads
 //! This is the base's main thread. It may wait for the worker and for the doors' dispatcher; they
-//! never wait for it: what they have to say goes through [`Inbox`], a queue without a bound that
+//! never wait for it: what they have to say ([`Said`]) goes through a queue without a bound that
 //! they fill only for events, never for datagrams.
 
 mod calls;
@@ -26,6 +26,7 @@ mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,24 +34,24 @@ use std::time::{Duration, SystemTime};
 
 use datapath::event::Event;
 use datapath::keeper::Keeper;
-use datapath::names::{Mac, PortId, Side};
+use datapath::names::{PortId, Side};
 use datapath::netlink::{Monitor, Netlink};
 use datapath::state::StateMemory;
 use datapath::state::port::PortRecord;
 use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
-use datapath::worker::{self, PortSetup, WorkerHandle};
+use datapath::worker::{self, Gone, PortSetup, WorkerHandle};
 use tokio::sync::mpsc;
 
 use crate::config::{self, Config, Engine};
-use crate::control::{self, Call, EventLog};
-use crate::entry::{Failure, Start};
+use crate::control::{self, Call, EventLevel, EventLog};
+use crate::entry::{Failure, Start, causes};
 use crate::keeper::{Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
 use crate::vm::{self, Vms};
 use host_facts::HostFacts;
 use ids::Ids;
-use network::{Around, NetworkSide};
+use network::{Around, CardOpen, NetworkSide};
 
 /// How often the holder hears that the main loop is alive.
 const BEAT: Duration = Duration::from_secs(1);
@@ -84,29 +85,51 @@ pub struct Instance {
     events: EventLog,
     /// Seconds since 1970 when `up` was typed.
     started: u64,
-    /// MAC addresses learned from guests.
-    macs: BTreeMap<PortId, Mac>,
+    /// The host has changed since it was read, and could not be read then.
+    host_unread: bool,
 }
 
 /// Runs an instance until it is told to stop.
 pub async fn run(mut start: Start) -> Result<(), Failure> {
     let text = start.config_text()?;
-    let config = config::check(&text, &start.config)
-        .map_err(|errors| Failure::configuration(errors.to_string()))?;
-    vms::fits(&config)?;
-    start.state_dir.accept_config(&text)?;
+    let config = accept(&start, &text)?;
     let (said, inbox) = mpsc::unbounded_channel();
     let monitor = Monitor::open()?;
     let mut instance = Instance::open(&mut start, config, said)?;
-    let listener = control::listen(&start.state_dir, &mut start.inheritance, &*start.keeper)?;
+    let listener = match instance.prepare(&mut start) {
+        Ok(listener) => listener,
+        Err(failure) => {
+            if !start.is_takeover() {
+                // Nobody is started after a base that never served: what it has changed on the
+                // machine is undone now or never.
+                instance.close();
+            }
+            return Err(failure);
+        }
+    };
     let (calls, called) = mpsc::channel(64);
     let server = tokio::spawn(control::serve(listener, calls, instance.events.clone()));
-    start.keeper.ready()?;
     instance.start_all();
     let result = instance.serve(start.link, called, inbox, monitor).await;
     server.abort();
-    instance.close();
+    // A base that fails leaves everything as it is: its successor takes it over.
+    if result.is_ok() {
+        instance.close();
+    }
     result
+}
+
+/// The configuration, if it can be run. A successor runs what its predecessor ran: files that were
+/// there then may have gone, and what was given out stays given.
+fn accept(start: &Start, text: &str) -> Result<Config, Failure> {
+    let wrong = |errors: config::ConfigErrors| Failure::configuration(errors.to_string());
+    if start.is_takeover() {
+        return config::check_accepted(text, &start.config).map_err(wrong);
+    }
+    let config = config::check(text, &start.config).map_err(wrong)?;
+    vms::fits(&config)?;
+    start.state_dir.accept_config(text)?;
+    Ok(config)
 }
 
 impl Instance {
@@ -153,13 +176,13 @@ impl Instance {
         let mut refused = start.state_dir.refused();
         for name in config.networks.keys() {
             let refused = refused.remove(name).unwrap_or_default();
-            let side = NetworkSide::new(&ids, name, &config, refused, &host)?;
+            let side = NetworkSide::new(&ids, name, &config, refused, &host, takeover)?;
             side.announce(&worker)?;
             networks.insert(name.clone(), side);
         }
         let (dir, kept) = (&start.state_dir, &mut start.inheritance);
         let vms = vms::open(&config, &networks, dir, &start.keeper, from_vms, kept)?;
-        let mut instance = Self {
+        Ok(Self {
             config,
             config_path: start.config.clone(),
             state_dir: start.state_dir.clone(),
@@ -176,19 +199,25 @@ impl Instance {
             label: start.state_dir.path().display().to_string(),
             events: EventLog::new(),
             started: now_seconds().saturating_sub(start.hello.seconds),
-            macs: BTreeMap::new(),
-        };
-        instance.open_networks(&mut start.inheritance, takeover)?;
-        Ok(instance)
+            host_unread: false,
+        })
+    }
+
+    /// Opens everything, and says so.
+    fn prepare(&mut self, start: &mut Start) -> Result<UnixListener, Failure> {
+        self.open_networks(&mut start.inheritance)?;
+        let listener = control::listen(&start.state_dir, &mut start.inheritance, &*start.keeper)?;
+        start.keeper.ready()?;
+        Ok(listener)
     }
 
     /// Networks, their ports, their cards and paths to the host: in this order, so that a datagram
     /// that comes in finds its receiver.
-    fn open_networks(
-        &mut self,
-        inheritance: &mut Inheritance,
-        takeover: bool,
-    ) -> Result<(), Failure> {
+    ///
+    /// At `up` everything must be right. A successor does without a card or a door that it cannot
+    /// have, and says so: the others go on.
+    fn open_networks(&mut self, inheritance: &mut Inheritance) -> Result<(), Failure> {
+        let takeover = self.state.takeovers() > 0;
         for name in self.config.vms.keys() {
             self.add_port(name)?;
         }
@@ -202,14 +231,26 @@ impl Instance {
                 label: &self.label,
             };
             side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
-            side.open_card(&around, inheritance, &self.host, &mut self.netlink, takeover)?;
+            let card = side.open_card(&around, inheritance, &self.host, &mut self.netlink);
+            match card {
+                Err(error) if takeover && !matches!(error, CardOpen::Gone(_)) => {
+                    side.without_card(&around, &error);
+                }
+                card => card?,
+            }
             side.refresh(&around, &self.host, &mut self.netlink)?;
             if side.host.is_some() {
                 taken.extend(side.listed());
             }
         }
         for name in self.config.vms.keys() {
-            self.open_door(name, inheritance)?;
+            match self.open_door(name, inheritance) {
+                Err(failure) if takeover => {
+                    let subject = format!("vm/{name}");
+                    self.events.push(EventLevel::Error, "door_lost", &subject, failure.message);
+                }
+                opened => opened?,
+            }
         }
         self.worker.serve()?;
         Ok(())
@@ -293,7 +334,10 @@ impl Instance {
 
     /// Tells the holder that this base lives: all three threads of it. A worker that hangs makes
     /// this wait for ever, and the holder starts a successor.
-    fn beat(&self) -> Result<(), Failure> {
+    fn beat(&mut self) -> Result<(), Failure> {
+        if self.host_unread {
+            self.host_changed()?;
+        }
         self.worker.comes_round()?;
         if self.doors.answers_within(SLOW_DOORS) {
             self.keeper.beat()?;
@@ -311,29 +355,33 @@ impl Instance {
         }
     }
 
-    /// Something about links, addresses or gateways of the host has changed.
-    fn host_changed(&mut self) -> Result<(), Failure> {
-        self.host = HostFacts::read(&mut self.netlink)?;
-        let mut networks = std::mem::take(&mut self.networks);
-        let mut netlink = std::mem::replace(&mut self.netlink, Netlink::open()?);
-        let mut result = Ok(());
-        for side in networks.values_mut() {
-            let before = side.facts.clone();
-            result = result.and(side.refresh(&self.around(), &self.host, &mut netlink));
-            if side.facts != before {
-                self.tell_inches(side)?;
+    /// Something about links, addresses or gateways of the host has changed. What cannot be read,
+    /// because it is changing too fast, is read again at the next beat.
+    fn host_changed(&mut self) -> Result<(), Gone> {
+        self.host_unread = false;
+        match HostFacts::read(&mut self.netlink) {
+            Ok(host) => self.host = host,
+            Err(error) => {
+                self.host_unread = true;
+                let text =
+                    format!("cannot read the host's links and addresses: {}", causes(&error));
+                self.events.push(EventLevel::Warning, "host_unread", "host", text);
+                return Ok(());
             }
         }
-        self.networks = networks;
-        self.netlink = netlink;
-        result.map_err(Failure::from)
-    }
-
-    /// Tells the worker what the VMs of a network are to be told from now on.
-    fn tell_inches(&self, side: &NetworkSide) -> Result<(), Failure> {
-        for (name, vm) in self.config.vms.iter().filter(|(_, vm)| vm.network == side.name) {
-            let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-            self.worker.set_inch(self.ids.port(name), inch)?;
+        let around = Around {
+            state: &self.state,
+            keeper: &self.keeper,
+            worker: &self.worker,
+            events: &self.events,
+            label: &self.label,
+        };
+        for side in self.networks.values_mut() {
+            let before = side.facts.clone();
+            side.refresh(&around, &self.host, &mut self.netlink)?;
+            if side.facts != before {
+                tell_inches(&self.config, &self.ids, side, &self.worker)?;
+            }
         }
         Ok(())
     }
@@ -361,6 +409,20 @@ impl Instance {
         self.doors.shutdown();
         self.worker.shut_down();
     }
+}
+
+/// Tells the worker what the VMs of a network are to be told from now on.
+fn tell_inches(
+    config: &Config,
+    ids: &Ids,
+    side: &NetworkSide,
+    worker: &WorkerHandle,
+) -> Result<(), Gone> {
+    for (name, vm) in config.vms.iter().filter(|(_, vm)| vm.network == side.name) {
+        let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
+        worker.set_inch(ids.port(name), inch)?;
+    }
+    Ok(())
 }
 
 /// Seconds since 1970.

@@ -9,6 +9,7 @@ use datapath::names::{Mac, NetworkId, PortId};
 use datapath::neighbor::{Lan, Settings};
 use datapath::netlink::{Link, Netlink};
 use datapath::state::StateMemory;
+use datapath::state::lan::LanRecord;
 use datapath::worker::{Gone, NetworkSetup, UplinkSetup, WorkerHandle};
 use ipnet::IpNet;
 
@@ -56,13 +57,15 @@ pub struct NetworkSide {
 }
 
 impl NetworkSide {
-    /// The network before anything of it is open.
+    /// The network before anything of it is open. Its card must be there, but for a successor: the
+    /// VMs go on without, and the card may come back.
     pub fn new(
         ids: &Ids,
         name: &str,
         config: &Config,
         refused: Vec<IpAddr>,
         host: &HostFacts,
+        takeover: bool,
     ) -> Result<Self, CardError> {
         let network = config.networks.get(name).cloned();
         let Some(network) = network else {
@@ -74,6 +77,7 @@ impl NetworkSide {
         };
         let link = match &network.uplink {
             None => None,
+            Some(card) if takeover => host.link(card).cloned(),
             Some(card) => Some(find(name, card, host)?),
         };
         let prefixes = config
@@ -115,6 +119,7 @@ impl NetworkSide {
             gateway6,
             host4: index.and_then(|i| host.first4(i)),
             host6: index.and_then(|i| host.first6(i)),
+            link_local: index.and_then(|i| host.link_local(i)),
             mtu,
         }
     }
@@ -136,10 +141,9 @@ impl NetworkSide {
         inheritance: &mut Inheritance,
         host: &HostFacts,
         netlink: &mut Netlink,
-        takeover: bool,
     ) -> Result<(), CardOpen> {
         let Some(link) = self.link.clone() else { return Ok(()) };
-        let own: Vec<IpAddr> = host.addresses().into_iter().collect();
+        let own: Vec<IpAddr> = self.guarded_addresses(host).into_iter().collect();
         let vms: Vec<IpNet> = self.listed().collect();
         let label = format!("{} {}", around.label, self.name);
         let setup = CardSetup {
@@ -151,12 +155,12 @@ impl NetworkSide {
             host: &own,
             vms: &vms,
         };
-        let keeper: &dyn Keeper = &**around.keeper;
-        let (card, socket) = Card::open(&setup, inheritance, around.state, keeper, netlink)?;
         let facts = Card::facts(&link).ok_or_else(|| CardError::NotEthernet {
             network: self.name.clone(),
             name: link.name.clone(),
         })?;
+        let keeper: &dyn Keeper = &**around.keeper;
+        let (card, socket) = Card::open(&setup, inheritance, around.state, keeper, netlink)?;
         let lan = Lan::new(self.lan_settings(facts.mac));
         self.card = Some(card);
         self.guarded = own.into_iter().collect();
@@ -164,17 +168,43 @@ impl NetworkSide {
             .worker
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
-        let claims: Vec<(IpAddr, PortId)> = self.claims().collect();
+        // What a predecessor found to be ours stays so; everything else is probed for.
+        let record = LanRecord::of(around.state, self.id);
+        let (held, wanted): (Vec<_>, Vec<_>) =
+            self.claims().partition(|(address, _)| record.is_held(*address));
         around.worker.with_lan(self.id, move |lan, now, out| {
-            if takeover {
-                lan.restore_claimed(claims, out);
-            } else {
-                for (address, port) in claims {
-                    lan.claim(now, address, port, out);
-                }
+            lan.restore_claimed(held, out);
+            for (address, port) in wanted {
+                lan.claim(now, address, port, out);
             }
         })?;
         Ok(())
+    }
+
+    /// Opens the card if this base has none yet: it was not there, or could not be taken over.
+    fn look_for_card(
+        &mut self,
+        around: &Around<'_>,
+        host: &HostFacts,
+        netlink: &mut Netlink,
+    ) -> Result<(), Gone> {
+        let configured = self.config.uplink.as_ref().filter(|_| self.card.is_none());
+        let Some(link) = configured.and_then(|name| host.link(name)) else { return Ok(()) };
+        self.link = Some(link.clone());
+        match self.open_card(around, &mut Inheritance::default(), host, netlink) {
+            Ok(()) => Ok(()),
+            Err(CardOpen::Gone(gone)) => Err(gone),
+            Err(error) => {
+                self.without_card(around, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells that the network has to do without its card for now.
+    pub fn without_card(&self, around: &Around<'_>, why: &CardOpen) {
+        let subject = format!("network/{}", self.name);
+        around.events.push(EventLevel::Error, "card_lost", &subject, causes(why));
     }
 
     /// Opens the path to the host, or takes it over. That there is none is told, not fatal.
@@ -209,6 +239,15 @@ impl NetworkSide {
         Ok(())
     }
 
+    /// Somebody removed the device of the path to the host.
+    pub fn lose_host(&mut self, around: &Around<'_>) {
+        if let Some(side) = self.host.take() {
+            // A successor finds out by itself what the holder still has.
+            let _ = around.keeper.forget(&format!("network/{}/host", self.name));
+            self.without_host(around, format!("somebody removed the device {}", side.device));
+        }
+    }
+
     fn without_host(&mut self, around: &Around<'_>, why: String) {
         let subject = format!("network/{}", self.name);
         let text = format!("the host and the VMs of this network cannot reach each other: {why}");
@@ -231,10 +270,10 @@ impl NetworkSide {
         host: &HostFacts,
         netlink: &mut Netlink,
     ) -> Result<(), Gone> {
+        self.look_for_card(around, host, netlink)?;
         self.follow_link(around, host, netlink)?;
         let facts = self.facts_of(host);
         let own = self.own_addresses(host);
-        self.guard(around, &own);
         if facts != self.facts {
             self.facts = facts;
             self.tell_lan(around)?;
@@ -244,6 +283,7 @@ impl NetworkSide {
                 side.set_mtu(self.facts.mtu, netlink);
             }
         }
+        self.guard(around, self.guarded_addresses(host));
         let listed = self.listed().collect();
         if let Some(side) = &mut self.host {
             let refused = side.refresh(&listed, &own, &self.facts, netlink, around.worker)?;
@@ -264,9 +304,16 @@ impl NetworkSide {
             .collect()
     }
 
-    fn guard(&mut self, around: &Around<'_>, own: &BTreeSet<IpAddr>) {
+    /// The same and the host's link-local address on the card: what the base must not get.
+    fn guarded_addresses(&self, host: &HostFacts) -> BTreeSet<IpAddr> {
+        let mut addresses = self.own_addresses(host);
+        addresses.extend(self.facts.link_local.map(IpAddr::V6));
+        addresses
+    }
+
+    fn guard(&mut self, around: &Around<'_>, own: BTreeSet<IpAddr>) {
         let Some(card) = &self.card else { return };
-        let gone = self.guarded.difference(own).map(|a| (*a, false));
+        let gone = self.guarded.difference(&own).map(|a| (*a, false));
         let come = own.difference(&self.guarded).map(|a| (*a, true));
         for (address, has) in gone.chain(come).collect::<Vec<_>>() {
             if let Err(error) = card.host_address(address, has) {
@@ -275,7 +322,7 @@ impl NetworkSide {
                 around.events.push(EventLevel::Warning, "guard", &subject, text);
             }
         }
-        self.guarded = own.clone();
+        self.guarded = own;
     }
 
     /// Follows the card: its link, MAC, MTU, and its coming back under another index.
@@ -314,6 +361,14 @@ impl NetworkSide {
                 Err(error) => {
                     let text = causes(&error);
                     around.events.push(EventLevel::Error, "card_lost", &subject, text);
+                    // Not as the card is, so that the next change finds a difference and tries
+                    // again.
+                    let lost = Link { up: false, ..link.clone() };
+                    if let Some(facts) = Card::facts(&lost) {
+                        around.worker.set_facts(self.id, facts)?;
+                    }
+                    self.link = Some(lost);
+                    return Ok(());
                 }
             }
         }
@@ -340,7 +395,7 @@ impl NetworkSide {
             gateway6: self.facts.gateway6,
             host4: self.facts.host4,
             host6: self.facts.host6,
-            link_local: None,
+            link_local: self.facts.link_local,
         }
     }
 
@@ -361,12 +416,17 @@ impl NetworkSide {
         })
     }
 
-    /// Somebody on the LAN has `address`: it leaves the list, the routes and the guard.
+    /// Somebody on the LAN has `address`: it is not in the list any more, and has no route when the
+    /// network is refreshed.
     pub fn refuse(&mut self, address: IpAddr) {
         if !self.refused.contains(&address) {
             self.refused.push(address);
             self.refused.sort_unstable();
         }
+    }
+
+    /// The host's stack gets datagrams to `address` again: last, when nothing leads here any more.
+    pub fn withdraw(&self, address: IpAddr) {
         if let Some(card) = &self.card {
             let _ = card.withdraw(address.into());
         }

@@ -1,10 +1,12 @@
 //! The VMs of the instance: what is asked of them, and what they tell.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use datapath::keeper::Keeper;
+use datapath::state::port::PortRecord;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::network::NetworkSide;
@@ -16,7 +18,7 @@ use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
 use crate::ledger::{Capacity, Claim, Ledger};
 use crate::state_dir::StateDir;
-use crate::vm::{Ending, Event, Happening, Plan, Shared, State, VmError, Vms};
+use crate::vm::{Ending, Event, Happening, Plan, Shared, State, Status, VmError, Vms};
 
 /// A wish that was put to a VM, to be waited for beside the main loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +28,13 @@ pub(super) enum Wish {
     Restart { force: bool },
 }
 
-/// Whether all VMs of `config` together fit the machine: said before anything is started.
+/// Whether all VMs that `up` starts fit the machine together: said before anything is started.
 pub fn fits(config: &Config) -> Result<(), Failure> {
     let mut ledger = Ledger::new(Capacity::of_this_machine()?, config.host.overcommit);
     for (name, vm) in &config.vms {
+        if matches!(&vm.engine, Engine::Qemu(machine) if !machine.autostart) {
+            continue;
+        }
         let claim = Claim::of(vm).map_err(|e| {
             Failure::configuration(format!("VM `{name}`: cannot use its disk: {e}"))
         })?;
@@ -109,12 +114,29 @@ impl Instance {
             let _ = answer.send(Err(refusal));
             return;
         }
-        let rest = self.vms.at_rest(vm);
         match wish {
-            Wish::Start => fulfil(self.vms.start(vm), None::<std::future::Ready<()>>, answer),
-            Wish::Stop { force } => fulfil(self.vms.stop(vm, force), Some(rest), answer),
+            Wish::Start => fulfil(self.vms.start(vm), ready(Ok(())), answer),
+            Wish::Stop { force } => {
+                let rest = self.vms.at_rest(vm);
+                let stopped = async move {
+                    rest.await;
+                    Ok(())
+                };
+                fulfil(self.vms.stop(vm, force), stopped, answer);
+            }
             Wish::Restart { force } => {
-                fulfil(self.vms.restart(vm, force), None::<std::future::Ready<()>>, answer);
+                let stopped = self.vms.no_longer_stopping(vm);
+                let again = async move {
+                    match stopped.await {
+                        Some(Status { state: State::Stopped | State::Failed, note, .. }) => {
+                            let why = note.map(|n| format!(": {n}")).unwrap_or_default();
+                            let text = format!("it stopped, and does not run again{why}");
+                            Err(Refusal::new(RefusalKind::Failed, text))
+                        }
+                        _ => Ok(()),
+                    }
+                };
+                fulfil(self.vms.restart(vm, force), again, answer);
             }
         }
     }
@@ -156,7 +178,7 @@ impl Instance {
     pub(super) fn vm_status(&self, name: &str) -> Option<VmStatus> {
         let vm = self.config.vms.get(name)?;
         let port = self.ids.port(name);
-        let mac = vm.mac.or_else(|| self.macs.get(&port).copied());
+        let mac = vm.mac.or_else(|| PortRecord::of(&self.state, port).mac());
         let mut status = VmStatus {
             name: name.to_owned(),
             state: VmState::External,
@@ -193,14 +215,14 @@ impl Instance {
     }
 }
 
-/// Waits for a wish beside the main loop, and answers.
+/// Waits for a wish beside the main loop, then for what it leads to, and answers.
 fn fulfil(
     wish: impl Future<Output = Result<(), VmError>> + Send + 'static,
-    then: Option<impl Future<Output = ()> + Send + 'static>,
+    then: impl Future<Output = Result<(), Refusal>> + Send + 'static,
     answer: Answer<()>,
 ) {
     tokio::spawn(async move {
-        let result = wish.await.map_err(|error| {
+        let mut result = wish.await.map_err(|error| {
             let kind = match error {
                 VmError::Refused(_) => RefusalKind::WrongState,
                 VmError::Unknown(_) => RefusalKind::Unknown,
@@ -209,8 +231,8 @@ fn fulfil(
             };
             Refusal::new(kind, causes(&error))
         });
-        if let (Ok(()), Some(then)) = (&result, then) {
-            then.await;
+        if result.is_ok() {
+            result = then.await;
         }
         // That the one who asked has gone meanwhile is nobody's loss.
         let _ = answer.send(result);

@@ -9,7 +9,7 @@
 //! stays.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +22,9 @@ use super::record::{self, Record};
 use super::vessel::Vessel;
 use super::{Event, Happening, Shared, Status, VmError};
 use crate::engine::spawn::{Lock, Process, Vacancy};
+
+/// How long the rest of what a dead vessel's monitor said may take to read.
+const REST: Duration = Duration::from_millis(200);
 
 /// What a driver is told.
 #[derive(Debug)]
@@ -231,6 +234,7 @@ impl Driver {
     }
 
     async fn ended(&mut self, ending: Ending) {
+        self.hear_the_rest().await;
         let stopping = self.life.state() == State::Stopping;
         self.note = if stopping { None } else { Some(self.obituary(ending)) };
         self.vessel = Vessel::None;
@@ -239,6 +243,18 @@ impl Driver {
         self.panicked = false;
         form::dissolve(&self.plan, &self.shared);
         self.feed(Input::Ended(ending)).await;
+    }
+
+    /// What the monitor had still said before the vessel ended: it may explain the end.
+    async fn hear_the_rest(&mut self) {
+        while matches!(self.link, Link::Up(_)) {
+            // All of it is in the socket already, the end included; the limit is for a process
+            // that somehow shares the socket.
+            match tokio::time::timeout(REST, self.link.next()).await {
+                Ok(News::Said(message)) => self.said(&message),
+                Ok(News::Up | News::Lost) | Err(_) => self.link = Link::Down,
+            }
+        }
     }
 
     /// Why it ended, in words.
@@ -256,25 +272,31 @@ impl Driver {
     async fn heard(&mut self, news: News) {
         match news {
             News::Up => {
+                self.note = None;
                 self.feed(Input::Up).await;
                 if std::mem::take(&mut self.press_due) {
                     self.press().await;
                 }
             }
-            News::Said(Message::Event { name, data }) => match name.as_str() {
-                "GUEST_PANICKED" => {
-                    self.panicked = true;
-                    self.tell(Happening::Panicked);
-                }
-                "RESET" if data.get("guest").and_then(|g| g.as_bool()) == Some(true) => {
-                    self.tell(Happening::Rebooted);
-                }
-                _ => {}
-            },
-            News::Said(Message::Refused(why)) => self.trouble(format!("QEMU refused: {why}")),
-            News::Said(Message::Greeting | Message::Done) => {}
+            News::Said(message) => self.said(&message),
             // Either the vessel ends, which is noticed elsewhere, or it is asked again.
             News::Lost => self.link = Link::connect(self.paths.monitor.clone()),
+        }
+    }
+
+    fn said(&mut self, message: &Message) {
+        match message {
+            Message::Event { name, .. } if name == "GUEST_PANICKED" => {
+                self.panicked = true;
+                self.tell(Happening::Panicked);
+            }
+            Message::Event { name, data } if name == "RESET" => {
+                if data.get("guest").and_then(serde_json::Value::as_bool) == Some(true) {
+                    self.tell(Happening::Rebooted);
+                }
+            }
+            Message::Refused(why) => self.trouble(format!("QEMU refused: {why}")),
+            Message::Event { .. } | Message::Greeting | Message::Done => {}
         }
     }
 

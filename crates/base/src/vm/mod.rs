@@ -223,7 +223,7 @@ impl Vms {
     }
 
     /// Stops a VM and starts it again; with `force` its guest is not asked. Ready when that was
-    /// begun.
+    /// begun; [`Vms::no_longer_stopping`] says what came of it.
     pub fn restart(
         &self,
         vm: &str,
@@ -259,6 +259,20 @@ impl Vms {
                 // An error says that the base is ending: nobody will know better.
                 let _ = status.wait_for(rests).await;
             }
+        }
+    }
+
+    /// Ready when the VM is not being stopped, with what it does then; `None` if there is no such
+    /// VM, or the base is ending.
+    pub fn no_longer_stopping(
+        &self,
+        vm: &str,
+    ) -> impl Future<Output = Option<Status>> + Send + use<> {
+        let status = self.vms.get(vm).map(|handle| handle.status.clone());
+        async move {
+            let mut status = status?;
+            let now = status.wait_for(|s| s.state != State::Stopping).await.ok()?;
+            Some(now.clone())
         }
     }
 

@@ -1,3 +1,5 @@
+//! Fragments against what they must be put together to, and IPv4 options of any shape.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use std::net::Ipv4Addr;

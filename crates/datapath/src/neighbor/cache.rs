@@ -260,6 +260,18 @@ impl Cache {
             if matches!(entry.state, State::Incomplete { .. }) {
                 out.tell(Event::Unreachable { hop });
             }
+            if entry.state.mac().is_some() {
+                out.learn(hop, None);
+            }
+        }
+    }
+
+    /// Takes over what a dead predecessor knew: good enough to send to, and asked for when used.
+    pub fn restore(&mut self, now: Instant, hop: IpAddr, mac: Mac) {
+        if self.entries.len() < MAX_ENTRIES {
+            let state = State::Stale { mac };
+            let entry = Entry { state, owner: None, asker: None, used: now, timer: None };
+            self.entries.entry(hop).or_insert(entry);
         }
     }
 
@@ -281,6 +293,9 @@ impl Cache {
         }
         if matches!(entry.state, State::Incomplete { .. }) {
             out.tell(Event::Resolved { hop, mac });
+        }
+        if known != Some(mac) {
+            out.learn(hop, Some(mac));
         }
         entry.state = if news.solicited {
             State::Reachable { mac, until: after(now, REACHABLE_TIME) }
@@ -312,6 +327,7 @@ impl Cache {
                 }
                 State::Probe { .. } => {
                     asks.push(Ask { hop, to: None, asker });
+                    out.learn(hop, None);
                     entry.owner = None;
                     (State::Incomplete { asked: 1 }, wait(1))
                 }

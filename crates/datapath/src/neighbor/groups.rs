@@ -122,6 +122,14 @@ impl Groups {
         }
     }
 
+    /// Asks for all groups again: another card has taken the place of the one that had joined.
+    pub fn rejoin(&self, out: &mut Outbox) {
+        let all_nodes = (!self.members.is_empty()).then_some(ALL_NODES);
+        for group in all_nodes.into_iter().chain(self.members.keys().copied()) {
+            out.tell(Event::JoinGroup { mac: group_mac(group), group });
+        }
+    }
+
     /// Whether the message is a query, answered later if it asks for what is listened to; `None` if
     /// it is malformed.
     pub fn query(&mut self, now: Instant, card: Mac, ip: &Ip6<'_>) -> Option<()> {

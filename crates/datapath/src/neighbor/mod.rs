@@ -152,6 +152,11 @@ impl Lan {
         self.groups.renew(now);
     }
 
+    /// Another card has taken the place of the old one, and knows of no group.
+    pub fn card_replaced(&mut self, out: &mut Outbox) {
+        self.groups.rejoin(out);
+    }
+
     /// Whom on the LAN a datagram to `destination` goes to.
     pub fn next_hop(&self, destination: IpAddr) -> Result<IpAddr, Counter> {
         if self.settings.is_on_link(destination) {
@@ -199,6 +204,18 @@ impl Lan {
             if fresh && let Some(group) = group_of(address) {
                 self.groups.restore(group, out);
             }
+        }
+    }
+
+    /// Takes over the neighbours that a dead predecessor knew: they are sent to at once, and asked
+    /// for again when they are first used.
+    pub fn restore_neighbors(
+        &mut self,
+        now: Instant,
+        neighbors: impl IntoIterator<Item = (IpAddr, Mac)>,
+    ) {
+        for (hop, mac) in neighbors {
+            self.cache.restore(now, hop, mac);
         }
     }
 

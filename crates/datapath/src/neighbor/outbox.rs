@@ -72,6 +72,8 @@ pub struct Outbox {
     /// Where each frame in `bytes` ends.
     ends: Vec<usize>,
     events: Vec<Event>,
+    /// Which neighbour has which MAC address from now on, or none that is known.
+    learned: Vec<(IpAddr, Option<Mac>)>,
 }
 
 impl Outbox {
@@ -93,9 +95,14 @@ impl Outbox {
         &self.events
     }
 
+    /// What was learned about neighbours, oldest first: for a successor to know.
+    pub fn learned(&self) -> &[(IpAddr, Option<Mac>)] {
+        &self.learned
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty() && self.events.is_empty()
+        self.ends.is_empty() && self.events.is_empty() && self.learned.is_empty()
     }
 
     /// Forgets all; the buffers stay.
@@ -103,6 +110,11 @@ impl Outbox {
         self.bytes.clear();
         self.ends.clear();
         self.events.clear();
+        self.learned.clear();
+    }
+
+    pub(super) fn learn(&mut self, hop: IpAddr, mac: Option<Mac>) {
+        self.learned.push((hop, mac));
     }
 
     pub(super) fn tell(&mut self, event: Event) {

@@ -113,9 +113,11 @@ impl Netlink {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
             message.header.table = RouteHeader::RT_TABLE_MAIN;
-            let answer = self
-                .list(&RouteNetlinkMessage::GetRoute(message))
-                .map_err(|e| NetlinkError::new("list the routes", e))?;
+            let answer = match self.list(&RouteNetlinkMessage::GetRoute(message)) {
+                // A namespace in which no route was ever made has no such table.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => continue,
+                answer => answer.map_err(|e| NetlinkError::new("list the routes", e))?,
+            };
             for raw in answer {
                 if let Some(RouteNetlinkMessage::NewRoute(m)) = raw.parse()
                     && is_default(&m)

@@ -1,3 +1,5 @@
+//! What a sender may leave to offload, and how it goes on to receivers that can do less.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,5 @@
+//! Who waits, who gives way, and what a successor finds of it.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use std::collections::HashMap as Map;

@@ -1,3 +1,5 @@
+//! Segments against those that a slow sender makes one by one.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -13,6 +13,7 @@
 //! COUNTERS_AT  one block of counters per owner
 //! PENDING_AT   slots of datagrams waiting for a neighbour
 //! HOST_AT      one slot per network for the datagram just read from the host's TUN device
+//! LAN_AT       one table per network of what was learned on its LAN
 //! ```
 //! The file is sparse: a record nobody uses costs nothing.
 //!
@@ -20,6 +21,7 @@
 //! - Offsets never depend on anything but the layout version.
 //! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
 
+pub mod lan;
 pub(crate) mod network;
 pub mod pending;
 pub mod port;
@@ -61,7 +63,8 @@ const COUNTERS_AT: usize = PORTS_AT + MAX_PORTS * PORT_LEN;
 const OWNERS: usize = MAX_PORTS + 2 * MAX_NETWORKS;
 const PENDING_AT: usize = COUNTERS_AT + OWNERS * COUNTERS_LEN;
 const HOST_AT: usize = PENDING_AT + PENDING_SLOTS * SLOT_LEN;
-const LEN: usize = HOST_AT + MAX_NETWORKS * SLOT_LEN;
+const LAN_AT: usize = HOST_AT + MAX_NETWORKS * SLOT_LEN;
+const LEN: usize = LAN_AT + MAX_NETWORKS * lan::LEN;
 
 /// Why a state memory could not be made or taken over.
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +180,11 @@ pub(crate) fn pending_at(slot: usize) -> usize {
 /// Where a network's slot for datagrams from the host starts.
 pub(crate) fn host_at(id: NetworkId) -> usize {
     record(HOST_AT, id.0.into(), MAX_NETWORKS, SLOT_LEN)
+}
+
+/// Where the tables of a network's LAN start.
+pub(crate) fn lan_at(id: NetworkId) -> usize {
+    record(LAN_AT, id.0.into(), MAX_NETWORKS, lan::LEN)
 }
 
 #[cfg(test)]

@@ -14,16 +14,18 @@
 //! 72    connected, request mark, interruptions
 //! 96    features offered and acknowledged, of virtio and of the protocol
 //! 128   requests carried out, and the one at which a base died last
+//! 144   the MAC address that the guest's first frame told
 //! 256   one block per ring: size, addresses, flags, fault, progress
 //! 1024  memory slots: guest address, user address, length, offset in the file
 //! ```
 //!
 //! # Invariants
-//! - The dispatcher's thread writes; two words per ring (fault, progress) belong to the worker.
+//! - The dispatcher's thread writes; the MAC address and two words per ring (fault, progress) belong
+//!   to the worker.
 //! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
 
 use super::{PORT_LEN, StateMemory, port_at};
-use crate::names::{PortId, Side};
+use crate::names::{Mac, PortId, Side};
 
 /// Octets of the longest port name.
 pub const MAX_NAME: usize = 64;
@@ -41,6 +43,7 @@ const PROTOCOL_OFFERED_AT: usize = 112;
 const PROTOCOL_AT: usize = 120;
 const REQUESTS_AT: usize = 128;
 const INTERRUPTED_AT: usize = 136;
+const MAC_AT: usize = 144;
 
 const RINGS_AT: usize = 256;
 const RING_LEN: usize = 128;
@@ -187,9 +190,23 @@ impl PortRecord {
         self.forget_negotiation();
         self.put(INTERRUPTIONS_AT, 0);
         self.put(INTERRUPTED_AT, 0);
+        self.put(MAC_AT, 0);
         for side in Side::BOTH {
             self.put_ring(side, DEATHS_AT, 0);
         }
+    }
+
+    /// The MAC address that was learned from the guest; kept for as long as the record has its
+    /// name.
+    pub fn mac(&self) -> Option<Mac> {
+        let [a, b, c, d, e, f, _, known] = self.get(MAC_AT).to_ne_bytes();
+        (known == 1).then_some(Mac([a, b, c, d, e, f]))
+    }
+
+    /// Notes the MAC address that was learned from the guest.
+    pub fn set_mac(&self, mac: Mac) {
+        let [a, b, c, d, e, f] = mac.0;
+        self.put(MAC_AT, u64::from_ne_bytes([a, b, c, d, e, f, 0, 1]));
     }
 
     /// Sets everything that belongs to one connection back to the beginning.
@@ -473,11 +490,12 @@ mod tests {
     }
 
     #[test]
-    fn forgetting_a_negotiation_keeps_the_name_and_the_interruptions() {
+    fn forgetting_a_negotiation_keeps_the_name_the_mac_and_the_interruptions() {
         let record = record();
         record.set_name("web");
         record.set_connected();
         record.set_features(5);
+        record.set_mac(Mac([2, 0, 0, 0, 0, 9]));
         record.set_slot(0, Some(MemorySlot { guest: 0, user: 0, len: 1, offset: 0 }));
         record.open_request(5);
         assert_eq!(record.request_open(), Some(5));
@@ -487,6 +505,9 @@ mod tests {
         assert_eq!(record.name().as_deref(), Some("web"));
         assert!(!record.connected());
         assert_eq!((record.features(), record.slot(0), record.request_open()), (0, None, None));
+        assert_eq!(record.mac(), Some(Mac([2, 0, 0, 0, 0, 9])));
+        record.clear();
+        assert_eq!(record.mac(), None);
     }
 
     #[test]

@@ -197,6 +197,11 @@ impl PacketUplink {
         Ok(())
     }
 
+    /// The interface that the socket was bound to last.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Tells whether the cable is in: the kernel throws away without a word what is sent while it
     /// is not, so it is refused here.
     pub fn set_carrier(&mut self, carrier: bool) {

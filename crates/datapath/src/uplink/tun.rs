@@ -55,16 +55,18 @@ impl HostPath {
         state: &StateMemory,
         network: NetworkId,
     ) -> Result<Self, UplinkError> {
+        // The kernel puts the first free number where %d is.
+        let shown = name.replace("%d", "N");
         let device = sys::make_device(name).map_err(|e| match e.raw_os_error() {
             Some(libc::EBUSY) => UplinkError::Card {
                 link: name.to_owned(),
                 why: "exists already: another network or program uses this name",
             },
             Some(libc::ENOENT | libc::ENODEV) => UplinkError::Kernel {
-                action: format!("make the TUN device {name} (is /dev/net/tun there?)"),
+                action: format!("make the TUN device {shown} (is /dev/net/tun there?)"),
                 source: e,
             },
-            _ => refused(format!("make the TUN device {name}"), e),
+            _ => refused(format!("make the TUN device {shown}"), e),
         })?;
         let offloads = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
         sys::set_device_offloads(device.as_fd(), offloads)

@@ -10,10 +10,11 @@ use super::from_vm::addresses;
 use super::network::Network;
 use crate::counters::{Counter, Counters};
 use crate::datagram;
+use crate::event::Event;
 use crate::fit::Fit;
 use crate::names::{NetworkId, Owner};
 use crate::offload::{Offload, Sender};
-use crate::uplink::FromHost;
+use crate::uplink::{FromHost, Refusal};
 
 /// Datagrams read in one turn.
 const TURN: usize = 32;
@@ -23,10 +24,18 @@ impl Worker {
     pub(super) fn serve_host(&mut self, id: NetworkId, now: Instant) {
         let Some(mut network) = self.networks.take(id.0) else { return };
         let owner = Owner::Host(id);
+        let mut gone = false;
         for _ in 0..TURN {
             self.storage.clear();
             let Some(host) = &mut network.host else { break };
-            let Ok(Some(datagram)) = host.next(self.storage.room()) else { break };
+            let datagram = match host.next(self.storage.room()) {
+                Ok(Some(datagram)) => datagram,
+                Ok(None) => break,
+                Err(refusal) => {
+                    gone = refusal == Refusal::Down;
+                    break;
+                }
+            };
             let counters = Counters::of(&self.state, owner);
             counters.add(Counter::Taken, 1);
             counters.add(Counter::TakenBytes, datagram.len as u64);
@@ -38,6 +47,11 @@ impl Worker {
             }
         }
         self.networks.put(id.0, network);
+        if gone {
+            // Somebody removed the device: epoll would report that for ever.
+            let _ = self.set_host(id, None);
+            self.emit(Event::HostPathLost { network: id });
+        }
         self.lan_events(id, now);
     }
 
@@ -60,9 +74,13 @@ impl Worker {
         }
         let len = payload.bytes().len();
         let index = self.storage.push(0..len, None);
+        #[cfg(feature = "fault-injection")]
+        if crate::faults::spoil("host-to-vm", self.storage.datagram_mut(index)) {
+            return Ok(Counter::ToVm);
+        }
         if let Some(item) = self.storage.item_mut(index) {
             item.offload = offload;
         }
-        self.note_for(to, index)
+        Ok(self.note_for(to, index))
     }
 }

@@ -109,10 +109,12 @@ impl Worker {
         let fit = Fit::of(&offload, &payload, network.mtu);
         if let Fit::Refused(reason) = fit {
             let counters = Counters::of(&self.state, Owner::Uplink(network.id));
-            let inch = network.outward_to(source);
+            let mtu = mtu16(network.mtu);
             if !network.limiter.allow(now) {
                 counters.add(Counter::IcmpLimited, 1);
-            } else if answer::too_big(&inch, &payload, mtu16(network.mtu), &mut self.replies) {
+            } else if let Some(inch) = network.outward_to(source)
+                && answer::too_big(&inch, &payload, mtu, &mut self.replies)
+            {
                 counters.add(Counter::IcmpErrors, 1);
             }
             self.tell_outside(network, now);
@@ -120,6 +122,10 @@ impl Worker {
         }
         let bytes = payload.bytes().len();
         let index = self.storage.push(behind_ethernet(bytes), None);
+        #[cfg(feature = "fault-injection")]
+        if crate::faults::spoil("lan-to-vm", self.storage.datagram_mut(index)) {
+            return Ok(Counter::ToVm);
+        }
         if matches!(fit, Fit::InFragments) {
             deliver::complete(&offload, self.storage.datagram_mut(index));
             return self.fragment_to_port(index, network, to);
@@ -127,14 +133,16 @@ impl Worker {
         if let Some(item) = self.storage.item_mut(index) {
             item.offload = offload;
         }
-        self.note_for(to, index)
+        Ok(self.note_for(to, index))
     }
 
-    /// Notes a datagram for a port, if the port is there.
-    pub(super) fn note_for(&mut self, to: PortId, index: u16) -> Result<Counter, Counter> {
-        let Some(port) = self.ports.get_mut(to.0) else { return Err(Counter::RxPortDown) };
-        self.inboxes.note(port, &mut self.storage, index);
-        Ok(Counter::ToVm)
+    /// Notes a datagram for a port; that the port is not there is the receiver's drop.
+    pub(super) fn note_for(&mut self, to: PortId, index: u16) -> Counter {
+        match self.ports.get_mut(to.0) {
+            Some(port) => self.inboxes.note(port, &mut self.storage, index),
+            None => Counters::of(&self.state, Owner::Port(to)).add(Counter::RxPortDown, 1),
+        }
+        Counter::ToVm
     }
 
     /// Cuts a datagram into fragments, all for one port.
@@ -145,21 +153,17 @@ impl Worker {
         to: PortId,
     ) -> Result<Counter, Counter> {
         let mut piece = 0;
-        let mut fate = Err(Counter::DropTooBig);
         while let Some(len) = write_fragment(&mut self.storage, index, network.mtu, piece) {
             let cut = self.storage.push(0..len, None);
-            // All go the same way: what one meets, all meet.
-            fate = self.note_for(to, cut);
+            self.note_for(to, cut);
             piece = piece.saturating_add(1);
         }
-        let (Ok(same) | Err(same)) = fate;
-        if let Some(more) = piece.checked_sub(1) {
-            let counters = Counters::of(&self.state, Owner::Uplink(network.id));
-            counters.add(Counter::Fragmented, 1);
-            counters.add(Counter::Fragments, more as u64);
-            counters.add(same, more as u64);
-        }
-        fate
+        let Some(more) = piece.checked_sub(1) else { return Err(Counter::DropTooBig) };
+        let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+        counters.add(Counter::Fragmented, 1);
+        counters.add(Counter::Fragments, more as u64);
+        counters.add(Counter::ToVm, more as u64);
+        Ok(Counter::ToVm)
     }
 
     /// Sends the ICMP errors among the replies to whom they are meant for on the LAN, if the next

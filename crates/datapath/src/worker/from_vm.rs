@@ -85,6 +85,7 @@ impl Worker {
             self.lan_events(NetworkId(network_id), now);
         }
         if let Some(mac) = learned {
+            PortRecord::of(&self.state, id).set_mac(mac);
             self.emit(Event::MacLearned { port: id, mac });
         }
         if let Some(fault) = fault {
@@ -148,7 +149,7 @@ impl Batch<'_> {
         let counters = Counters::of(self.state, Owner::Port(port.id));
         let (mut taken, mut octets) = (0u64, 0u64);
         let fault = loop {
-            if !self.storage.has_room() {
+            if !self.storage.has_room() || port.is_exhausted() {
                 break None;
             }
             let frame = match port.take(self.storage) {
@@ -190,7 +191,10 @@ impl Batch<'_> {
         let offload =
             Offload::check(&frame.header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
         datagram::last_inch_only(&payload)?;
-        let way = self.network.admission.from_vm(port.id, source, destination)?;
+        let way = self.network.admission.from_vm(port.id, source, destination);
+        #[cfg(feature = "fault-injection")]
+        let way = crate::faults::forgive(way);
+        let way = way?;
         let mtu = match way {
             Way::Port(_) | Way::Host => self.network.mtu,
             Way::Outside => match &self.network.uplink {
@@ -226,12 +230,16 @@ impl Batch<'_> {
 
     /// Notes a datagram for its way.
     fn route(&mut self, port: &mut Port, index: u16, to: Destination) -> Result<Fate, Counter> {
+        #[cfg(feature = "fault-injection")]
+        if crate::faults::spoil(crate::faults::from_vm(to.way), self.storage.datagram_mut(index)) {
+            return Ok(Fate::Noted);
+        }
         match to.way {
             Way::Port(id) => {
-                let Some(receiver) = self.ports.get_mut(id.0) else {
-                    return Err(Counter::RxPortDown);
-                };
-                self.inboxes.note(receiver, self.storage, index);
+                match self.ports.get_mut(id.0) {
+                    Some(receiver) => self.inboxes.note(receiver, self.storage, index),
+                    None => Counters::of(self.state, Owner::Port(id)).add(Counter::RxPortDown, 1),
+                }
                 Ok(Fate::Met(Counter::ToVm))
             }
             Way::Host if self.network.host.is_some() => {

@@ -13,6 +13,7 @@ use crate::deliver;
 use crate::event::Event;
 use crate::names::{Mac, NetworkId, Owner};
 use crate::neighbor::{Asker, Event as LanEvent, Lookup};
+use crate::state::lan::LanRecord;
 
 impl Worker {
     /// Lets the LAN side's timers run.
@@ -35,6 +36,12 @@ impl Worker {
         }
         deliver::own_frames(&mut uplink.card, &uplink.outbox);
         let mut outbox = std::mem::take(&mut uplink.outbox);
+        if !outbox.learned().is_empty() {
+            let record = LanRecord::of(&self.state, id);
+            for (hop, mac) in outbox.learned() {
+                record.set_neighbor(*hop, *mac);
+            }
+        }
         for event in outbox.events() {
             self.lan_event(id, *event, now);
         }
@@ -49,9 +56,11 @@ impl Worker {
             LanEvent::Resolved { hop, mac } => self.send_waiting(id, hop, mac),
             LanEvent::Unreachable { hop } => self.fail_waiting(id, hop, now),
             LanEvent::Claimed { address, .. } => {
+                LanRecord::of(&self.state, id).set_held(address, true);
                 self.emit(Event::AddressClaimed { network: id, address });
             }
             LanEvent::Conflict { address, mac, .. } => {
+                LanRecord::of(&self.state, id).set_held(address, false);
                 self.withdraw(id, address);
                 self.emit(Event::AddressConflict { network: id, address, mac });
             }
@@ -89,13 +98,25 @@ impl Worker {
         }
     }
 
+    /// Drops what waits on a network that goes.
+    pub(super) fn forget_waiting_on(&mut self, id: NetworkId) {
+        while let Some(waiting) = self.pending.next_on(id) {
+            Counters::of(&self.state, waiting.owner()).add(Counter::DropNeighborUnreachable, 1);
+            self.pending.done(waiting);
+        }
+    }
+
     /// What waited for `hop` goes out.
     fn send_waiting(&mut self, id: NetworkId, hop: std::net::IpAddr, mac: Mac) {
         let Some(mut network) = self.networks.take(id.0) else { return };
         while let Some(waiting) = self.pending.next(id, hop) {
             self.storage.clear();
             let datagram = waiting.bytes();
-            let Some(room) = self.storage.room().get_mut(..datagram.len()) else { break };
+            let Some(room) = self.storage.room().get_mut(..datagram.len()) else {
+                Counters::of(&self.state, waiting.owner()).add(Counter::DropFrameLength, 1);
+                self.pending.done(waiting);
+                continue;
+            };
             room.copy_from_slice(datagram);
             let index = self.storage.push(0..datagram.len(), None);
             if let Some(item) = self.storage.item_mut(index) {

@@ -8,6 +8,7 @@ use crate::answer::{BASE4, LastInch, Lease4};
 use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId};
 use crate::neighbor::{Lan, Outbox};
+use crate::reserved::Class;
 use crate::uplink::{HostPath, PacketUplink};
 
 /// What is known of a card; it changes while the card is in use.
@@ -50,8 +51,17 @@ pub struct Network {
 }
 
 impl Network {
-    /// The inch through which a host on the LAN is told of an error about its own datagram.
-    pub fn outward_to(&self, host: IpAddr) -> LastInch {
+    /// The inch through which a host on the LAN is told of an error about its own datagram. `None`
+    /// if the base has no address to say it from: its own of the last inch means something else
+    /// outside, the gateway perhaps.
+    pub fn outward_to(&self, host: IpAddr) -> Option<LastInch> {
+        let speaker = match host {
+            IpAddr::V4(_) => IpAddr::V4(self.outward.icmp_source4),
+            IpAddr::V6(_) => IpAddr::V6(self.outward.icmp_source6),
+        };
+        if Class::of(speaker) != Class::Unicast {
+            return None;
+        }
         let mut inch = self.outward.clone();
         match host {
             IpAddr::V4(address) => {
@@ -59,7 +69,7 @@ impl Network {
             }
             IpAddr::V6(address) => inch.addresses6.push(address),
         }
-        inch
+        Some(inch)
     }
 
     /// When something is due on the LAN side.

@@ -25,6 +25,7 @@ use crate::limiter::Limiter;
 use crate::names::{NetworkId, Owner, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
+use crate::state::lan::LanRecord;
 use crate::state::port::PortRecord;
 use crate::uplink::{HostPath, PacketUplink, UplinkError};
 use crate::vhost::Ring;
@@ -86,6 +87,7 @@ impl WorkerHandle {
         self.call(move |worker| {
             worker.set_uplink(id, None)?;
             worker.set_host(id, None)?;
+            worker.forget_waiting_on(id);
             worker.networks.take(id.0);
             Ok::<_, io::Error>(())
         })
@@ -138,16 +140,21 @@ impl WorkerHandle {
         })
     }
 
-    /// The card came back under another interface index.
+    /// The card came back, perhaps under another interface index.
     pub fn rebind(&self, id: NetworkId, index: u32) -> Result<Result<(), UplinkError>, Gone> {
         self.call(move |worker| {
-            match worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
-                Some(uplink) => {
-                    uplink.lan.link_restored(Instant::now());
-                    uplink.card.rebind(index)
-                }
-                None => Ok(()),
+            let Some(uplink) = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
+                return Ok(());
+            };
+            let now = Instant::now();
+            let replaced = uplink.card.index() != index;
+            uplink.card.rebind(index)?;
+            uplink.lan.link_restored(now);
+            if replaced {
+                uplink.lan.card_replaced(&mut uplink.outbox);
             }
+            worker.poll_lan(id, now);
+            Ok(())
         })
     }
 
@@ -221,7 +228,13 @@ impl Worker {
                 }
             }
         }
-        let port = Port::new(setup.id, setup.network, setup.name, setup.inch);
+        let mut inch = setup.inch;
+        let record = PortRecord::of(&self.state, setup.id);
+        if record.name().as_deref() == Some(&setup.name) {
+            // Told to a predecessor by the guest's first frame; there may not be another soon.
+            inch.guest_mac = inch.guest_mac.or(record.mac());
+        }
+        let port = Port::new(setup.id, setup.network, setup.name, inch);
         self.ports.put(setup.id.0, Box::new(port));
         Ok(())
     }
@@ -253,7 +266,9 @@ impl Worker {
         if let Some(old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
             self.unwatch(&old.card);
         }
-        let Some(setup) = uplink else { return Ok(()) };
+        let Some(mut setup) = uplink else { return Ok(()) };
+        let known = LanRecord::of(&self.state, id).neighbors();
+        setup.lan.restore_neighbors(Instant::now(), known);
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
         let mut card = setup.card;
         card.set_carrier(setup.facts.up);
@@ -270,7 +285,7 @@ impl Worker {
         Ok(())
     }
 
-    fn set_host(&mut self, id: NetworkId, path: Option<HostPath>) -> io::Result<()> {
+    pub(super) fn set_host(&mut self, id: NetworkId, path: Option<HostPath>) -> io::Result<()> {
         if let Some(old) = self.networks.get_mut(id.0).and_then(|n| n.host.take()) {
             self.unwatch(&old);
         }
@@ -297,7 +312,11 @@ impl Worker {
                 if let Some(kick) = self.ports.get(id.0).and_then(|p| p.kick().cloned()) {
                     // The dispatcher has made sure that it is an eventfd, which can be watched. If
                     // the kernel has no memory for it, the port is polled.
-                    let _ = self.watch(kick.as_fd(), Token::Port(id), true);
+                    if self.watch(kick.as_fd(), Token::Port(id), true).is_err()
+                        && let Some(port) = self.ports.get_mut(id.0)
+                    {
+                        port.forget_kick();
+                    }
                 }
                 if let Some(port) = self.ports.get_mut(id.0)
                     && !port.active

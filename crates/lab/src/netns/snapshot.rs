@@ -17,6 +17,9 @@ use crate::netns::Netns;
 const PROGRAMS: [&str; 7] =
     ["ipvisor", "qemu-system-x86", "dpdk-testpmd", "iperf3", "tcpdump", "ping", "dhcpcd"];
 
+/// Subjects of which only what came counts: what went was somebody else's.
+const COME_AND_GO: [&str; 2] = ["ip netns", "process"];
+
 /// The state of one network namespace, or of the machine itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -83,7 +86,9 @@ impl Snapshot {
             let old = before.subjects.get(subject).unwrap_or(&empty);
             let new = self.subjects.get(subject).unwrap_or(&empty);
             lines.extend(new.difference(old).map(|line| format!("+ {subject}: {line}")));
-            lines.extend(old.difference(new).map(|line| format!("- {subject}: {line}")));
+            if !COME_AND_GO.contains(&subject.as_str()) {
+                lines.extend(old.difference(new).map(|line| format!("- {subject}: {line}")));
+            }
         }
         Difference { lines }
     }

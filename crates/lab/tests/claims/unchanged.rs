@@ -12,6 +12,7 @@ use virtqueue::driver::Shape;
 
 use super::cases::cases;
 use super::checks::{JUMBO, Stage, is_plain, next, nothing_more, same};
+use super::large::Large;
 
 /// As the first VM would be if it could be anywhere: a table has at least so many cases.
 const ENOUGH: usize = 80;
@@ -164,6 +165,7 @@ fn a_datagram_arrives_whole_however_its_driver_cut_it_into_buffers() {
 fn padding_behind_a_short_datagram_stays_on_its_link() {
     let mut stage = Stage::jumbo();
     stage.meet_outside(vm(0), OUTSIDE);
+    #[allow(clippy::needless_range_loop, reason = "the family, in three tables")]
     for i in 0..2 {
         let short = |source: IpAddr, destination: IpAddr| {
             frames::datagram(source, destination, protocol::EXPERIMENT, vec![9])
@@ -241,6 +243,34 @@ fn macs_play_no_part_in_the_way_of_a_datagram() {
     nothing_more(&mut stage.w.a);
     nothing_more(&mut stage.w.b);
     stage.end();
+}
+
+#[test]
+fn what_waits_for_a_neighbour_goes_out_unchanged_and_in_order() {
+    let mut stage = Stage::jumbo();
+    for (from, to) in vm(0).into_iter().zip(OUTSIDE) {
+        // Nobody has asked for this neighbour yet.
+        let large = Large::new("a large send", from, to, 1400, 30_000).whole();
+        let plain = |n| {
+            let datagram = frames::datagram(from, to, protocol::EXPERIMENT, pattern(n));
+            (NetHeader::default(), datagram)
+        };
+        let sent = [plain(1), large, plain(0), plain(8000), plain(7)];
+        for (header, datagram) in &sent {
+            let frame = stage.w.from_a(datagram);
+            stage.w.a.send(header, &frame).unwrap();
+        }
+        let seen = stage.out(vm(0), sent.len());
+        let without_hint = |h: &NetHeader| NetHeader { hdr_len: 0, ..*h };
+        for ((header, datagram), (seen_header, seen)) in sent.iter().zip(&seen) {
+            assert_eq!(without_hint(seen_header), without_hint(header));
+            assert!(seen == datagram, "{} octets", datagram.len());
+        }
+        assert_eq!(seen.len(), sent.len());
+    }
+    let counters = stage.end();
+    assert!(counters.get("vm/a", "waited") >= 2);
+    assert_eq!(counters.get("vm/a", "to_uplink"), 10);
 }
 
 #[test]

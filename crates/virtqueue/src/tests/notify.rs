@@ -1,3 +1,5 @@
+//! When each side wakes the other: by flags and by event indices.
+
 use super::*;
 use crate::driver::Shape;
 

@@ -1,3 +1,5 @@
+//! The input queue and a well-behaved driver: what it gets, when it sees it, what does not fit.
+
 use super::*;
 use crate::Delivered;
 use crate::driver::Shape;

@@ -1,3 +1,5 @@
+//! The output queue and a well-behaved driver: every layout of a chain, and when buffers go back.
+
 use super::*;
 use crate::driver::Shape;
 
@@ -240,4 +242,19 @@ fn the_ring_itself_may_end_with_its_region() {
             assert_eq!(driver.reclaim(), 1);
         }
     }
+}
+
+#[test]
+fn the_effort_is_the_descriptors_read_since_the_last_completion() {
+    let (mut driver, mut device) = tx(8, PLAIN);
+    assert_eq!(device.effort(), 0);
+    driver.send(&HEADER, &frame(1, 60), Shape::default()).unwrap();
+    driver.send(&HEADER, &frame(2, 60), Shape { cuts: &[5, 7], ..Shape::default() }).unwrap();
+    driver.queue.expose();
+    next(&mut device).unwrap();
+    assert_eq!(device.effort(), 1);
+    next(&mut device).unwrap();
+    assert_eq!(device.effort(), 4);
+    device.complete().unwrap();
+    assert_eq!(device.effort(), 0);
 }

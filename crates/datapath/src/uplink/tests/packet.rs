@@ -6,10 +6,12 @@ use virtqueue::NetHeader;
 
 use super::world::{CARD_MAC, PEER_MAC, World, ethernet, frame_in, ip4, readable, readable_within};
 use crate::counters::Counter;
-use crate::names::{Mac, NetworkId};
+use crate::names::{Mac, NetworkId, PortId};
+use crate::neighbor::{Lan, Settings};
 use crate::state::StateMemory;
 use crate::state::network::NetworkRecord;
 use crate::uplink::{Guard, Outgoing, PacketUplink, Received, Refusal, Sent, SocketFilter};
+use crate::worker::{self, NetworkSetup, UplinkFacts, UplinkSetup};
 
 const NETWORK: NetworkId = NetworkId(0);
 
@@ -38,7 +40,7 @@ fn take(uplink: &mut PacketUplink) -> (NetHeader, Vec<u8>) {
         match uplink.next() {
             Some(Received::Frame { header, bytes, .. }) => return (header, bytes.to_vec()),
             Some(other) => panic!("{other:?}"),
-            None => assert!(readable(&*uplink), "a frame within a second"),
+            None => assert!(readable(&*uplink), "a frame in time"),
         }
     }
     panic!("readable, and nothing there")
@@ -395,6 +397,36 @@ fn a_group_is_joined_and_left_even_after_a_takeover() {
         uplink.join(group).unwrap();
         uplink.leave(group).unwrap();
         assert!(!joined());
+    });
+}
+
+#[test]
+fn the_groups_of_the_vms_are_joined_again_on_a_card_that_took_the_place_of_the_old_one() {
+    let joined = || {
+        std::fs::read_to_string("/proc/thread-self/net/dev_mcast").unwrap().contains("3333ff000010")
+    };
+    World::run(|world| {
+        let state = state();
+        let card = open(world, &state);
+        let (worker, _) = worker::spawn(state, Box::new(|_| {})).unwrap();
+        let outward = super::tun::silent();
+        let setup = NetworkSetup { id: NETWORK, mtu: 1500, on_link: Vec::new(), outward };
+        worker.add_network(setup).unwrap();
+        let facts = UplinkFacts { mac: CARD_MAC, mtu: 1500, up: true };
+        let lan = Lan::new(Settings { mac: CARD_MAC, ..Settings::default() });
+        worker.set_uplink(NETWORK, Some(UplinkSetup { card, facts, lan })).unwrap().unwrap();
+        worker.serve().unwrap();
+        worker
+            .with_lan(NETWORK, |lan, now, out| {
+                lan.claim(now, "2001:db8:1::10".parse().unwrap(), PortId(0), out);
+            })
+            .unwrap();
+        assert!(joined());
+        world.replace_card();
+        assert!(!joined());
+        worker.rebind(NETWORK, world.card.index).unwrap().unwrap();
+        assert!(joined());
+        worker.shut_down();
     });
 }
 

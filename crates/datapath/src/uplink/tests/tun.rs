@@ -8,13 +8,30 @@ use virtqueue::NetHeader;
 
 use super::packet::large_send;
 use super::world::{World, frame_in, ip4, readable, readable_within, sysctl};
+use crate::answer::{BASE6, LastInch};
+use crate::event::Event;
 use crate::names::NetworkId;
 use crate::state::StateMemory;
 use crate::state::network::HostSlot;
 use crate::uplink::{HostPath, Refusal};
+use crate::worker::{self, NetworkSetup};
 
 const NETWORK: NetworkId = NetworkId(0);
 const NAME: &str = "ipv-test";
+
+/// How a base speaks that has nothing to say.
+pub(super) fn silent() -> LastInch {
+    LastInch {
+        guest_mac: None,
+        addresses4: Vec::new(),
+        addresses6: Vec::new(),
+        dns: Vec::new(),
+        mtu: 1500,
+        hostname: String::new(),
+        icmp_source4: [192, 0, 0, 8].into(),
+        icmp_source6: BASE6,
+    }
+}
 
 fn open(world: &mut World, state: &StateMemory) -> HostPath {
     world.address();
@@ -30,7 +47,7 @@ fn open(world: &mut World, state: &StateMemory) -> HostPath {
 
 fn read(path: &mut HostPath) -> (NetHeader, Vec<u8>) {
     let mut buffer = vec![0; 70_000];
-    assert!(readable(&*path), "a datagram within a second");
+    assert!(readable(&*path), "a datagram in time");
     let found = path.next(&mut buffer).unwrap().unwrap();
     buffer.truncate(found.len);
     (found.header, buffer)
@@ -188,5 +205,32 @@ fn a_device_that_is_down_refuses_by_name_and_a_name_that_is_taken_is_said() {
             None,
             "it goes with the descriptor"
         );
+    });
+}
+
+#[test]
+fn a_device_that_somebody_removes_is_told_once_and_costs_no_time() {
+    World::run(|world| {
+        let state = StateMemory::create().unwrap().0;
+        let path = open(world, &state);
+        let index = path.index();
+        let (told, heard) = std::sync::mpsc::channel();
+        let (worker, _) = worker::spawn(
+            state,
+            Box::new(move |event| {
+                let _ = told.send(event);
+            }),
+        )
+        .unwrap();
+        let outward = silent();
+        let setup = NetworkSetup { id: NETWORK, mtu: 1500, on_link: Vec::new(), outward };
+        worker.add_network(setup).unwrap();
+        worker.set_host(NETWORK, Some(path)).unwrap().unwrap();
+        worker.serve().unwrap();
+        world.netlink.remove_link(index);
+        let second = Duration::from_secs(1);
+        assert_eq!(heard.recv_timeout(second), Ok(Event::HostPathLost { network: NETWORK }));
+        assert!(heard.recv_timeout(Duration::from_millis(50)).is_err());
+        worker.shut_down();
     });
 }

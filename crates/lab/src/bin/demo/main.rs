@@ -83,6 +83,7 @@ fn demo(progress: &Progress) -> Result<Outcome> {
 
     progress.step("a host with a card, and a machine outside");
     let scene = Scene::set()?;
+    scene.wait_settled()?;
     let host = Snapshot::of(&scene.host)?;
     let outside_sees = MacsSeen::start(&scene)?;
 
@@ -90,13 +91,18 @@ fn demo(progress: &Progress) -> Result<Outcome> {
     let instance = Instance::up(&scene.host, &configuration(&scene, &image))?;
     let guests = attach(&instance)?;
     interrupt::check()?;
-    if std::env::var("FAULT").is_ok_and(|f| f == "lan") {
+    let fault = std::env::var("FAULT").is_ok_and(|f| f == "lan");
+    if fault {
         scene.outside.run(&format!("ip link set {LAN_CARD} down"))?;
     }
 
     let [web, db] = &guests;
     let stage = paths::Stage { web, db, scene: &scene };
     let (measured, grown) = measure(progress, &stage, &instance)?;
+    if fault {
+        scene.outside.run(&format!("ip link set {LAN_CARD} up"))?;
+        scene.wait_settled()?;
+    }
     progress.bar.finish_and_clear();
     report::results(&measured);
     report::picture(&instance, &scene)?;
@@ -116,6 +122,9 @@ fn demo(progress: &Progress) -> Result<Outcome> {
     instance.down()?;
     let left = Snapshot::of(&scene.host)?.since(&host);
     wrong.extend(left.lines.into_iter().map(|line| format!("left on the host: {line}")));
+    for process in scene.host.processes()? {
+        wrong.push(format!("left on the host: process {}", process.as_raw_nonzero()));
+    }
     drop((outside_sees, scene));
     let left = Snapshot::of_machine()?.since(&machine);
     wrong.extend(left.lines.into_iter().map(|line| format!("left on this machine: {line}")));

@@ -1,0 +1,281 @@
+//! The host keeps its own addresses on the card that the VMs use, forwards like a router, and has
+//! filters of its own: everybody gets exactly one answer, from who it is meant for.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::thread::sleep;
+use std::time::Duration;
+
+use lab::capture::{Capture, Tap};
+use lab::command::wait_until;
+use lab::driver::{DriverPort, Settings};
+use lab::frames::{self, Mac, protocol};
+use lab::instance::Instance;
+use lab::measure;
+use lab::netns::{Netns, Snapshot};
+use lab::scene::{CARD, GATEWAY, HOST, LAN_CARD, OUTSIDE, Place, Scene, vm};
+use lab::stack::{self, Address, ECHO, Stack};
+use lab::wired::{LIMIT, MACS, Wired, Wiring};
+
+/// Requests of each kind.
+const REQUESTS: usize = 5;
+/// Octets of a transfer, each way.
+const OCTETS: usize = 2 << 20;
+
+/// A host that somebody has configured as hosts are: it forwards, filters and counts.
+fn lived_in(scene: &Scene) {
+    for name in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        scene.host.sysctl(name, "1").unwrap();
+    }
+    for line in [
+        format!("tc qdisc add dev {CARD} clsact"),
+        format!("tc filter add dev {CARD} ingress protocol all prio 8 u32 match u32 0 0"),
+        format!("tc filter add dev {CARD} egress protocol all prio 1 u32 match u32 0 0"),
+        "nft add table inet foreign".to_owned(),
+        "nft add chain inet foreign passing { type filter hook forward priority 0; policy drop; }"
+            .to_owned(),
+        "nft add chain inet foreign arriving { type filter hook input priority 0; }".to_owned(),
+        "nft add rule inet foreign arriving counter accept".to_owned(),
+    ] {
+        scene.host.run(&line).unwrap();
+    }
+}
+
+/// Waits until the kernel has given the card its link-local address.
+fn settled(host: &Netns) {
+    let what = || "the card's link-local address".to_owned();
+    wait_until(LIMIT, what, || {
+        let shown = host.run(&format!("ip -6 addr show dev {CARD}"))?;
+        Ok((shown.contains("fe80::") && !shown.contains("tentative")).then_some(()))
+    })
+    .unwrap();
+}
+
+/// Whether a frame is the answer.
+type Judge = Box<dyn Fn(&[u8]) -> bool>;
+
+/// A request from the LAN, and what its answer looks like.
+struct Question {
+    what: String,
+    frame: Vec<u8>,
+    answers: Judge,
+}
+
+/// Everything that somebody outside asks about one machine's addresses.
+fn questions(card: Mac, outside: Mac, of: &str, addresses: [IpAddr; 2]) -> Vec<Question> {
+    let mut all = Vec::new();
+    let [IpAddr::V4(own), IpAddr::V6(own6)] = addresses else { panic!("{addresses:?}") };
+    let [IpAddr::V4(asker), IpAddr::V6(asker6)] = OUTSIDE else { panic!("{OUTSIDE:?}") };
+
+    let request = frames::arp(1, (outside, asker), ([0; 6], own));
+    all.push(Question {
+        what: format!("ARP for {of}"),
+        frame: frames::ethernet([0xff; 6], outside, frames::ARP, &request),
+        answers: Box::new(move |f| {
+            f[12..14] == frames::ARP.to_be_bytes() && f[21] == 2 && f[28..32] == own.octets()
+        }),
+    });
+
+    let group = {
+        let [.., a, b, c] = own6.octets();
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
+    };
+    let [.., g0, g1, g2, g3] = group.octets();
+    let target = [&[0; 4], own6.octets().as_slice(), &[1, 1], &outside].concat();
+    let message = frames::icmp(asker6.into(), group.into(), 135, 0, &target);
+    let mut solicitation = frames::Ip6::new(asker6, group, protocol::ICMP6, message);
+    solicitation.hop_limit = 255;
+    let to = [0x33, 0x33, g0, g1, g2, g3];
+    all.push(Question {
+        what: format!("neighbour solicitation for {of}"),
+        frame: frames::carry(to, outside, &solicitation.bytes()),
+        answers: Box::new(move |f| {
+            f[12..14] == frames::IP6.to_be_bytes() && f[54] == 136 && f[62..78] == own6.octets()
+        }),
+    });
+
+    for (address, asker, number, kind, reply) in [
+        (addresses[0], OUTSIDE[0], protocol::ICMP, 8, 0),
+        (addresses[1], OUTSIDE[1], protocol::ICMP6, 128, 129),
+    ] {
+        let echo = [&[0x77, 0x77, 0, 1], frames::pattern(40).as_slice()].concat();
+        let message = frames::icmp(asker, address, kind, 0, &echo);
+        let datagram = frames::datagram(asker, address, number, message);
+        all.push(Question {
+            what: format!("echo request to {of}, {address}"),
+            frame: frames::carry(card, outside, &datagram),
+            answers: Box::new(move |f| {
+                let d = frames::datagram_of(f);
+                let (source, rest) = match address {
+                    IpAddr::V4(_) => (d.get(12..16), d.get(20..)),
+                    IpAddr::V6(_) => (d.get(8..24), d.get(40..)),
+                };
+                let octets = match address {
+                    IpAddr::V4(a) => a.octets().to_vec(),
+                    IpAddr::V6(a) => a.octets().to_vec(),
+                };
+                source == Some(&octets)
+                    && rest.is_some_and(|r| r.first() == Some(&reply) && r[4..] == echo)
+            }),
+        });
+    }
+    all
+}
+
+/// The base on a host that is lived in; the first VM has a stack, the second a silent driver.
+struct Shared {
+    stack: Stack,
+    _silent: DriverPort,
+    tap: Tap,
+    instance: Instance,
+    scene: Scene,
+    card_mac: Mac,
+    lan_mac: Mac,
+    before: Snapshot,
+}
+
+impl Shared {
+    fn up() -> Self {
+        let scene = Scene::set().unwrap();
+        lived_in(&scene);
+        settled(&scene.host);
+        let before = Snapshot::of(&scene.host).unwrap();
+        let wiring = Wiring { drivers: [Settings::plain(); 2], ..Wiring::default() };
+        let Wired { a, b, tap, instance, scene, card_mac, lan_mac, .. } =
+            Wired::on(scene, &wiring).unwrap();
+        let ([IpAddr::V4(v4), IpAddr::V6(v6)], [IpAddr::V4(router), _]) = (vm(0), GATEWAY) else {
+            panic!("the scene's addresses")
+        };
+        let stack = Stack::start(a, MACS[0], Address { v4, prefix: 24, router, v6 }).unwrap();
+        for address in vm(0) {
+            instance.wait_event("address_claimed", "network/lan", &address.to_string()).unwrap();
+        }
+        // Who answers an echo request first asks for his neighbour; this stack then forgets why.
+        for other in HOST.into_iter().chain(OUTSIDE) {
+            stack.ping(other).unwrap();
+        }
+        Self { stack, _silent: b, tap, instance, scene, card_mac, lan_mac, before }
+    }
+
+    /// Ends the base; the host must be as it was.
+    fn down(self) {
+        self.instance.down().unwrap();
+        let left = Snapshot::of(&self.scene.host).unwrap().since(&self.before);
+        assert!(left.is_empty(), "{left}");
+    }
+}
+
+#[test]
+fn every_request_outside_gets_exactly_one_answer() {
+    let _alone = lab::paths::alone().unwrap();
+    let shared = Shared::up();
+    let (card, outside) = (shared.card_mac, shared.lan_mac);
+    let mut all = questions(card, outside, "the VM", vm(0));
+    all.extend(questions(card, outside, "the host", HOST));
+    // All find each other first: a request that waits for that is not the subject here.
+    for (of, address) in [("VM", vm(0)), ("host", HOST)] {
+        for address in address {
+            let place = Place::Space(&shared.scene.outside);
+            assert_eq!(measure::echo(place, address, 2).unwrap().received, 2, "{of} {address}");
+        }
+    }
+    for question in &all {
+        let capture = Capture::start(&shared.scene.outside, LAN_CARD).unwrap();
+        for _ in 0..REQUESTS {
+            shared.tap.send(&question.frame).unwrap();
+            sleep(Duration::from_millis(20));
+        }
+        sleep(Duration::from_millis(300));
+        let frames = capture.stop().unwrap();
+        let answers: Vec<_> =
+            frames.iter().filter(|f| !f.outgoing && (question.answers)(&f.bytes)).collect();
+        assert_eq!(answers.len(), REQUESTS, "answers to {}", question.what);
+        assert!(answers.iter().all(|f| f.bytes[6..12] == card), "{}", question.what);
+        // Nobody complains about what was not for him.
+        let complaints = frames.iter().filter(|f| !f.outgoing && is_complaint(&f.bytes)).count();
+        assert_eq!(complaints, 0, "complaints about {}", question.what);
+    }
+    shared.down();
+}
+
+/// An ICMP error or redirect.
+fn is_complaint(frame: &[u8]) -> bool {
+    let datagram = frames::datagram_of(frame);
+    match (frame.get(12..14), datagram.get(9), datagram.get(6)) {
+        (Some([8, 0]), Some(&protocol::ICMP), _) => {
+            datagram.get(20).is_some_and(|kind| [3, 4, 5, 11, 12].contains(kind))
+        }
+        (Some([0x86, 0xdd]), _, Some(&protocol::ICMP6)) => {
+            datagram.get(40).is_some_and(|kind| *kind < 128 || *kind == 137)
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn host_and_vm_reach_each_other() {
+    let _alone = lab::paths::alone().unwrap();
+    let shared = Shared::up();
+    let (stack, host) = (&shared.stack, &shared.scene.host);
+    let before = shared.instance.counters().unwrap();
+    for (own, other) in vm(0).into_iter().zip(HOST) {
+        let pinged = measure::echo(Place::Space(host), own, 3).unwrap();
+        assert_eq!((pinged.sent, pinged.received), (3, 3), "host to {own}");
+        stack.ping(other).unwrap();
+        stack::transfer(host, SocketAddr::new(own, ECHO), OCTETS).unwrap();
+        let at = SocketAddr::new(other, 7000);
+        let server = stack::serve(host, at).unwrap();
+        stack.transfer(at, OCTETS).unwrap();
+        assert_eq!(server.join().unwrap().unwrap(), OCTETS as u64);
+    }
+    // All of it went this way, and no other.
+    let counters = shared.instance.balanced(LIMIT).unwrap().since(&before);
+    for owner in ["vm/a", "host/lan"] {
+        assert!(counters.get(owner, "delivered_bytes") > 4 * OCTETS as u64, "{counters:?}");
+    }
+    assert_eq!(counters.get("vm/a", "to_uplink"), 0, "{counters:?}");
+    shared.down();
+}
+
+#[test]
+fn lan_and_vm_reach_each_other_past_a_host_that_forwards() {
+    let _alone = lab::paths::alone().unwrap();
+    let shared = Shared::up();
+    let (stack, outside) = (&shared.stack, &shared.scene.outside);
+    let before = shared.instance.counters().unwrap();
+    for (own, other) in vm(0).into_iter().zip(OUTSIDE) {
+        let pinged = measure::echo(Place::Space(outside), own, 3).unwrap();
+        assert_eq!((pinged.sent, pinged.received), (3, 3), "LAN to {own}");
+        stack.ping(other).unwrap();
+        stack::transfer(outside, SocketAddr::new(own, ECHO), OCTETS).unwrap();
+        let at = SocketAddr::new(other, 7000);
+        let server = stack::serve(outside, at).unwrap();
+        stack.transfer(at, OCTETS).unwrap();
+        assert_eq!(server.join().unwrap().unwrap(), OCTETS as u64);
+    }
+    // All of it went this way, nothing through the host's stack.
+    let counters = shared.instance.balanced(LIMIT).unwrap().since(&before);
+    for owner in ["vm/a", "uplink/lan"] {
+        assert!(counters.get(owner, "delivered_bytes") > 4 * OCTETS as u64, "{counters:?}");
+    }
+    for name in ["to_vm", "drop.host_forwarded"] {
+        assert_eq!(counters.get("host/lan", name), 0, "{counters:?}");
+    }
+    shared.down();
+}
+
+#[test]
+fn a_card_without_foreign_filters_is_left_as_it_was() {
+    let _alone = lab::paths::alone().unwrap();
+    let scene = Scene::set().unwrap();
+    settled(&scene.host);
+    let before = Snapshot::of(&scene.host).unwrap();
+    let wired = Wired::on(scene, &Wiring::default()).unwrap();
+    let Wired { instance, scene, .. } = wired;
+    let during = Snapshot::of(&scene.host).unwrap().since(&before);
+    for wanted in ["+ ip route: 203.0.113.10 ", "+ ip link: ", "+ tc filter eth1 ingress: "] {
+        assert!(during.lines.iter().any(|l| l.starts_with(wanted)), "{wanted}: {during}");
+    }
+    instance.down().unwrap();
+    let left = Snapshot::of(&scene.host).unwrap().since(&before);
+    assert!(left.is_empty(), "{left}");
+}
