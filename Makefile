@@ -11,6 +11,7 @@ demo:
 # Everything: unit, property, driver and guest level.
 test:
 	scripts/needs test
+	scripts/faults
 	cargo build --locked --workspace
 	cargo build --locked --release -p ipvisor
 	scripts/test --workspace
@@ -18,6 +19,7 @@ test:
 # What takes too long for every change, too.
 test-long:
 	scripts/needs test
+	scripts/faults
 	cargo build --locked --workspace
 	cargo build --locked --release -p ipvisor
 	scripts/test --workspace --features lab/long
@@ -26,6 +28,7 @@ test-long:
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features lab/long -- -D warnings
+	cargo clippy --locked -p ipvisor --features fault-injection -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo fetch --locked

@@ -215,6 +215,8 @@ counters! {
     BreakChainTooShort = "break.chain_too_short",
     /// Datagrams made by cutting this owner's into fragments, beyond the first of each.
     Fragments = "fragments",
+    /// The receiver's buffers of this batch are cut into too many descriptors.
+    RxEffort = "drop.rx_effort",
 }
 
 /// The counters of one owner.

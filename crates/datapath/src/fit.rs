@@ -7,6 +7,10 @@ use crate::counters::Counter;
 use crate::datagram::Payload;
 use crate::offload::Offload;
 
+/// Smallest MTU for which datagrams are cut: what every host must be able to take (RFC 791). No card
+/// worth the name has less, and a datagram would fall into hundreds of pieces.
+const LEAST: u32 = 576;
+
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
@@ -30,7 +34,7 @@ impl Fit {
             return Self::Whole;
         }
         match payload {
-            Payload::Ip4(ip) if !ip.dont_fragment() => Self::InFragments,
+            Payload::Ip4(ip) if !ip.dont_fragment() && mtu >= LEAST => Self::InFragments,
             _ => Self::Refused(Counter::DropTooBig),
         }
     }

@@ -28,6 +28,8 @@ pub mod counters;
 pub mod datagram;
 pub mod deliver;
 pub mod event;
+#[cfg(feature = "fault-injection")]
+mod faults;
 pub mod fib;
 pub mod fit;
 pub mod fragment;

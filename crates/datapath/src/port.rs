@@ -59,8 +59,6 @@ struct RxEnd {
     abilities: Abilities,
     call: Option<Arc<OwnedFd>>,
     err: Option<Arc<OwnedFd>>,
-    /// Something was put since the last publication.
-    dirty: bool,
 }
 
 /// One frame as it was taken: its virtio-net header and its place in [`Storage::room`].
@@ -129,8 +127,7 @@ impl Port {
                 let queue = RxQueue::resume(ring.memory, ring.layout, queue_features)?;
                 signal(ring.call.as_ref());
                 let abilities = abilities(ring.features);
-                self.rx =
-                    Some(RxEnd { queue, abilities, call: ring.call, err: ring.err, dirty: false });
+                self.rx = Some(RxEnd { queue, abilities, call: ring.call, err: ring.err });
             }
         }
         Ok(())
@@ -287,7 +284,7 @@ impl Port {
     /// Publishes what was put, and notifies the guest if it wants to know.
     pub fn publish(&mut self) -> Result<(), RingFault> {
         let Some(rx) = &mut self.rx else { return Ok(()) };
-        if std::mem::take(&mut rx.dirty) && rx.queue.publish()? {
+        if rx.queue.publish()? {
             signal(rx.call.as_ref());
         }
         Ok(())
@@ -312,11 +309,11 @@ impl RxEnd {
         header: &NetHeader,
         parts: &[&[u8]],
     ) -> Result<Result<(), Counter>, RingFault> {
+        if self.queue.effort() >= EFFORT {
+            return Ok(Err(Counter::RxEffort));
+        }
         Ok(match self.queue.deliver(header, parts)? {
-            Delivered::Written => {
-                self.dirty = true;
-                Ok(())
-            }
+            Delivered::Written => Ok(()),
             Delivered::NoBuffer => Err(Counter::RxNoBuffer),
             Delivered::TooSmall => Err(Counter::RxBufferTooSmall),
         })

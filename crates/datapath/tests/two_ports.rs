@@ -17,7 +17,10 @@ use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
 use virtqueue::{NetHeader, QueueFeatures};
 
 const NETWORK: NetworkId = NetworkId(0);
-const FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | features::MRG_RXBUF;
+const FEATURES: u64 = features::VERSION_1
+    | features::RING_EVENT_IDX
+    | features::RING_INDIRECT_DESC
+    | features::MRG_RXBUF;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 struct Vm {
@@ -30,6 +33,13 @@ struct Vm {
 
 impl Vm {
     fn attach(worker: &WorkerHandle, id: u16) -> Self {
+        let mut vm = Self::attach_without_buffers(worker, id);
+        vm.rx.fill(2048);
+        vm.rx.queue.expose();
+        vm
+    }
+
+    fn attach_without_buffers(worker: &WorkerHandle, id: u16) -> Self {
         let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
         let mac = Mac([2, 0, 0, 0, 0, id as u8]);
         let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
@@ -44,9 +54,7 @@ impl Vm {
         let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
         let queue = QueueFeatures::from_bits(FEATURES);
         let tx = DriverTx::new(memory.clone(), 256, queue, 2048);
-        let mut rx = DriverRx::new(memory.clone(), 256, queue, 2048);
-        rx.fill(2048);
-        rx.queue.expose();
+        let rx = DriverRx::new(memory.clone(), 256, queue, 2048);
         let event = || Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let kick = event();
         let shared = memory.share();
@@ -171,5 +179,35 @@ fn a_datagram_from_somebody_elses_address_is_dropped_by_name() {
     while counters.get(Counter::DropSourceNotOwn) == 0 {
         assert!(Instant::now() < until);
     }
+    worker.shut_down();
+}
+
+#[test]
+fn a_receiver_whose_buffers_are_all_pieces_loses_its_own_datagrams_and_nobodys_time() {
+    let (state, worker) = world();
+    let mut a = Vm::attach(&worker, 1);
+    let mut b = Vm::attach_without_buffers(&worker, 2);
+    // Buffers that are many empty descriptors before one that holds something.
+    let mut cuts = [0; 200];
+    cuts[199] = 2000;
+    while b.rx.post(2048, Shape { cuts: &cuts, table: Some(0) }).is_some() {}
+    b.rx.queue.expose();
+    let datagrams: Vec<_> = (0..60u8).map(|n| a.udp(b.address, &[n])).collect();
+    for frame in &datagrams {
+        a.tx.send(&NetHeader::default(), frame, Shape::default()).unwrap();
+    }
+    a.tx.queue.expose();
+    rustix::io::write(&*a.kick, &1u64.to_ne_bytes()).unwrap();
+    let counters = Counters::of(&state, Owner::Port(PortId(2)));
+    let until = Instant::now() + PATIENCE;
+    while counters.get(Counter::Delivered) + counters.get(Counter::RxEffort) < 60 {
+        assert!(
+            Instant::now() < until,
+            "{:?}",
+            counters.all().filter(|(_, n)| *n > 0).collect::<Vec<_>>()
+        );
+    }
+    // 4096 descriptors are some twenty such buffers.
+    assert!((15..30).contains(&counters.get(Counter::Delivered)));
     worker.shut_down();
 }

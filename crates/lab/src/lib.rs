@@ -8,6 +8,7 @@
 //!  capture  frames as they pass outside the base, and frames nobody would send
 //!  testpmd  DPDK's stock driver and switch
 //!  driver   a vhost-user front end in this process: exact frames in, exact frames out
+//!  faults   tests run against a base that does wrong on purpose
 //!  frames   datagrams and frames, octet by octet
 //!  numbered datagrams with a number each: what was lost, what came twice; exchange keeps them going
 //!  stack    a small TCP/IP stack on a driver of ours: a VM that answers
@@ -26,6 +27,7 @@ pub mod command;
 pub mod driver;
 pub mod error;
 pub mod exchange;
+pub mod faults;
 pub mod frames;
 pub mod guest;
 pub mod image;

@@ -28,14 +28,34 @@ pub fn programs() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The `ipvisor` program that belongs to this build.
+/// Names the `ipvisor` program that is to be used instead of the one that belongs to this build.
+pub const INSTEAD: &str = "LAB_IPVISOR";
+
+/// The `ipvisor` program that belongs to this build, or the one that [`INSTEAD`] names.
 pub fn ipvisor() -> Result<PathBuf> {
+    if let Some(instead) = std::env::var_os(INSTEAD) {
+        return Ok(instead.into());
+    }
     let path = programs()?.join("ipvisor");
     if path.exists() {
         return Ok(path);
     }
     Err(LabError::Unexpected(format!(
         "{} does not exist: run `cargo build -p ipvisor` (same profile) first",
+        path.display()
+    )))
+}
+
+/// The `ipvisor` program that does wrong where it is told to (feature `fault-injection`).
+pub fn ipvisor_with_faults() -> Result<PathBuf> {
+    let own = programs()?;
+    let profile = own.file_name().unwrap_or_default();
+    let path = own.with_file_name("faults").join(profile).join("ipvisor");
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(LabError::Unexpected(format!(
+        "{} does not exist: run `scripts/faults` first",
         path.display()
     )))
 }

@@ -4,10 +4,12 @@ use std::process::{Command, Output};
 
 use lab::netns::Snapshot;
 
-fn demo(fault: &str) -> (Output, String) {
+fn demo(change: impl FnOnce(&mut Command)) -> (Output, String) {
     let _alone = lab::paths::alone().unwrap();
     let before = Snapshot::of_machine().unwrap();
-    let ended = Command::new(env!("CARGO_BIN_EXE_demo")).env("FAULT", fault).output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    change(&mut command);
+    let ended = command.output().unwrap();
     let left = Snapshot::of_machine().unwrap().since(&before);
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert!(left.is_empty(), "{left}\n{text}");
@@ -16,7 +18,7 @@ fn demo(fault: &str) -> (Output, String) {
 
 #[test]
 fn every_path_works_and_nothing_is_left_behind() {
-    let (ended, text) = demo("");
+    let (ended, text) = demo(|_| {});
     assert!(ended.status.success(), "{text}");
     let last = text.lines().last().unwrap_or_default();
     let paths = last.strip_prefix("demo: all ").and_then(|l| l.strip_suffix(" paths work"));
@@ -25,16 +27,29 @@ fn every_path_works_and_nothing_is_left_behind() {
 
 #[test]
 fn without_the_lan_exactly_the_paths_over_it_fail_by_name() {
-    let (ended, text) = demo("lan");
+    let (ended, text) = demo(|command| {
+        command.env("FAULT", "lan");
+    });
+    fails_exactly(&ended, &text, &["VM to outside", "outside to VM"]);
+}
+
+#[test]
+fn with_a_base_that_loses_one_way_exactly_the_paths_over_it_fail_by_name() {
+    let (ended, text) = demo(|command| {
+        lab::faults::break_base(command, "lose vm-to-vm").unwrap();
+    });
+    fails_exactly(&ended, &text, &["VM to VM"]);
+}
+
+/// The demo failed, and said so of these paths and of no others.
+fn fails_exactly(ended: &Output, text: &str, paths: &[&str]) {
     assert_eq!(ended.status.code(), Some(1), "{text}");
-    for path in ["VM to outside", "outside to VM"] {
+    let said = |what: &str| text.lines().any(|l| l.starts_with(&format!("demo: FAILED: {what}")));
+    for path in ["VM to VM", "VM to outside", "outside to VM", "host to VM", "VM to host"] {
         for family in ["IPv4", "IPv6"] {
-            let wanted = format!("demo: FAILED: {path}, {family}, ping");
-            assert!(text.lines().any(|l| l.starts_with(&wanted)), "{wanted}\n{text}");
+            let failed = said(&format!("{path}, {family}, ping"));
+            assert_eq!(failed, paths.contains(&path), "{path}, {family}\n{text}");
         }
-    }
-    for path in ["VM to VM,", "host to VM,", "VM to host,"] {
-        let unwanted = format!("demo: FAILED: {path}");
-        assert!(!text.lines().any(|l| l.starts_with(&unwanted)), "{unwanted}\n{text}");
+        assert_eq!(said(&format!("{path},")), paths.contains(&path), "{path}\n{text}");
     }
 }

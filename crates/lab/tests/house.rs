@@ -63,7 +63,7 @@ fn keys<'a>(manifest: &'a str, table: &str) -> BTreeSet<&'a str> {
 #[test]
 fn every_file_begins_with_what_it_is_and_is_short_enough_to_read() {
     let mut wrong = Vec::new();
-    for (path, text) in sources() {
+    for (path, text) in sources().into_iter().filter(|(_, text)| !text.trim().is_empty()) {
         let code = text.trim_start_matches("#![no_main]\n").trim_start();
         if !code.starts_with("//! ") {
             wrong.push(format!("{path} does not begin with `//! ` and what it is"));
@@ -87,6 +87,53 @@ fn every_file_with_unsafe_code_is_in_the_architectures_list() {
     let found: BTreeSet<String> =
         sources().into_iter().filter(|(_, text)| says(text, word)).map(|(path, _)| path).collect();
     assert_eq!(found, listed);
+}
+
+/// The documents for people.
+fn documents() -> Vec<String> {
+    let root = lab::paths::workspace();
+    let mut paths = Vec::new();
+    for dir in ["", "docs/"] {
+        for entry in fs::read_dir(root.join(dir)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") {
+                paths.push(format!("{dir}{name}"));
+            }
+        }
+    }
+    paths
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut dead = Vec::new();
+    for path in documents() {
+        let text = read(&path);
+        let dir = lab::paths::workspace().join(&path).parent().unwrap().to_owned();
+        for target in text.split("](").skip(1).filter_map(|part| part.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !target.contains("://") && !file.is_empty() && !dir.join(file).exists() {
+                dead.push(format!("{path}: {target}"));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+}
+
+#[test]
+fn every_file_that_the_architecture_names_is_there() {
+    // Named from the place that its section speaks of: some source file ends so, or lies in such a
+    // directory.
+    let paths: Vec<String> = sources().into_iter().map(|(path, _)| format!("/{path}")).collect();
+    let document = read("ARCHITECTURE.md");
+    let words = document.split('`').skip(1).step_by(2);
+    let files = words.filter(|w| w.ends_with(".rs") || w.ends_with('/') && w.len() > 1);
+    let is_there = |name: &str| {
+        let end = format!("/{name}");
+        paths.iter().any(|p| p.ends_with(&end) || name.ends_with('/') && p.contains(&end))
+    };
+    let missing: Vec<_> = files.filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
 }
 
 #[test]

@@ -39,11 +39,14 @@ fn lived_in(scene: &Scene) {
     }
 }
 
+/// Whether a frame is the answer.
+type Judge = Box<dyn Fn(&[u8]) -> bool>;
+
 /// A request from the LAN, and what its answer looks like.
 struct Question {
     what: String,
     frame: Vec<u8>,
-    answers: Box<dyn Fn(&[u8]) -> bool>,
+    answers: Judge,
 }
 
 /// Everything that somebody outside asks about one machine's addresses.

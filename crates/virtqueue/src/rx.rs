@@ -16,7 +16,7 @@ use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::GuestMemory;
 use crate::net_header::NetHeader;
 use crate::piece::Piece;
-use crate::ring::Ring;
+use crate::ring::{Budget, Ring};
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct RxQueue {
     ring: Ring,
     header_len: usize,
     mergeable: bool,
+    /// Descriptors read since the last [`RxQueue::publish`].
+    effort: u32,
 }
 
 impl RxQueue {
@@ -46,7 +48,7 @@ impl RxQueue {
     ) -> Result<Self, RingFault> {
         let ring = Ring::resume(memory, layout, features)?;
         let (header_len, mergeable) = (features.header_octets(), features.mergeable);
-        Ok(Self { ring, header_len, mergeable })
+        Ok(Self { ring, header_len, mergeable, effort: 0 })
     }
 
     /// Writes one frame, which is all of `parts` in their order, behind `header`. The header's
@@ -55,15 +57,22 @@ impl RxQueue {
     /// After a fault nothing was taken; what was written before can still be published.
     #[inline]
     pub fn deliver(&mut self, header: &NetHeader, parts: &[&[u8]]) -> Result<Delivered, RingFault> {
-        self.write(header, parts).map_err(|fault| self.ring.blame(fault))
+        let mut budget = self.ring.budget();
+        let delivered = self.write(header, parts, &mut budget);
+        self.effort = self.effort.saturating_add(budget.spent());
+        delivered.map_err(|fault| self.ring.blame(fault))
     }
 
     #[inline]
-    fn write(&mut self, header: &NetHeader, parts: &[&[u8]]) -> Result<Delivered, RingFault> {
+    fn write(
+        &mut self,
+        header: &NetHeader,
+        parts: &[&[u8]],
+        budget: &mut Budget,
+    ) -> Result<Delivered, RingFault> {
         let octets = NetHeader { num_buffers: 1, ..*header }.to_bytes();
         let header = octets.get(..self.header_len).unwrap_or(&octets);
         let mut source = Source::new(header, parts);
-        let mut budget = self.ring.budget();
         let first = self.ring.next();
         let mut position = first;
         // The places of the two octets of `num_buffers`, once they are known.
@@ -71,7 +80,7 @@ impl RxQueue {
         loop {
             let Some(head) = self.ring.head(position)? else { return Ok(Delivered::NoBuffer) };
             let before = source.written;
-            self.ring.follow(head, true, &mut budget, |piece| {
+            self.ring.follow(head, true, budget, |piece| {
                 count_at.note(source.written, piece);
                 source.fill(piece);
                 !source.is_empty()
@@ -97,7 +106,14 @@ impl RxQueue {
     /// Makes the frames written since the last call visible. True if the driver is to be notified.
     #[inline]
     pub fn publish(&mut self) -> Result<bool, RingFault> {
+        self.effort = 0;
         self.ring.publish()
+    }
+
+    /// Descriptors that were read for the frames since the last publication: what they cost,
+    /// however little their buffers hold.
+    pub fn effort(&self) -> u32 {
+        self.effort
     }
 
     /// Asks for a notification when the guest makes the next buffer available. True if one is there

@@ -74,6 +74,10 @@ impl Worker {
         }
         let len = payload.bytes().len();
         let index = self.storage.push(0..len, None);
+        #[cfg(feature = "fault-injection")]
+        if crate::faults::spoil("host-to-vm", self.storage.datagram_mut(index)) {
+            return Ok(Counter::ToVm);
+        }
         if let Some(item) = self.storage.item_mut(index) {
             item.offload = offload;
         }

@@ -122,6 +122,10 @@ impl Worker {
         }
         let bytes = payload.bytes().len();
         let index = self.storage.push(behind_ethernet(bytes), None);
+        #[cfg(feature = "fault-injection")]
+        if crate::faults::spoil("lan-to-vm", self.storage.datagram_mut(index)) {
+            return Ok(Counter::ToVm);
+        }
         if matches!(fit, Fit::InFragments) {
             deliver::complete(&offload, self.storage.datagram_mut(index));
             return self.fragment_to_port(index, network, to);

@@ -191,7 +191,10 @@ impl Batch<'_> {
         let offload =
             Offload::check(&frame.header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
         datagram::last_inch_only(&payload)?;
-        let way = self.network.admission.from_vm(port.id, source, destination)?;
+        let way = self.network.admission.from_vm(port.id, source, destination);
+        #[cfg(feature = "fault-injection")]
+        let way = crate::faults::forgive(way);
+        let way = way?;
         let mtu = match way {
             Way::Port(_) | Way::Host => self.network.mtu,
             Way::Outside => match &self.network.uplink {
@@ -227,6 +230,10 @@ impl Batch<'_> {
 
     /// Notes a datagram for its way.
     fn route(&mut self, port: &mut Port, index: u16, to: Destination) -> Result<Fate, Counter> {
+        #[cfg(feature = "fault-injection")]
+        if crate::faults::spoil(crate::faults::from_vm(to.way), self.storage.datagram_mut(index)) {
+            return Ok(Fate::Noted);
+        }
         match to.way {
             Way::Port(id) => {
                 match self.ports.get_mut(id.0) {

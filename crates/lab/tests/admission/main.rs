@@ -8,6 +8,7 @@
 //!
 //! The LAN is quiet (`lab::neighbor`), so no frame is there that the test did not send or the base.
 
+mod broken;
 mod forged;
 mod host;
 mod stage;

@@ -7,6 +7,7 @@
 //! by octet. Nothing that is compared comes from the base; only its counters are asked, at the end of
 //! each test, whether every datagram met exactly one fate.
 
+mod broken;
 mod cases;
 mod checks;
 mod document;

@@ -1,0 +1,87 @@
+//! Faults on purpose: a base that does wrong, to show that the tests would notice.
+//!
+//! # Why it exists
+//! A test that shows that something works is worth what it says when it does not. So there is a build
+//! of the base that can be told to spoil one way of a datagram, and tests that expect the others to
+//! fail with it.
+//!
+//! # Theory of operation
+//! With the feature `fault-injection`, which nothing that is shipped has, the environment variable
+//! `IPVISOR_FAULT` names a fault, and perhaps a way: `flip vm-to-lan`, `last-inch`. Without the
+//! variable this build is like any other.
+//!
+//! | fault | what happens |
+//! | --- | --- |
+//! | `flip WAY` | the last octet of each datagram is another |
+//! | `ttl WAY` | a router was here: TTL or hop limit is one less, the header checksum right |
+//! | `lose WAY` | datagrams vanish, and no counter says so |
+//! | `source` | a VM may say any source that is not reserved |
+//! | `last-inch` | what speaks for the last inch crosses it |
+//!
+//! Ways: `vm-to-vm`, `vm-to-lan`, `vm-to-host`, `lan-to-vm`, `host-to-vm`.
+
+use std::sync::LazyLock;
+
+use crate::admit;
+use crate::counters::Counter;
+use crate::segment::finish_ip4;
+
+/// What is to go wrong: fault and way.
+static FAULT: LazyLock<(String, String)> = LazyLock::new(|| {
+    let text = std::env::var("IPVISOR_FAULT").unwrap_or_default();
+    let (fault, way) = text.split_once(' ').unwrap_or((&text, ""));
+    (fault.to_owned(), way.to_owned())
+});
+
+/// Whether this fault is asked for.
+pub fn is(fault: &str) -> bool {
+    FAULT.0 == fault
+}
+
+/// Spoils a datagram of this way, if that is asked for; true if it is to vanish.
+pub fn spoil(way: &str, datagram: &mut [u8]) -> bool {
+    let (fault, spoilt) = &*FAULT;
+    if spoilt != way {
+        return false;
+    }
+    match fault.as_str() {
+        "flip" => {
+            if let Some(last) = datagram.last_mut() {
+                *last ^= 1;
+            }
+        }
+        "ttl" => route(datagram),
+        "lose" => return true,
+        _ => {}
+    }
+    false
+}
+
+/// The name of the way that admission has found for a VM's datagram.
+pub fn from_vm(way: admit::Way) -> &'static str {
+    match way {
+        admit::Way::Port(_) => "vm-to-vm",
+        admit::Way::Host => "vm-to-host",
+        admit::Way::Outside => "vm-to-lan",
+    }
+}
+
+/// Lets what was refused for its source leave by the card, if that is asked for.
+pub fn forgive(way: Result<admit::Way, Counter>) -> Result<admit::Way, Counter> {
+    match way {
+        Err(Counter::DropSourceNotOwn) if is("source") => Ok(admit::Way::Outside),
+        way => way,
+    }
+}
+
+/// What a router does.
+fn route(datagram: &mut [u8]) {
+    let four = datagram.first().is_some_and(|first| first >> 4 == 4);
+    let header = usize::from(datagram.first().copied().unwrap_or_default() & 15).saturating_mul(4);
+    if let Some(limit) = datagram.get_mut(if four { 8 } else { 7 }) {
+        *limit = limit.saturating_sub(1);
+    }
+    if four && let Some(header) = datagram.get_mut(..header) {
+        let _ = finish_ip4(header);
+    }
+}
