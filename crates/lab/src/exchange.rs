@@ -130,6 +130,13 @@ impl Exchange {
         Ok(())
     }
 
+    /// From now on it is measured for how long nothing comes.
+    pub fn begin(&mut self) {
+        for (_, _, stream) in &mut self.streams {
+            stream.tally.begin();
+        }
+    }
+
     /// Keeps all streams going until `ended`.
     pub fn run(&mut self, mut ended: impl FnMut() -> bool) -> Result<()> {
         self.run_watching(&mut ended, &mut |_, _| {})
@@ -141,9 +148,6 @@ impl Exchange {
         ended: &mut dyn FnMut() -> bool,
         other: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<()> {
-        for (_, _, stream) in &mut self.streams {
-            stream.tally.begin();
-        }
         while !ended() {
             self.turn(true, other)?;
         }

@@ -58,17 +58,23 @@ impl Scene {
     /// Sets the scene.
     pub fn set() -> Result<Self> {
         let scene = Self { host: Netns::new()?, outside: Netns::new()? };
-        cable((&scene.host, CARD), (&scene.outside, LAN_CARD))?;
+        scene.rewire()?;
+        Ok(scene)
+    }
+
+    /// Lays the cable, anew if it was taken away, and gives both ends their addresses.
+    pub fn rewire(&self) -> Result<()> {
+        cable((&self.host, CARD), (&self.outside, LAN_CARD))?;
         // Deprecated: the machine outside does not speak from the router's address by itself.
         for (space, card, [v4, v6], more) in [
-            (&scene.host, CARD, HOST, ""),
-            (&scene.outside, LAN_CARD, OUTSIDE, ""),
-            (&scene.outside, LAN_CARD, GATEWAY, "preferred_lft 0"),
+            (&self.host, CARD, HOST, ""),
+            (&self.outside, LAN_CARD, OUTSIDE, ""),
+            (&self.outside, LAN_CARD, GATEWAY, "preferred_lft 0"),
         ] {
             space.run(&format!("ip addr add {v4}/24 dev {card} {more}"))?;
             space.run(&format!("ip addr add {v6}/64 dev {card} nodad {more}"))?;
         }
-        Ok(scene)
+        Ok(())
     }
 
     /// Waits until both cards' link-local addresses are past duplicate detection: for tests that

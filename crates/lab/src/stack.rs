@@ -28,7 +28,7 @@ use smoltcp::wire::{
 
 use crate::driver::DriverPort;
 use crate::error::{Attempt, LabError, Result};
-use crate::frames::{Mac, pattern};
+use crate::frames::{ARP, Mac, pattern};
 use crate::netns::Netns;
 
 /// TCP port that gives back what it gets.
@@ -107,8 +107,13 @@ impl Drop for Stack {
     }
 }
 
-/// The driver as smoltcp sees a device.
-struct Card(DriverPort);
+/// An address beside a router outside the VM's prefix. smoltcp believes an ARP reply only from an
+/// address on a link of its own, so it gets this one too; but it must ask in its own name, as Linux
+/// does, and [`Going`] sees to that.
+const BESIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 255, 254);
+
+/// The driver as smoltcp sees a device, with the VM's IPv4 address.
+struct Card(DriverPort, Ipv4Addr);
 
 struct Came(Vec<u8>);
 
@@ -118,14 +123,18 @@ impl RxToken for Came {
     }
 }
 
-struct Going<'a>(&'a mut DriverPort);
+struct Going<'a>(&'a mut Card);
 
 impl TxToken for Going<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
         let mut frame = vec![0; length];
         let result = write(&mut frame);
+        let Card(port, own) = self.0;
+        if frame.get(12..14) == Some(&ARP.to_be_bytes()) && frame[28..32] == BESIDE.octets() {
+            frame[28..32].copy_from_slice(&own.octets());
+        }
         // A full ring loses a frame, as on any card.
-        let _ = self.0.send_plain(&frame);
+        let _ = port.send_plain(&frame);
         result
     }
 }
@@ -136,11 +145,11 @@ impl Device for Card {
 
     fn receive(&mut self, _: StackInstant) -> Option<(Came, Going<'_>)> {
         let (_, frame) = self.0.receive(Duration::ZERO).ok()??;
-        Some((Came(frame), Going(&mut self.0)))
+        Some((Came(frame), Going(self)))
     }
 
     fn transmit(&mut self, _: StackInstant) -> Option<Going<'_>> {
-        Some(Going(&mut self.0))
+        Some(Going(self))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -179,7 +188,7 @@ fn link_local(mac: Mac) -> Ipv6Addr {
 
 impl Machine {
     fn new(port: DriverPort, mac: Mac, address: Address) -> Self {
-        let mut card = Card(port);
+        let mut card = Card(port, address.v4);
         let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
         let mut interface = Interface::new(config, &mut card, StackInstant::ZERO);
         interface.update_ip_addrs(|own| {
@@ -189,6 +198,9 @@ impl Machine {
                 (IpAddr::V6(link_local(mac)), 64),
             ] {
                 let _ = own.push(IpCidr::new(IpAddress::from(ip), prefix));
+            }
+            if address.prefix == 32 {
+                let _ = own.push(IpCidr::new(IpAddress::from(BESIDE), 16));
             }
         });
         let routes = interface.routes_mut();

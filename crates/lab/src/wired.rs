@@ -53,6 +53,8 @@ pub struct Wiring {
     pub mtu: u16,
     /// The two drivers.
     pub drivers: [Settings; 2],
+    /// The network's table in place of the scene's, if there is one.
+    pub table: Option<String>,
     /// More lines for the network's table.
     pub network: String,
     /// More lines for each VM's table.
@@ -64,6 +66,7 @@ impl Default for Wiring {
         Self {
             mtu: 1500,
             drivers: [Settings::default(); 2],
+            table: None,
             network: String::new(),
             vms: [String::new(), String::new()],
         }
@@ -82,7 +85,8 @@ impl Wired {
             space.run(&format!("ip link set {card} mtu {}", wiring.mtu))?;
         }
         let tap = Tap::open(&scene.outside, LAN_CARD)?;
-        let mut config = format!("{}{}\n", scene.network(), wiring.network);
+        let table = wiring.table.clone().unwrap_or_else(|| scene.network());
+        let mut config = format!("{table}{}\n", wiring.network);
         for (number, name) in (0u8..).zip(NAMES) {
             let [v4, v6] = vm(number);
             let index = usize::from(number);

@@ -6,12 +6,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use lab::capture::{Capture, Tap};
-use lab::command::wait_until;
 use lab::driver::{DriverPort, Settings};
 use lab::frames::{self, Mac, protocol};
 use lab::instance::Instance;
 use lab::measure;
-use lab::netns::{Netns, Snapshot};
+use lab::netns::Snapshot;
 use lab::scene::{CARD, GATEWAY, HOST, LAN_CARD, OUTSIDE, Place, Scene, vm};
 use lab::stack::{self, Address, ECHO, Stack};
 use lab::wired::{LIMIT, MACS, Wired, Wiring};
@@ -40,21 +39,14 @@ fn lived_in(scene: &Scene) {
     }
 }
 
-/// Waits until the kernel has given the card its link-local address.
-fn settled(host: &Netns) {
-    let what = || "the card's link-local address".to_owned();
-    wait_until(LIMIT, what, || {
-        let shown = host.run(&format!("ip -6 addr show dev {CARD}"))?;
-        Ok((shown.contains("fe80::") && !shown.contains("tentative")).then_some(()))
-    })
-    .unwrap();
-}
+/// Whether a frame is the answer.
+type Judge = Box<dyn Fn(&[u8]) -> bool>;
 
 /// A request from the LAN, and what its answer looks like.
 struct Question {
     what: String,
     frame: Vec<u8>,
-    answers: Box<dyn Fn(&[u8]) -> bool>,
+    answers: Judge,
 }
 
 /// Everything that somebody outside asks about one machine's addresses.
@@ -134,7 +126,7 @@ impl Shared {
     fn up() -> Self {
         let scene = Scene::set().unwrap();
         lived_in(&scene);
-        settled(&scene.host);
+        scene.wait_settled().unwrap();
         let before = Snapshot::of(&scene.host).unwrap();
         let wiring = Wiring { drivers: [Settings::plain(); 2], ..Wiring::default() };
         let Wired { a, b, tap, instance, scene, card_mac, lan_mac, .. } =
@@ -264,7 +256,7 @@ fn lan_and_vm_reach_each_other_past_a_host_that_forwards() {
 fn a_card_without_foreign_filters_is_left_as_it_was() {
     let _alone = lab::paths::alone().unwrap();
     let scene = Scene::set().unwrap();
-    settled(&scene.host);
+    scene.wait_settled().unwrap();
     let before = Snapshot::of(&scene.host).unwrap();
     let wired = Wired::on(scene, &Wiring::default()).unwrap();
     let Wired { instance, scene, .. } = wired;

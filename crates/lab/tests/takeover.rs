@@ -32,6 +32,7 @@ fn wiring() -> Wiring {
 /// Kills the base again and again while `exchange` goes on; the longest times of standing still.
 fn kill_under(exchange: &mut Exchange, instance: &Instance, streams: &[usize]) -> Vec<Duration> {
     let (ended, mut chance) = (AtomicBool::new(false), Chance::fresh());
+    exchange.begin();
     scope(|scope| {
         let killer = scope.spawn(|| {
             let mut recovered = Vec::new();

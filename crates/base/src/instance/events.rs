@@ -53,7 +53,7 @@ impl Instance {
         address: std::net::IpAddr,
     ) -> Result<(), Gone> {
         let name = self.ids.network_name(network).map(str::to_owned);
-        if let Some(side) = name.and_then(|n| self.networks.get_mut(&n)) {
+        if let Some(side) = name.as_ref().and_then(|n| self.networks.get_mut(n)) {
             side.refuse(address);
         }
         let refused = self.networks.iter().map(|(n, s)| (n.clone(), s.refused.clone())).collect();
@@ -61,7 +61,11 @@ impl Instance {
             let text = format!("cannot note that {address} is refused: {error}");
             self.about_network(EventLevel::Error, "not_noted", network, text);
         }
-        self.host_changed()
+        self.host_changed()?;
+        if let Some(side) = name.as_ref().and_then(|n| self.networks.get(n)) {
+            side.withdraw(address);
+        }
+        Ok(())
     }
 
     pub(super) fn on_door(&self, port: PortId, event: &PortEvent) {

@@ -416,12 +416,17 @@ impl NetworkSide {
         })
     }
 
-    /// Somebody on the LAN has `address`: it leaves the list, the routes and the guard.
+    /// Somebody on the LAN has `address`: it is not in the list any more, and has no route when the
+    /// network is refreshed.
     pub fn refuse(&mut self, address: IpAddr) {
         if !self.refused.contains(&address) {
             self.refused.push(address);
             self.refused.sort_unstable();
         }
+    }
+
+    /// The host's stack gets datagrams to `address` again: last, when nothing leads here any more.
+    pub fn withdraw(&self, address: IpAddr) {
         if let Some(card) = &self.card {
             let _ = card.withdraw(address.into());
         }
