@@ -41,7 +41,7 @@ pub fn machine(number: usize, words: &str, keys: &str) -> String {
 pub struct Stage {
     guests: Vec<Guest>,
     pub instance: Instance,
-    pub scene: Scene,
+    _scene: Scene,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -57,7 +57,7 @@ impl Stage {
         let instance = Instance::up(&scene.host, &config).unwrap();
         let names = NAMES.iter().take(machines.len());
         let guests = names.map(|name| instance.guest(name, BOOT).unwrap()).collect();
-        Self { guests, instance, scene, _turn: turn }
+        Self { guests, instance, _scene: scene, _turn: turn }
     }
 
     /// A guest by its number.
