@@ -6,14 +6,17 @@
 //! stream sends a few datagrams, as far as its window lets it, and every end is emptied; what comes
 //! is credited to the stream it belongs to, and anything else is handed to the test.
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::capture::Tap;
 use crate::driver::DriverPort;
-use crate::error::{LabError, Result};
+use crate::error::{Attempt, LabError, Result};
 use crate::frames::{self, Mac};
 use crate::interrupt;
-use crate::numbered::Stream;
+use crate::netns::Netns;
+use crate::numbered::{Flow, Stream};
 
 /// Datagrams that a stream sends in one turn.
 const TURN: usize = 32;
@@ -71,6 +74,46 @@ impl End for TapEnd {
             }
         }
         Ok(None)
+    }
+}
+
+/// Somebody who sends and receives by a kernel's stack. What he receives is data alone, so the
+/// stream's flow must be [`Flow::by_data`].
+pub struct SocketEnd {
+    socket: UdpSocket,
+    flow: Flow,
+}
+
+impl SocketEnd {
+    /// A socket in a namespace, at `own`, that talks to `other` only. `flow` is what it sends.
+    pub fn new(space: &Netns, own: SocketAddr, other: SocketAddr, flow: &Flow) -> Result<Self> {
+        let open = || -> std::io::Result<UdpSocket> {
+            let socket = UdpSocket::bind(own)?;
+            socket.connect(other)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        let socket = space.enter(open)?.attempt(|| format!("a socket at {own} to {other}"))?;
+        Ok(Self { socket, flow: flow.clone() })
+    }
+}
+
+impl End for SocketEnd {
+    fn put(&mut self, datagram: &[u8]) -> Result<()> {
+        let sent = self.socket.send(self.flow.data(datagram));
+        sent.map(drop).attempt(|| "send by a socket".to_owned())
+    }
+
+    fn get(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut octets = vec![0; 2048];
+        match self.socket.recv(&mut octets) {
+            Ok(length) => {
+                octets.truncate(length);
+                Ok(Some(octets))
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e).attempt(|| "receive by a socket".to_owned()),
+        }
     }
 }
 

@@ -28,6 +28,7 @@ const MARK: [u8; 8] = *b"numbered";
 pub struct Flow {
     template: Vec<u8>,
     at: usize,
+    headers: bool,
 }
 
 impl Flow {
@@ -40,7 +41,18 @@ impl Flow {
         let message = frames::udp(source, destination, ports, &content);
         let template = frames::datagram(source, destination, protocol::UDP, message);
         let at = template.len() - content.len() + MARK.len();
-        Self { template, at }
+        Self { template, at, headers: true }
+    }
+
+    /// The same, known by its data alone: where a kernel's stack sends, the headers are its own.
+    pub fn by_data(mut self) -> Self {
+        self.headers = false;
+        self
+    }
+
+    /// The data of a datagram of this flow, without headers.
+    pub fn data<'a>(&self, datagram: &'a [u8]) -> &'a [u8] {
+        datagram.get(self.at - MARK.len()..).unwrap_or_default()
     }
 
     /// Datagram number `number`.
@@ -52,15 +64,19 @@ impl Flow {
 
     /// The number of a datagram of this flow; `None` if it is none of its, or not as it was sent.
     pub fn number(&self, datagram: &[u8]) -> Option<u64> {
-        if datagram.len() != self.template.len() {
+        let start = if self.headers { 0 } else { self.at - MARK.len() };
+        let (expected, at) = (&self.template[start..], self.at - start);
+        let came = match self.headers {
+            true => datagram,
+            false => datagram.get(datagram.len().checked_sub(expected.len())?..)?,
+        };
+        if came.len() != expected.len() {
             return None;
         }
-        let octets = datagram.get(self.at..)?.first_chunk::<8>()?;
-        let number = u64::from_be_bytes(*octets);
-        let (before, rest) = (&self.template[..self.at], &self.template[self.at + 16..]);
-        let same = datagram[..self.at] == *before
-            && datagram[self.at..self.at + 16] == number_octets(number)
-            && datagram[self.at + 16..] == *rest;
+        let number = u64::from_be_bytes(*came.get(at..)?.first_chunk::<8>()?);
+        let same = came[..at] == expected[..at]
+            && came[at..at + 16] == number_octets(number)
+            && came[at + 16..] == expected[at + 16..];
         same.then_some(number)
     }
 }
@@ -212,6 +228,11 @@ mod tests {
             }
         }
         assert_eq!(flow("4").number(&flow("6").datagram(1)), None);
+        let (mut other, loose) = (flow("4").datagram(3), flow("4").by_data());
+        other[8] = 63;
+        assert_eq!((flow("4").number(&other), loose.number(&other)), (None, Some(3)));
+        assert_eq!(loose.number(loose.data(&other)), Some(3));
+        assert_eq!(loose.number(&other[1..50]), None);
     }
 
     #[test]

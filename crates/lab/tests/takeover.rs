@@ -3,16 +3,17 @@
 //! Every datagram has a number. What was sent must arrive, byte for byte; a batch that was under way
 //! when the base died may arrive twice.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use lab::chance::Chance;
 use lab::driver::Settings;
-use lab::exchange::{DriverEnd, Exchange, TapEnd};
+use lab::exchange::{DriverEnd, Exchange, SocketEnd, TapEnd};
 use lab::instance::Instance;
 use lab::numbered::{Flow, Stream};
-use lab::scene::{OUTSIDE, vm};
+use lab::scene::{HOST, OUTSIDE, vm};
 use lab::wired::{MACS, Wired, Wiring};
 
 const KILLS: u64 = 10;
@@ -126,6 +127,38 @@ fn between_a_vm_and_the_lan_nothing_is_lost_when_the_base_is_killed() {
     let (mut sent, mut twice) = (0, 0);
     for &stream in &streams {
         exchange.of(stream).assert_complete("VM and LAN", KILLS * BATCH);
+        sent += exchange.of(stream).sent;
+        twice += exchange.of(stream).tally.duplicates();
+    }
+    println!("{sent} datagrams, {twice} came twice, longest times without any: {still:?}");
+    assert!(sent > 2_000, "only {sent} datagrams");
+    assert!(still.iter().all(|t| *t < SOON), "nothing was carried for {still:?}");
+    assert!(twice <= KILLS * BATCH, "{twice} came twice");
+    assert_adopted(&instance);
+    instance.down().unwrap();
+}
+
+#[test]
+fn between_a_vm_and_the_host_nothing_is_lost_when_the_base_is_killed() {
+    let _alone = lab::paths::alone().unwrap();
+    let Wired { a, b: _b, instance, base_mac, scene, .. } = Wired::up(&wiring()).unwrap();
+    let mut exchange = Exchange::default();
+    let a = exchange.end(DriverEnd { port: a, own: MACS[0], base: base_mac });
+    let mut streams = Vec::new();
+    for (family, size) in [(0, 64), (1, 1000)] {
+        let (vm, host) = (vm(0)[family], HOST[family]);
+        let [out, back] =
+            [(vm, host), (host, vm)].map(|(s, d)| Flow::new(s, d, (1000, 1000), size).by_data());
+        let [own, other] = [host, vm].map(|ip| SocketAddr::new(ip, 1000));
+        let socket = SocketEnd::new(&scene.host, own, other, &back).unwrap();
+        let host = exchange.end(socket);
+        streams.push(exchange.stream(a, host, Stream::new(out, WINDOW / 4)));
+        streams.push(exchange.stream(host, a, Stream::new(back, WINDOW / 4)));
+    }
+    let still = kill_under(&mut exchange, &instance, &streams);
+    let (mut sent, mut twice) = (0, 0);
+    for &stream in &streams {
+        exchange.of(stream).assert_complete("VM and host", KILLS * BATCH);
         sent += exchange.of(stream).sent;
         twice += exchange.of(stream).tally.duplicates();
     }
