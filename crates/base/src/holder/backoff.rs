@@ -14,8 +14,7 @@ pub struct Backoff {
 impl Backoff {
     /// Ticks to wait after a base died that lived for `ticks` and was `ready` or never so. The
     /// first death is answered at once, always. One that never got ready makes the next wait
-    /// longer; one that got ready may die three times in quick succession before that begins, for
-    /// what kills it twice is put into quarantine by its successor.
+    /// longer; one that got ready may die three times in quick succession before that begins.
     /// A base that got ready and was killed from outside did nothing wrong.
     pub fn after(&mut self, ready: bool, own_making: bool, ticks: u32) -> u32 {
         if ready && (ticks >= WORKS || !own_making) {
