@@ -80,11 +80,13 @@ fn a_guest_asks_once_and_is_answered_at_once() {
     let web = stage.guest(0);
     web.ok("tcpdump -Z root --immediate-mode -i eth0 -U -w /tmp/seen 2>/tmp/tcpdump &").unwrap();
     web.ok("timeout 20 sh -c 'until grep listening /tmp/tcpdump; do sleep 0.1; done'").unwrap();
-    web.ok("dhcpcd --quiet --nodelay --nobackground eth0 >/run/dhcp.log 2>&1 </dev/null &").unwrap();
+    web.ok("dhcpcd --quiet --nodelay --nobackground eth0 >/run/dhcp.log 2>&1 </dev/null &")
+        .unwrap();
     web.wait_for_addresses(&vm(0), BOOT).unwrap();
     web.ok("rdisc6 -q -1 eth0").unwrap();
     web.ok("killall tcpdump; sleep 0.2").unwrap();
-    let seen = seen(&web.ok("tcpdump -Z root -r /tmp/seen -n -tt -v 'udp or icmp6' 2>/dev/null").unwrap());
+    let seen =
+        seen(&web.ok("tcpdump -Z root -r /tmp/seen -n -tt -v 'udp or icmp6' 2>/dev/null").unwrap());
 
     for (question, answer, at_most) in [
         ("Discover", "Offer", 1),

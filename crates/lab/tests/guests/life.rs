@@ -13,7 +13,10 @@ use lab::netns::Snapshot;
 use lab::scene::{OUTSIDE, Scene, vm};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stage::{BOOT, LIMIT, NAMES, Stage, last_command, machine, status, talk, told, turn, wait_state, wait_status};
+use crate::stage::{
+    BOOT, LIMIT, NAMES, Stage, last_command, machine, status, talk, told, turn, wait_state,
+    wait_status,
+};
 
 /// Runs a command of the operator's that must succeed; gives how long it took.
 fn operate(instance: &Instance, words: &[&str]) -> Duration {
@@ -169,7 +172,9 @@ fn its_card_goes_and_comes(guest: &Guest) {
     guest.ok("killall dhcpcd; while pidof dhcpcd; do sleep 0.1; done; rmmod virtio_net").unwrap();
     assert!(!guest.ok("ls /sys/class/net").unwrap().contains("eth0"));
     guest.ok("insmod /lib/modules/virtio_net.ko").unwrap();
-    guest.ok("dhcpcd --quiet --nodelay --nobackground eth0 >/run/dhcp.log 2>&1 </dev/null &").unwrap();
+    guest
+        .ok("dhcpcd --quiet --nodelay --nobackground eth0 >/run/dhcp.log 2>&1 </dev/null &")
+        .unwrap();
     guest.wait_for_addresses(&vm(1), LIMIT).unwrap();
     talk(guest, OUTSIDE);
 }

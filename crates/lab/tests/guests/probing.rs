@@ -100,19 +100,27 @@ fn an_address_that_somebody_on_the_lan_has_is_refused_with_their_mac() {
     let config = scene.network() + &sleeping(0) + &sleeping(1);
     let instance = Instance::up(&scene.host, &config).unwrap();
 
-    let conflicts = wait_until(LIMIT, || crate::stage::events(&instance), || {
-        let told = told(&instance, "network/lan", "address_conflict");
-        Ok((told.len() == taken.len()).then_some(told))
-    });
+    let conflicts = wait_until(
+        LIMIT,
+        || crate::stage::events(&instance),
+        || {
+            let told = told(&instance, "network/lan", "address_conflict");
+            Ok((told.len() == taken.len()).then_some(told))
+        },
+    );
     for (text, address) in conflicts.unwrap().iter().zip(taken) {
         assert!(text.contains(&theirs), "{text} does not name {theirs}");
         assert!(taken.iter().any(|a| text.contains(&a.to_string())), "{text}: {address}");
     }
     // The other VM's are claimed all the same.
-    let claimed = wait_until(LIMIT, || crate::stage::events(&instance), || {
-        let told = told(&instance, "network/lan", "address_claimed");
-        Ok((told.len() >= 2).then_some(told))
-    });
+    let claimed = wait_until(
+        LIMIT,
+        || crate::stage::events(&instance),
+        || {
+            let told = told(&instance, "network/lan", "address_claimed");
+            Ok((told.len() >= 2).then_some(told))
+        },
+    );
     for address in vm(1) {
         let text = format!("{address} is ours");
         assert!(claimed.as_ref().unwrap().iter().any(|t| t.starts_with(&text)), "{claimed:?}");

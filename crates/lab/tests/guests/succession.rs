@@ -18,7 +18,10 @@ const PAUSE: Duration = Duration::from_millis(1500);
 /// Octets that both guests can write, over and over: the same in both, as both have the same files.
 fn octets(repeated: u32) -> String {
     let turns: Vec<_> = (0..repeated).map(|n| n.to_string()).collect();
-    format!("for i in {}; do cat /bin/dhcpcd /bin/iperf3 /bin/busybox; echo $i; done", turns.join(" "))
+    format!(
+        "for i in {}; do cat /bin/dhcpcd /bin/iperf3 /bin/busybox; echo $i; done",
+        turns.join(" ")
+    )
 }
 
 /// Kills the base and waits for its successor.
@@ -46,7 +49,11 @@ fn link_changes(guest: &Guest) -> String {
 fn listen(guest: &Guest, port: u16) {
     let take = format!("nc -l -p {port} <>/tmp/open | md5sum >/tmp/sum.{port}");
     guest.ok(&format!("rm -f /tmp/open; mkfifo /tmp/open; ({take}) >/dev/null 2>&1 &")).unwrap();
-    guest.ok(&format!("timeout 10 sh -c 'until ss -Hltn sport = :{port} | grep .; do sleep 0.1; done'")).unwrap();
+    guest
+        .ok(&format!(
+            "timeout 10 sh -c 'until ss -Hltn sport = :{port} | grep .; do sleep 0.1; done'"
+        ))
+        .unwrap();
 }
 
 #[test]
