@@ -3,6 +3,16 @@
 //! Two kinds of process come out of this crate. The *holder* is tiny and long-lived: it keeps
 //! descriptors and starts the *base*, which does everything else. `entry` is where the command's
 //! `main` comes in.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 pub mod config;
 pub mod control;

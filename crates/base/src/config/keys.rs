@@ -199,22 +199,27 @@ pub(super) fn closest<'n, T>(
 
 /// How many letters must be added, removed, changed or swapped with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let width = b.len() + 1;
-    let mut older = vec![0; width];
-    let mut last: Vec<usize> = (0..width).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i; width];
-        for j in 1..width {
-            let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            row[j] = change.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(older[j - 2] + 1);
-            }
+    let b: Vec<char> = b.chars().collect();
+    // Rows of the usual table: each entry says what `a` up to a letter is away from a part of `b`.
+    let mut older: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    let mut before = None;
+    for (i, of_a) in a.chars().enumerate() {
+        let mut row = vec![i.saturating_add(1)];
+        for (j, of_b) in b.iter().enumerate() {
+            let at = |row: &[usize], n: usize| row.get(n).copied().unwrap_or(usize::MAX);
+            let next = j.saturating_add(1);
+            let change = at(&last, j).saturating_add(usize::from(of_a != *of_b));
+            let one_more = at(&last, next).min(at(&row, j)).saturating_add(1);
+            let swapped =
+                j.checked_sub(1).filter(|n| before == Some(*of_b) && b.get(*n) == Some(&of_a));
+            let swap = swapped.map_or(usize::MAX, |n| at(&older, n).saturating_add(1));
+            row.push(change.min(one_more).min(swap));
         }
         older = std::mem::replace(&mut last, row);
+        before = Some(of_a);
     }
-    last[b.len()]
+    last.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

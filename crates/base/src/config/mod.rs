@@ -73,7 +73,7 @@ fn read_text(path: &Path) -> Result<String, Mistake> {
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut octets = Vec::new();
-    file.take(LONGEST as u64 + 1).read_to_end(&mut octets).map_err(unreadable)?;
+    file.take((LONGEST as u64).saturating_add(1)).read_to_end(&mut octets).map_err(unreadable)?;
     String::from_utf8(octets)
         .map_err(|_| Mistake::whole("the configuration is not text").help("it is TOML, in UTF-8"))
 }

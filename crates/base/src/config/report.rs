@@ -107,15 +107,20 @@ impl ConfigErrors {
         };
         let start = border(at.start);
         let end = border(at.end.max(start));
-        let line = self.text.get(start..end).and_then(|t| t.find(['\n', '\r'])).map(|n| start + n);
+        let line = self
+            .text
+            .get(start..end)
+            .and_then(|t| t.find(['\n', '\r']))
+            .map(|n| start.saturating_add(n));
         start..line.unwrap_or(end)
     }
 
     /// The octets of the line that `at` starts in, its end of line left out.
     fn line_of(&self, at: usize) -> Range<usize> {
-        let start = self.text.get(..at).and_then(|t| t.rfind('\n')).map_or(0, |n| n + 1);
+        let start =
+            self.text.get(..at).and_then(|t| t.rfind('\n')).map_or(0, |n| n.saturating_add(1));
         let len = self.text.get(at..).and_then(|t| t.find('\n'));
-        let end = len.map_or(self.text.len(), |n| at + n);
+        let end = len.map_or(self.text.len(), |n| at.saturating_add(n));
         start..end
     }
 
@@ -151,7 +156,9 @@ impl ConfigErrors {
                 second = Some((place, printable(why)));
             }
         }
-        let inside = |r: Range<usize>| r.start - shown.start..r.end - shown.start;
+        let inside = |r: Range<usize>| {
+            r.start.saturating_sub(shown.start)..r.end.saturating_sub(shown.start)
+        };
         let annotation = AnnotationKind::Primary.span(inside(at));
         let mut snippet = Snippet::source(self.text.get(shown.clone()).unwrap_or_default())
             .line_start(first)

@@ -148,10 +148,10 @@ fn become_vessel(inherit: &[RawFd], number_to: RawFd) -> io::Result<()> {
     let mut text = [b'\n'; 11];
     // SAFETY: no argument, and it cannot fail.
     let mut number = unsafe { libc::getpid() }.unsigned_abs();
-    let mut start = text.len() - 1;
+    let mut start = text.len().saturating_sub(1);
     while let Some(slot) = start.checked_sub(1).and_then(|i| text.get_mut(i)) {
-        *slot = b'0' + (number % 10) as u8;
-        start -= 1;
+        *slot = b'0'.wrapping_add((number % 10) as u8);
+        start = start.saturating_sub(1);
         number /= 10;
         if number == 0 {
             break;

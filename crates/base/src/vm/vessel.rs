@@ -44,7 +44,8 @@ impl Vessel {
 
     /// A process that ended while nobody looked.
     pub(super) fn gone(pid: u32) -> Self {
-        Self::Gone { pid, until: Instant::now() + HEARSAY }
+        let now = Instant::now();
+        Self::Gone { pid, until: now.checked_add(HEARSAY).unwrap_or(now) }
     }
 
     /// Its number.
