@@ -15,6 +15,8 @@ test:
 	cargo build --locked --workspace
 	cargo build --locked --release -p ipvisor
 	scripts/test --workspace
+	crates/virtqueue/sanitize.sh
+	fuzz/run.sh
 
 # What takes too long for every change, too.
 test-long:
@@ -23,6 +25,8 @@ test-long:
 	cargo build --locked --workspace
 	cargo build --locked --release -p ipvisor
 	scripts/test --workspace --features lab/long
+	crates/virtqueue/sanitize.sh
+	SECONDS_EACH=120 fuzz/run.sh
 
 # Form, warnings, links in the documentation, licences.
 lint:

@@ -109,6 +109,9 @@ Examples:
         json: Json,
     },
     /// Sit at a VM's serial console; Ctrl-] leaves
+    #[command(after_help = "\
+One at a time: a second sees nothing until the first has left. What was shown before is in
+vm/VM.console.log of the state directory.")]
     Console {
         /// The VM
         vm: String,

@@ -30,6 +30,7 @@ pub mod exchange;
 pub mod faults;
 pub mod frames;
 pub mod guest;
+pub mod hostile;
 pub mod image;
 pub mod instance;
 pub mod interrupt;

@@ -203,9 +203,9 @@ pub struct VmStatus {
     pub mac: Option<String>,
     /// Whether a driver is attached to its port and both rings run.
     pub attached: bool,
-    /// Seconds in this state.
+    /// Seconds since its process was started; 0 if it has none.
     pub seconds: u64,
-    /// How often it was started again after ending by itself.
+    /// How often it was started again, by itself or by wish.
     pub restarts: u32,
 }
 

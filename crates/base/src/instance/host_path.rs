@@ -51,6 +51,8 @@ pub struct HostSide {
     pub device: String,
     index: u32,
     routes: BTreeSet<IpNet>,
+    /// Routes that the kernel refused: tried again whenever the host changes, and told once.
+    refused: BTreeSet<IpNet>,
     listed: BTreeSet<IpAddr>,
 }
 
@@ -79,11 +81,18 @@ impl HostSide {
         keeper.keep(&format!("network/{name}/host"), path.as_fd()).map_err(HostPathError::Keep)?;
         let (device, index) = (path.name().to_owned(), path.index());
         worker.set_host(network, Some(path))?.map_err(HostPathError::Watch)?;
-        Ok(Self { network, device, index, routes: BTreeSet::new(), listed: BTreeSet::new() })
+        Ok(Self {
+            network,
+            device,
+            index,
+            routes: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            listed: BTreeSet::new(),
+        })
     }
 
     /// Brings the host's addresses in the list, and the kernel's routes, to what they should be.
-    /// Says what the kernel refused; the rest is done all the same.
+    /// Says what the kernel refused and had not refused before; the rest is done all the same.
     pub fn refresh(
         &mut self,
         prefixes: &BTreeSet<IpNet>,
@@ -104,11 +113,11 @@ impl HostSide {
             }
         }
         self.listed = listed;
-        let mut refused = Vec::new();
+        let mut errors = Vec::new();
         for prefix in self.routes.difference(prefixes) {
-            refused.extend(netlink.remove_route(*prefix, self.index).err());
+            errors.extend(netlink.remove_route(*prefix, self.index).err());
         }
-        let mut routes = BTreeSet::new();
+        let (mut routes, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for prefix in prefixes {
             let source = match prefix {
                 IpNet::V4(_) => facts.host4.map(IpAddr::V4),
@@ -118,11 +127,17 @@ impl HostSide {
                 Ok(()) => {
                     routes.insert(*prefix);
                 }
-                Err(error) => refused.push(error),
+                Err(error) => {
+                    if !self.refused.contains(prefix) {
+                        errors.push(error);
+                    }
+                    refused.insert(*prefix);
+                }
             }
         }
         self.routes = routes;
-        Ok(refused)
+        self.refused = refused;
+        Ok(errors)
     }
 
     /// The VMs' links carry other sizes now. That the kernel refuses costs nothing but a datagram

@@ -25,6 +25,9 @@ use crate::engine::spawn::{Lock, Process, Vacancy};
 
 /// How long the rest of what a dead vessel's monitor said may take to read.
 const REST: Duration = Duration::from_millis(200);
+/// A kernel that reboots resets its machine again and again until the machine obeys: resets that
+/// follow each other sooner than this are one reboot.
+const ONE_REBOOT: Duration = Duration::from_secs(1);
 
 /// What a driver is told.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(super) struct Driver {
     /// A process whose end is to be settled with the holder.
     settle: Option<u32>,
     panicked: bool,
+    /// When the guest last reset its machine.
+    reset_at: Option<Instant>,
     note: Option<String>,
     starts: u64,
     started_at: Option<u64>,
@@ -86,6 +91,7 @@ impl Driver {
             hearsay: None,
             settle: None,
             panicked: false,
+            reset_at: None,
             note: None,
             starts: 0,
             started_at: None,
@@ -292,7 +298,10 @@ impl Driver {
             }
             Message::Event { name, data } if name == "RESET" => {
                 if data.get("guest").and_then(serde_json::Value::as_bool) == Some(true) {
-                    self.tell(Happening::Rebooted);
+                    let last = self.reset_at.replace(Instant::now());
+                    if last.is_none_or(|last| last.elapsed() > ONE_REBOOT) {
+                        self.tell(Happening::Rebooted);
+                    }
                 }
             }
             Message::Refused(why) => self.trouble(format!("QEMU refused: {why}")),

@@ -97,7 +97,8 @@ fn vm(vm: &VmStatus) -> Vec<Cell> {
             Some(colour) => state.fg(colour),
             None => state,
         },
-        Cell::new(span(vm.seconds)),
+        // Of one that has no process and waits for none there is nothing to count.
+        or_none((vm.pid.is_some() || vm.seconds > 0).then(|| span(vm.seconds))),
         Cell::new(&vm.engine),
         or_none(vm.cpus),
         or_none(vm.memory.map(memory)),

@@ -69,6 +69,8 @@ const MODULES: &[&str] = &[
     "drivers/net/virtio_net",
     "drivers/acpi/button",
     "drivers/input/evdev",
+    "drivers/misc/pvpanic/pvpanic",
+    "drivers/misc/pvpanic/pvpanic-mmio",
 ];
 
 const INIT: &str = include_str!("../../guest/init");

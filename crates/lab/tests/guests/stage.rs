@@ -1,0 +1,144 @@
+//! A scene with an instance whose guests run, and what is asked of them again and again.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lab::command::wait_until;
+use lab::guest::Guest;
+use lab::image::Image;
+use lab::instance::Instance;
+use lab::scene::{Scene, vm};
+use serde_json::Value;
+
+/// How long a guest may take to boot and to have its addresses, on a busy machine.
+pub const BOOT: Duration = Duration::from_secs(120);
+/// How long anything else may take.
+pub const LIMIT: Duration = Duration::from_secs(30);
+/// Names of the guests.
+pub const NAMES: [&str; 2] = ["web", "db"];
+
+/// Waits for one's turn.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A VM in the configuration: `words` are added to its kernel's command line, `keys` to its table.
+pub fn machine(number: usize, words: &str, keys: &str) -> String {
+    let image = Image::get(|_| {}).unwrap();
+    let [v4, v6] = vm(u8::try_from(number).unwrap());
+    format!(
+        "\n[vm.{}]\nkernel = {:?}\ninitramfs = {:?}\ncmdline = \"{} {words}\"\n\
+         memory = \"192M\"\naddresses = [\"{v4}\", \"{v6}\"]\n{keys}\n",
+        NAMES[number],
+        image.kernel,
+        image.initramfs,
+        Image::CMDLINE,
+    )
+}
+
+/// Guests on a LAN.
+pub struct Stage {
+    guests: Vec<Guest>,
+    pub instance: Instance,
+    _scene: Scene,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Stage {
+    /// Forms guests, each with these words on its command line and these keys in its table.
+    pub fn set(machines: &[(&str, &str)]) -> Self {
+        let turn = turn();
+        let scene = Scene::set().unwrap();
+        let mut config = scene.network();
+        for (number, (words, keys)) in machines.iter().enumerate() {
+            config.push_str(&machine(number, words, keys));
+        }
+        let instance = Instance::up(&scene.host, &config).unwrap();
+        let names = NAMES.iter().take(machines.len());
+        let guests = names.map(|name| instance.guest(name, BOOT).unwrap()).collect();
+        Self { guests, instance, _scene: scene, _turn: turn }
+    }
+
+    /// A guest by its number.
+    pub fn guest(&self, number: usize) -> &Guest {
+        &self.guests[number]
+    }
+
+    /// All guests, whose consoles can then be attached to again.
+    pub fn take_guests(&mut self) -> Vec<Guest> {
+        std::mem::take(&mut self.guests)
+    }
+
+    /// Waits until all guests have their addresses.
+    pub fn with_addresses(self) -> Self {
+        for (number, guest) in (0..).zip(&self.guests) {
+            guest.wait_for_addresses(&vm(number), BOOT).unwrap();
+        }
+        self
+    }
+
+    /// Attaches to all guests again, which boot anew, and waits for their addresses.
+    pub fn attach_again(mut self, count: usize) -> Self {
+        let names = NAMES.iter().take(count);
+        self.guests = names.map(|name| self.instance.guest(name, BOOT).unwrap()).collect();
+        self.with_addresses()
+    }
+}
+
+/// Types a line that the guest does not live to answer, and listens until it has booted again or its
+/// console is closed: a guest whose console nobody reads stands still when it says too much.
+pub fn last_command(guest: Guest, line: &str) {
+    let mut console = guest.console();
+    console.send(format!("9 {line}\n").as_bytes()).unwrap();
+    if let Err(error @ lab::LabError::Timeout { .. }) = console.wait_for("guest: ready", BOOT) {
+        panic!("`{line}`: {error}");
+    }
+}
+
+/// Echo over both families comes back.
+pub fn talk(guest: &Guest, to: lab::scene::Pair) {
+    for address in to {
+        guest.ok(&format!("ping -n -c 2 -i 0.2 -w 10 {address}")).unwrap();
+    }
+}
+
+/// What `ps` shows of a VM.
+pub fn status(instance: &Instance, name: &str) -> Value {
+    let ps = instance.ps().unwrap();
+    let vms = ps["vms"].as_array().unwrap();
+    vms.iter().find(|vm| vm["name"] == name).unwrap().clone()
+}
+
+/// Waits until `ps` shows a VM as `wanted` likes it.
+pub fn wait_status(
+    instance: &Instance,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let mut seen = Value::Null;
+    let found = wait_until(LIMIT, String::new, || {
+        seen = status(instance, name);
+        Ok(wanted(&seen).then(|| seen.clone()))
+    });
+    found.unwrap_or_else(|error| panic!("{what}: {error}; {seen}\n{}", events(instance)))
+}
+
+/// Waits for a state.
+pub fn wait_state(instance: &Instance, name: &str, state: &str) -> Value {
+    wait_status(instance, name, state, |vm| vm["state"] == state)
+}
+
+/// All events, one a line, for a person to read.
+pub fn events(instance: &Instance) -> String {
+    let events = instance.events().unwrap_or_default();
+    events.iter().map(|e| format!("{} {} {}\n", e["subject"], e["kind"], e["text"])).collect()
+}
+
+/// Events of a kind about a subject: their texts.
+pub fn told(instance: &Instance, subject: &str, kind: &str) -> Vec<String> {
+    let events = instance.events().unwrap();
+    let fitting = events.iter().filter(|e| e["subject"] == subject && e["kind"] == kind);
+    fitting.map(|e| e["text"].as_str().unwrap_or_default().to_owned()).collect()
+}
