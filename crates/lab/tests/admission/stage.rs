@@ -104,6 +104,8 @@ impl Stage {
             counters: Counters::default(),
         };
         stage.meet_neighbors();
+        // What waited for a neighbour counts when it goes.
+        stage.w.instance.balanced(LIMIT).unwrap();
         stage.counters = stage.w.instance.counters_at_once().unwrap();
         stage
     }
