@@ -1,6 +1,6 @@
 //! The base dies under guests that talk: their connections, their links and their processes stay.
 
-use std::time::Duration;
+use std::net::IpAddr;
 
 use lab::command::wait_until;
 use lab::guest::Guest;
@@ -12,17 +12,8 @@ use crate::stage::{LIMIT, NAMES, Stage, events, last_command, status, talk, told
 
 /// Deaths of the base during one transfer.
 const DEATHS: u64 = 3;
-/// Between two of them.
-const PAUSE: Duration = Duration::from_millis(1500);
-
-/// Octets that both guests can write, over and over: the same in both, as both have the same files.
-fn octets(repeated: u32) -> String {
-    let turns: Vec<_> = (0..repeated).map(|n| n.to_string()).collect();
-    format!(
-        "for i in {}; do cat /bin/dhcpcd /bin/iperf3 /bin/busybox; echo $i; done",
-        turns.join(" ")
-    )
-}
+/// Octets between two of them.
+const ENOUGH: u64 = 4 << 20;
 
 /// Kills the base and waits for its successor.
 fn kill_base(instance: &Instance) {
@@ -45,50 +36,70 @@ fn link_changes(guest: &Guest) -> String {
     guest.ok("cat /sys/class/net/eth0/carrier_changes /sys/class/net/eth0/carrier").unwrap()
 }
 
+/// Waits until a command in the guest says something, and gives that.
+fn said(guest: &Guest, command: &str) -> String {
+    let what = || format!("`{command}`:\n{}", guest.ok("ps; ss -tain").unwrap_or_default());
+    let say = || Ok(Some(guest.ok(command)?).filter(|text| !text.is_empty()));
+    wait_until(LIMIT, what, say).unwrap()
+}
+
 /// Has the guest take what comes to `port`, and keep its sum.
 fn listen(guest: &Guest, port: u16) {
-    let take = format!("nc -l -p {port} <>/tmp/open | md5sum >/tmp/sum.{port}");
-    guest.ok(&format!("rm -f /tmp/open; mkfifo /tmp/open; ({take}) >/dev/null 2>&1 &")).unwrap();
-    guest
-        .ok(&format!(
-            "timeout 10 sh -c 'until ss -Hltn sport = :{port} | grep .; do sleep 0.1; done'"
-        ))
-        .unwrap();
+    // Its own input never ends, or it would hang up.
+    let take = format!("nc -l -p {port} <>/tmp/open | md5sum >/tmp/taken");
+    guest.ok(&format!("mkfifo /tmp/open; ({take}) >/dev/null 2>&1 &")).unwrap();
+    said(guest, &format!("ss -Hltn sport = :{port}"));
+}
+
+/// Has the guest send octets that never repeat until it is told that it is enough, and keep their
+/// sum.
+fn send(guest: &Guest, to: IpAddr, port: u16) {
+    let octets = "n=0; until [ -e /tmp/enough ]; do cat /bin/busybox; echo $((n += 1)); done";
+    let give = format!("({octets}) | tee /tmp/copy | nc {to} {port}");
+    let sum = "md5sum </tmp/copy >/tmp/given";
+    guest.ok(&format!("mkfifo /tmp/copy; ({sum} & {give}) >/dev/null 2>&1 &")).unwrap();
+}
+
+/// Octets that the guest's card has received.
+fn received(guest: &Guest) -> u64 {
+    let text = guest.ok("cat /sys/class/net/eth0/statistics/rx_bytes").unwrap();
+    text.trim().parse().unwrap()
 }
 
 #[test]
 fn guests_notice_nothing_of_the_bases_deaths() {
     let mut stage = Stage::set(&[("", ""), ("", "")]).with_addresses();
     let processes = NAMES.map(|name| status(&stage.instance, name)["pid"].clone());
-    let (web, db) = (stage.guest(0), stage.guest(1));
-    let links = [web, db].map(link_changes);
+    let guests = [stage.guest(0), stage.guest(1)];
+    let links = guests.map(link_changes);
 
     // A transfer each way at once, one over IPv4, one over IPv6.
-    let write = octets(30);
-    let sum = web.ok(&format!("({write}) | md5sum")).unwrap();
+    let [web, db] = guests;
     for (from, to, at, port) in [(web, db, vm(1)[0], 5001), (db, web, vm(0)[1], 5002)] {
         listen(to, port);
-        from.ok(&format!("({write}) | nc {at} {port} >/dev/null 2>&1 &")).unwrap();
+        send(from, at, port);
     }
     for _ in 0..DEATHS {
-        std::thread::sleep(PAUSE);
-        for (guest, port) in [(db, 5001), (web, 5002)] {
-            let done = guest.ok(&format!("cat /tmp/sum.{port}")).unwrap();
-            assert_eq!(done, "", "the transfer was over before the base died");
+        for guest in guests {
+            let before = received(guest);
+            let goes_on = || Ok((received(guest) > before + ENOUGH).then_some(()));
+            wait_until(LIMIT, || events(&stage.instance), goes_on).unwrap();
         }
         kill_base(&stage.instance);
     }
-    for (guest, port) in [(db, 5001), (web, 5002)] {
-        let arrived = wait_until(
-            Duration::from_secs(90),
-            || guest.ok("ss -tin").unwrap_or_default() + &events(&stage.instance),
-            || Ok(Some(guest.ok(&format!("cat /tmp/sum.{port}"))?).filter(|s| !s.is_empty())),
-        );
-        assert_eq!(arrived.unwrap(), sum, "port {port}");
+    for guest in guests {
+        guest.ok("touch /tmp/enough").unwrap();
     }
+    for (from, to) in [(web, db), (db, web)] {
+        let [given, taken] = [(from, "cat /tmp/given"), (to, "cat /tmp/taken")]
+            .map(|(guest, command)| said(guest, command));
+        assert_eq!(given, taken);
+    }
+    let most = guests.map(|guest| received(guest) >> 20);
+    println!("{DEATHS} deaths; {most:?} MiB received");
 
     assert_eq!(takeovers(&stage.instance), DEATHS);
-    assert_eq!([web, db].map(link_changes), links);
+    assert_eq!(guests.map(link_changes), links);
     assert_eq!(NAMES.map(|name| status(&stage.instance, name)["pid"].clone()), processes);
 
     // A guest that negotiates with the successor from the beginning.
