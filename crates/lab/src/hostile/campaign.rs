@@ -323,7 +323,7 @@ impl<'s> Campaign<'s> {
         let grown = loop {
             let now = self.stage.counters()?.remove(&Who::Hostile).unwrap_or_default();
             let grown = now.since(&before);
-            if grown.balances() {
+            if grown.balances() && grown.get("taken") >= SCANNED {
                 break grown;
             }
             if begun.elapsed() > PATIENCE {
