@@ -18,6 +18,7 @@
 use virtqueue::{NetHeader, RingFault};
 
 use crate::counters::{Counter, Counters};
+use crate::faults::{self, Point};
 use crate::names::{Mac, Owner, PortId};
 use crate::neighbor::Outbox;
 use crate::offload::{Abilities, Checksum, Handover, Offload};
@@ -171,6 +172,7 @@ fn send<'a>(
 ) {
     while !frames.is_empty() {
         let sent = card.send(frames);
+        faults::pass(Point::CardSent);
         let (gone, rest) = frames.split_at_checked(sent.count).unwrap_or((frames, &[]));
         for frame in gone {
             fate(frame, Ok(()));

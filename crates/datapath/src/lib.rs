@@ -28,8 +28,7 @@ pub mod counters;
 pub mod datagram;
 pub mod deliver;
 pub mod event;
-#[cfg(feature = "fault-injection")]
-mod faults;
+pub mod faults;
 pub mod fib;
 pub mod fit;
 pub mod fragment;

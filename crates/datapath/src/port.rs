@@ -26,6 +26,7 @@ use virtqueue::{Delivered, NetHeader, QueueFeatures, RingFault, RxQueue, Taken, 
 
 use crate::answer::LastInch;
 use crate::counters::{Counter, Counters};
+use crate::faults::{self, Point};
 use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId, Owner, PortId, Side};
 use crate::offload::{Abilities, Handover, Offload};
@@ -212,7 +213,9 @@ impl Port {
     /// Gives the taken buffers back to the guest.
     pub fn give_back(&mut self) -> Result<(), RingFault> {
         let Some(tx) = &mut self.tx else { return Ok(()) };
-        if tx.queue.complete()? {
+        let notify = tx.queue.complete()?;
+        faults::pass(Point::GivenBack);
+        if notify {
             signal(tx.call.as_ref());
         }
         Ok(())
@@ -284,7 +287,10 @@ impl Port {
     /// Publishes what was put, and notifies the guest if it wants to know.
     pub fn publish(&mut self) -> Result<(), RingFault> {
         let Some(rx) = &mut self.rx else { return Ok(()) };
-        if rx.queue.publish()? {
+        faults::pass(Point::Written);
+        let notify = rx.queue.publish()?;
+        faults::pass(Point::Published);
+        if notify {
             signal(rx.call.as_ref());
         }
         Ok(())

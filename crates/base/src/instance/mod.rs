@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use datapath::event::Event;
+use datapath::faults::{self, Point};
 use datapath::keeper::Keeper;
 use datapath::names::{PortId, Side};
 use datapath::netlink::{Monitor, Netlink};
@@ -144,6 +145,7 @@ impl Instance {
         let state = match start.inheritance.take("state") {
             Some(fd) => {
                 let state = StateMemory::adopt(fd.as_fd())?;
+                faults::pass(Point::TakingOver);
                 keeper.keep("state", fd.as_fd())?;
                 state
             }
@@ -251,6 +253,9 @@ impl Instance {
                 }
                 opened => opened?,
             }
+        }
+        if takeover {
+            faults::pass(Point::TakenOver);
         }
         self.worker.serve()?;
         Ok(())

@@ -22,6 +22,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use datapath::faults::{self, Point};
 use datapath::keeper::Keeper;
 
 use crate::holder::channel::{self, Wait};
@@ -81,7 +82,9 @@ impl HolderKeeper {
 
 impl Keeper for HolderKeeper {
     fn keep(&self, key: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.send(&ToHolder::Keep(key.to_owned()), &[fd], Wait::Yes)
+        let sent = self.send(&ToHolder::Keep(key.to_owned()), &[fd], Wait::Yes);
+        faults::pass(Point::Kept);
+        sent
     }
 
     fn forget(&self, key: &str) -> io::Result<()> {

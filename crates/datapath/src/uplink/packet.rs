@@ -30,6 +30,7 @@ use virtqueue::NetHeader;
 use super::sys::{self, Geometry, Ring};
 use super::{Refusal, SocketFilter, UplinkError};
 use crate::counters::Counter;
+use crate::faults::{self, Point};
 use crate::names::{Mac, NetworkId};
 use crate::state::StateMemory;
 use crate::state::network::{NetworkRecord, RingRecord};
@@ -248,7 +249,9 @@ impl PacketUplink {
     pub fn release(&mut self) {
         while self.ring.released() < self.ring.taken() {
             self.record.releasing(self.ring.released());
+            faults::pass(Point::CardReleasing);
             self.ring.release_one();
+            faults::pass(Point::CardReleased);
             self.record.released(self.ring.released());
         }
     }

@@ -23,6 +23,7 @@ use super::negotiation::{Answer, Negotiation};
 use super::refusal::{Farewell, Refusal};
 use super::surroundings::Surroundings;
 use super::wire::{self, Header};
+use crate::faults::{self, Point};
 use crate::names::Side;
 
 /// The body of an acknowledgement: carried out, or not.
@@ -63,13 +64,16 @@ impl Session {
         };
         self.negotiation.record.open_request(header.request);
         let message = wire::take(self.socket.as_fd(), header)?;
+        faults::pass(Point::VhostReceived);
         let told = header.need_reply && self.negotiation.acknowledges();
         let outcome =
             Request::parse(message).and_then(|request| self.negotiation.carry_out(request, around));
+        faults::pass(Point::VhostDone);
         match outcome {
             Ok(answer) => self.answer(header, answer, told)?,
             Err(why) => self.refuse(header, why, told, around)?,
         }
+        faults::pass(Point::VhostAnswered);
         self.negotiation.record.close_request();
         self.spoke = true;
         Ok(true)

@@ -11,6 +11,7 @@ use super::network::Network;
 use crate::counters::{Counter, Counters};
 use crate::datagram;
 use crate::event::Event;
+use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::names::{NetworkId, Owner};
 use crate::offload::{Offload, Sender};
@@ -36,12 +37,14 @@ impl Worker {
                     break;
                 }
             };
+            faults::pass(Point::HostRead);
             let counters = Counters::of(&self.state, owner);
             counters.add(Counter::Taken, 1);
             counters.add(Counter::TakenBytes, datagram.len as u64);
             let (Ok(fate) | Err(fate)) = self.decide_from_host(&network, &datagram);
             Counters::of(&self.state, owner).add(fate, 1);
             self.finish(&mut network, owner);
+            faults::pass(Point::HostDelivered);
             if let Some(host) = &mut network.host {
                 host.done();
             }

@@ -19,6 +19,7 @@ use crate::answer;
 use crate::counters::{Counter, Counters};
 use crate::datagram;
 use crate::deliver;
+use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::names::{NetworkId, Owner, PortId};
 use crate::neighbor::{Asker, Heard, Lookup};
@@ -35,7 +36,13 @@ impl Worker {
         let Some(mut network) = self.networks.take(id.0) else { return };
         self.storage.clear();
         let taken = self.take_from_card(&mut network, now);
+        if taken > 0 {
+            faults::pass(Point::CardCopied);
+        }
         self.finish(&mut network, Owner::Uplink(id));
+        if taken > 0 {
+            faults::pass(Point::CardDelivered);
+        }
         if let Some(uplink) = &mut network.uplink {
             uplink.card.release();
             if taken == 0 {

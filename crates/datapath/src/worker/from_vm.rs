@@ -24,6 +24,7 @@ use crate::counters::{Counter, Counters};
 use crate::datagram::{self, Ip4, Payload};
 use crate::deliver::{self, Inboxes};
 use crate::event::Event;
+use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::fragment::Fragments;
 use crate::names::{NetworkId, Owner, PortId, Side};
@@ -73,8 +74,10 @@ impl Worker {
         let learned = (!mac_known).then_some(port.inch.guest_mac).flatten();
         self.ports.put(id.0, port);
         if taken > 0 {
+            faults::pass(Point::Copied);
             self.finish(&mut network, Owner::Port(id));
             self.send_replies(id);
+            faults::pass(Point::Delivered);
             if fault.is_none() {
                 fault = self.ports.get_mut(id.0).and_then(|p| p.give_back().err());
             }
@@ -276,6 +279,7 @@ impl Batch<'_> {
                     let counters = Counters::of(self.state, evicted);
                     counters.add(Counter::DropNeighborQueueFull, 1);
                 }
+                faults::pass(Point::Waiting);
                 Ok(Fate::Met(Counter::Waited))
             }
             Lookup::Unreachable => {

@@ -11,6 +11,7 @@ use crate::counters::{Counter, Counters};
 use crate::datagram;
 use crate::deliver;
 use crate::event::Event;
+use crate::faults::{self, Point};
 use crate::names::{Mac, NetworkId, Owner};
 use crate::neighbor::{Asker, Event as LanEvent, Lookup};
 use crate::state::lan::LanRecord;
@@ -125,6 +126,7 @@ impl Worker {
             network.to_uplink.push((index, mac));
             let owner = waiting.owner();
             self.finish(&mut network, owner);
+            faults::pass(Point::WaitedSent);
             self.pending.done(waiting);
         }
         self.networks.put(id.0, network);

@@ -1,4 +1,4 @@
-//! Faults on purpose: a base that does wrong, to show that the tests would notice.
+//! Datagrams spoilt on purpose, to show that the tests would notice.
 //!
 //! # Why it exists
 //! A test that shows that something works is worth what it says when it does not. So there is a build
