@@ -36,9 +36,12 @@ use crate::split::{
     avail_len, used_len,
 };
 
-/// Descriptors of one chain that are followed even where the ring is smaller: Linux makes indirect
-/// tables longer than a small ring.
+/// Entries of the longest indirect table, however small or large the ring: drivers make tables longer
+/// than a small ring, and none needs more for the largest frame.
 const LONG_CHAIN: u32 = 1024;
+/// Descriptors that are followed for one frame: more, each on a page of its own, would keep the
+/// other ports waiting.
+const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
 
 /// Octets of a descriptor, as the length of an indirect table is counted.
 const DESC_OCTETS: u32 = 16;
@@ -200,14 +203,7 @@ impl Ring {
     /// What may be spent on one frame.
     #[inline]
     pub(crate) fn budget(&self) -> Budget {
-        let limit = u32::from(self.size).saturating_add(self.longest());
-        Budget { left: limit, limit }
-    }
-
-    /// Entries of the longest indirect table.
-    #[inline]
-    fn longest(&self) -> u32 {
-        u32::from(self.size).max(LONG_CHAIN)
+        Budget { left: FRAME_BUDGET, limit: FRAME_BUDGET }
     }
 
     /// Follows the chain that begins at `head` (below the ring's size, as [`Ring::head`] gives it)
@@ -280,7 +276,7 @@ impl Ring {
             return Err(refuse(IndirectDefect::Chained));
         }
         let entries = len / DESC_OCTETS;
-        if entries == 0 || !len.is_multiple_of(DESC_OCTETS) || entries > self.longest() {
+        if entries == 0 || !len.is_multiple_of(DESC_OCTETS) || entries > LONG_CHAIN {
             return Err(refuse(IndirectDefect::BadLength));
         }
         let piece = self.reach.find(address, len).ok_or(refuse(IndirectDefect::Outside))?;

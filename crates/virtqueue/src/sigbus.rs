@@ -7,11 +7,14 @@
 //!
 //! # Theory of operation
 //! ```text
-//! access -> SIGBUS -> handler: which mapping? --known--> a page of zeroes there, private to us;
-//!                         |                              the mapping marked torn; access repeated
+//! access -> SIGBUS -> handler: which mapping? --known--> zeroes from that page to the mapping's end,
+//!                         |                              private to us; the mapping marked torn;
+//!                         |                              access repeated
 //!                         '------- unknown -----------> whoever handled SIGBUS before
 //! ```
-//! The access goes on with zeroes. The rings look at [`Mapping::is_torn`](crate::Mapping::is_torn)
+//! A file that was shrunk has lost all that follows, too. Mended page by page, a chain of buffers
+//! on every second page would cut the mapping into more pieces than a process may have; so it is
+//! two pieces, however it is met. The access goes on with zeroes. The rings look at [`Mapping::is_torn`](crate::Mapping::is_torn)
 //! once per batch, and at every other fault, and stop with [`RingFault::MemoryTorn`].
 //!
 //! All mappings are entered into a list of slots that is only ever prepended to; slots of mappings
@@ -74,9 +77,9 @@ impl Slot {
         self.sequence.store(before.wrapping_add(2), Ordering::Release);
     }
 
-    /// The page of this mapping that holds `address`, as its start and length; `None` if it is not
-    /// in this mapping. Async-signal-safe.
-    fn page_of(&self, address: usize) -> Option<(usize, usize)> {
+    /// What this mapping holds from the page of `address` on, as start and length; `None` if the
+    /// address is not in this mapping. Async-signal-safe.
+    fn rest_from(&self, address: usize) -> Option<(usize, usize)> {
         let before = self.sequence.load(Ordering::Acquire);
         let start = self.start.load(Ordering::Relaxed);
         let len = self.len.load(Ordering::Relaxed);
@@ -89,7 +92,8 @@ impl Slot {
         if offset >= len {
             return None;
         }
-        Some((address.wrapping_sub(offset.checked_rem(page)?), page))
+        let whole_pages = offset.checked_sub(offset.checked_rem(page)?)?;
+        Some((start.checked_add(whole_pages)?, len.checked_sub(whole_pages)?))
     }
 }
 
@@ -178,15 +182,16 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     pass_on(signal, code > 0, info, context);
 }
 
-/// Puts a page of zeroes at `address` if it lies in one of our mappings.
+/// Puts zeroes at `address`, and at all that follows in the same mapping, if it lies in one of ours.
 fn mend(address: usize) -> bool {
     let mut next = SLOTS.load(Ordering::Acquire).cast_const();
     // SAFETY: slots are never freed, and complete before they are entered.
     while let Some(slot) = unsafe { next.as_ref() } {
         next = slot.next;
-        let Some((start, len)) = slot.page_of(address) else { continue };
-        // SAFETY: the page lies in a mapping of ours that is being accessed at this moment, so it
-        // lives; what it held is gone, and all access is by raw copies and atomics.
+        let Some((start, len)) = slot.rest_from(address) else { continue };
+        // SAFETY: the range lies in a mapping of ours that is being accessed at this moment, so it
+        // lives and nobody else's memory is replaced; all access to it is by raw copies and
+        // atomics, which may read zeroes from one moment to the next.
         let mended = unsafe {
             mmap_anonymous(
                 std::ptr::with_exposed_provenance_mut(start),

@@ -1,14 +1,12 @@
 //! The descriptors by which the two sides of a ring wake each other.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, readlink};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::refusal::Refusal;
-
-/// What the kernel says an eventfd is a link to.
-const EVENTFD: &[u8] = b"anon_inode:[eventfd]";
+use super::strange;
 
 /// A ring's descriptors, and who has the ring.
 #[derive(Clone, Debug, Default)]
@@ -23,9 +21,7 @@ pub(super) struct Bells {
 /// Takes a descriptor as a bell: it has to be an eventfd, because a write to a pipe or a socket
 /// can wait for ever, and it is made not to block, because a write to a full eventfd can, too.
 pub(super) fn check(fd: OwnedFd) -> Result<Arc<OwnedFd>, Refusal> {
-    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let kind = readlink(link, Vec::new()).map_err(Refusal::Descriptor)?;
-    if kind.as_bytes() != EVENTFD {
+    if !strange::is_eventfd(fd.as_fd()).map_err(Refusal::Descriptor)? {
         return Err(Refusal::NotEventFd);
     }
     let flags = fcntl_getfl(&fd).map_err(Refusal::Descriptor)?;

@@ -125,8 +125,10 @@ impl Session {
     }
 }
 
-/// Ends a connection for everybody who holds it.
+/// Ends a connection for everybody who holds it, and takes out what was not read: the last one to
+/// close it would close the descriptors in there, too, whatever they are.
 pub(super) fn hang_up(socket: &OwnedFd) {
     // It fails where the other end is gone already.
     let _ = shutdown(socket, Shutdown::Both);
+    wire::empty(socket.as_fd());
 }

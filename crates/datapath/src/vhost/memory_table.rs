@@ -5,9 +5,9 @@
 //! shares the mappings of regions that stay; only when the new one has passed every check do the
 //! rings stop, change over and start again. So a refused request has changed nothing.
 //!
-//! A region's file must be an ordinary file of a file system that this machine's kernel serves by
-//! itself. A file whose pages somebody else delivers (FUSE, a network file system) or a device
-//! would let a front end hold up whoever touches the memory.
+//! A region's file must be memory: of memfd, tmpfs or hugetlbfs. A file whose pages come from a disk
+//! or from somebody else (FUSE, a network file system), or a device, would let a front end hold up
+//! whoever touches the memory.
 //!
 //! The descriptor is needed for mapping only; it goes on to the keeper, under its slot's number.
 
@@ -20,10 +20,8 @@ use virtqueue::{GuestAddress, GuestMemory, Mapping, MemoryError, Region};
 use super::refusal::{Refusal, RegionError};
 use crate::state::port::{MAX_MEMORY_SLOTS, MemorySlot};
 
-/// File systems whose pages come from this machine's memory or disks: tmpfs (memfd as well),
-/// hugetlbfs, ext2 to ext4, XFS, Btrfs.
-const OWN_FILE_SYSTEMS: [u32; 5] =
-    [0x0102_1994, 0x9584_58f6, 0x0000_ef53, 0x5846_5342, 0x9123_683e];
+/// File systems whose pages are this machine's memory: tmpfs (memfd as well), hugetlbfs.
+const OF_MEMORY: [u32; 2] = [0x0102_1994, 0x9584_58f6];
 
 /// The regions by slot, and the memory they make up.
 #[derive(Debug, Default)]
@@ -100,11 +98,11 @@ fn map(slot: MemorySlot, fd: BorrowedFd<'_>) -> Result<Region, Refusal> {
 fn check_kind(fd: BorrowedFd<'_>) -> Result<(), RegionError> {
     let stat = fstat(fd).map_err(RegionError::Examine)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(RegionError::Kind { kind: "not an ordinary file" });
+        return Err(RegionError::Kind { kind: "no file of memfd, tmpfs or hugetlbfs" });
     }
     let file_system = fstatfs(fd).map_err(RegionError::Examine)?.f_type as u32;
-    if !OWN_FILE_SYSTEMS.contains(&file_system) {
-        return Err(RegionError::Kind { kind: "a foreign file system" });
+    if !OF_MEMORY.contains(&file_system) {
+        return Err(RegionError::Kind { kind: "on a disk or a foreign file system" });
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ mod message;
 mod negotiation;
 mod owner;
 mod refusal;
+mod strange;
 mod surroundings;
 #[cfg(test)]
 mod tests;

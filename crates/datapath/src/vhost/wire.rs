@@ -24,6 +24,7 @@ use rustix::net::{
 use vhost::vhost_user::message::{MAX_MSG_SIZE, VhostUserHeaderFlag};
 
 use super::refusal::Farewell;
+use super::strange;
 
 /// Octets of a message's header.
 pub(super) const HEADER_LEN: usize = 12;
@@ -31,6 +32,9 @@ pub(super) const HEADER_LEN: usize = 12;
 pub(super) const MAX_BODY: usize = MAX_MSG_SIZE;
 /// Descriptors of one message.
 pub(super) const MAX_DESCRIPTORS: usize = crate::state::port::MAX_MEMORY_SLOTS;
+
+/// Descriptors that the kernel lets pass beside one message.
+const MAX_PASSED: usize = 253;
 
 const VERSION: u32 = 1;
 
@@ -108,7 +112,9 @@ pub(super) fn take(socket: BorrowedFd<'_>, header: Header) -> Result<Message, Fa
         };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                descriptors.extend(fds);
+                for fd in fds {
+                    descriptors.push(strange::familiar(fd).map_err(Farewell::Socket)?);
+                }
             }
         }
         if got.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
@@ -121,6 +127,29 @@ pub(super) fn take(socket: BorrowedFd<'_>, header: Header) -> Result<Message, Fa
     }
     let body = bytes.split_off(HEADER_LEN.min(bytes.len()));
     Ok(Message { header, body, descriptors })
+}
+
+/// Takes out what is left in a connection that was shut, and closes the descriptors beside it
+/// where nobody waits.
+pub(super) fn empty(socket: BorrowedFd<'_>) {
+    let mut bytes = [0; 4096];
+    loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                // What cannot be replaced has been closed all the same.
+                fds.for_each(|fd| drop(strange::familiar(fd)));
+            }
+        }
+        match got {
+            Ok(got) if got.bytes > 0 => {}
+            Err(Errno::INTR) => {}
+            _ => return,
+        }
+    }
 }
 
 /// Answers a request.

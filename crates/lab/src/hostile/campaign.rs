@@ -304,11 +304,14 @@ impl<'s> Campaign<'s> {
             for _ in 0..rounds {
                 let last = last(dice);
                 let shot = to_nobody(dice, last);
-                speaker.add(&shot.header, &shot.frame, Shape::default());
-                if dice.once_in(32) {
+                let added = speaker.add(&shot.header, &shot.frame, Shape::default());
+                if !added || dice.once_in(32) {
                     speaker.expose();
                     speaker.wait_taken()?;
                     speaker.arrived();
+                }
+                if !added && !speaker.add(&shot.header, &shot.frame, Shape::default()) {
+                    return Err(LabError::Unexpected("an empty ring takes nothing".to_owned()));
                 }
             }
             speaker.expose();

@@ -234,7 +234,7 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
             let counter = if fault.is_none() { &frames } else { &faults };
             counter.set(counter.get() + 1);
         };
-        let limit = Instant::now() + Duration::from_secs(60);
+        let limit = Instant::now() + Duration::from_secs(240);
         let mut room = [0; 300];
         while (frames.get() < ENOUGH || faults.get() < ENOUGH) && Instant::now() < limit {
             if writable {

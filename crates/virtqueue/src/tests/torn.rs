@@ -125,6 +125,32 @@ fn only_what_is_lost_reads_as_zeroes() {
     assert_eq!(octet, [0]);
 }
 
+/// Pieces that this process's address space is made of.
+fn pieces() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+}
+
+#[test]
+fn a_chain_all_over_what_is_lost_does_not_cut_the_mapping_into_as_many_pieces() {
+    sigbus::install().unwrap();
+    const PAGES: u64 = 4096;
+    let memory = DriverMemory::new(&[(0, PAGES * PAGE)]).unwrap();
+    let device = memory.share();
+    memory.resize(0, PAGE).unwrap();
+    let mapping = &device.regions()[0].mapping;
+    let before = pieces();
+    // From the end, so that every second page is met by itself.
+    for page in (1..PAGES).rev().step_by(2) {
+        let mut octet = [7];
+        mapping.read((page * PAGE) as usize, &mut octet).unwrap();
+        assert_eq!(octet, [0]);
+    }
+    assert!(mapping.is_torn());
+    // Other tests of this process make and lose mappings meanwhile.
+    let more = pieces().saturating_sub(before);
+    assert!(more < PAGES as usize / 8, "{more} pieces more");
+}
+
 #[test]
 fn a_new_mapping_is_whole_even_where_a_torn_one_was() {
     sigbus::install().unwrap();
