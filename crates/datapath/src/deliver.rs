@@ -82,7 +82,10 @@ pub fn to_port(
         let len = datagram.len() as u64;
         marks.delivering(port.id, port.rx_position());
         #[cfg(feature = "fault-injection")]
-        crate::faults::poison("delivery", datagram);
+        {
+            crate::faults::poison("delivery", datagram);
+            crate::faults::poison_buffer(&port.name, port.rx_position());
+        }
         match port.put(&item.offload, datagram, counters) {
             Ok(Ok(())) => {
                 datagrams = datagrams.saturating_add(1);

@@ -21,7 +21,9 @@
 //!
 //! Ways: `vm-to-vm`, `vm-to-lan`, `vm-to-host`, `lan-to-vm`, `host-to-vm`. Ways of poison: where the
 //! base is when it dies: `vm`, `lan`, `host` (it decides about what came from there), `delivery` (it
-//! copies into a receiver's ring), and `message`: a request SET_VRING_BASE with the index 0xdead.
+//! copies into a receiver's ring). Two more depend on no octets: `buffer`, whatever is to be copied
+//! into the buffer at index 64 of the ring of a VM named `d`; `message`, a request SET_VRING_BASE with
+//! the index 0xdead.
 
 use std::sync::LazyLock;
 
@@ -65,6 +67,14 @@ pub fn poison(way: &str, datagram: &[u8]) {
     const POISON: &[u8] = b"ipvisor poison!!";
     let (fault, deadly) = &*FAULT;
     if fault == "poison" && deadly == way && datagram.windows(POISON.len()).any(|w| w == POISON) {
+        std::process::abort();
+    }
+}
+
+/// Dies of a buffer, likewise.
+pub fn poison_buffer(name: &str, index: u16) {
+    let (fault, deadly) = &*FAULT;
+    if fault == "poison" && deadly == "buffer" && name == "d" && index == 64 {
         std::process::abort();
     }
 }

@@ -32,9 +32,11 @@
 //! the sender went on, the ring stood                     the ring kills
 //! both stood                                             not known: the receiver is quarantined
 //! ```
-//! In the last case it is remembered for an hour that this sender has cost a receiver. If both stand
-//! once more, with another receiver, the sender is blamed: so one sender cannot take out one
-//! receiver after the other. The same is remembered of a network's card and host.
+//! A ring that starts gets a router advertisement, in a successor too: so each takeover tries every
+//! input ring before a VM's datagram comes to it, and the last case is rare. It is then remembered
+//! for an hour that this sender has cost a receiver. If both stand once more, with another receiver,
+//! the sender is blamed: so one sender cannot take out one receiver after the other. The same is
+//! remembered of a network's card and host.
 //!
 //! # Invariants
 //! - A SIGKILL or SIGTERM from outside is held against nobody.

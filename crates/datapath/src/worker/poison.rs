@@ -21,6 +21,7 @@ impl Worker {
         }
         if port.care.passed(port.tx_index()) {
             suspicion.set_sent(None);
+            suspicion.set_skip(Side::Tx, None);
         }
     }
 
@@ -45,7 +46,7 @@ impl Worker {
             suspicion.set_skip_frame(None);
         }
         if uplink.care.passed(uplink.card.position() as u16) {
-            suspicion.set_frames(None);
+            suspicion.forget_frames();
         }
     }
 
