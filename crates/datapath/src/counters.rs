@@ -217,6 +217,10 @@ counters! {
     Fragments = "fragments",
     /// The receiver's buffers of this batch are cut into too many descriptors.
     RxEffort = "drop.rx_effort",
+    /// The base had died of it twice: it was left out.
+    DropPoison = "drop.poison",
+    /// The receiver is quarantined: `ipvisor port reset` frees it.
+    RxPortQuarantined = "drop.rx_port_quarantined",
 }
 
 /// The counters of one owner.

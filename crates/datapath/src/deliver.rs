@@ -24,6 +24,7 @@ use crate::neighbor::Outbox;
 use crate::offload::{Abilities, Checksum, Handover, Offload};
 use crate::port::{ETHERNET, Port, header};
 use crate::state::StateMemory;
+use crate::state::marks::Marks;
 use crate::storage::Storage;
 use crate::uplink::{HostPath, Outgoing, PacketUplink, Refusal};
 
@@ -64,6 +65,7 @@ pub fn to_port(
     port: &mut Port,
     storage: &mut Storage,
     state: &StateMemory,
+    marks: &Marks,
 ) -> Result<(), RingFault> {
     let counters = Counters::of(state, Owner::Port(port.id));
     let mut next = port.inbox.take().map(|(first, _)| first);
@@ -78,6 +80,12 @@ pub fn to_port(
         }
         let datagram = storage.datagram_mut(index);
         let len = datagram.len() as u64;
+        marks.delivering(port.id, port.rx_position());
+        #[cfg(feature = "fault-injection")]
+        {
+            crate::faults::poison("delivery", datagram);
+            crate::faults::poison_buffer(&port.name, port.rx_position());
+        }
         match port.put(&item.offload, datagram, counters) {
             Ok(Ok(())) => {
                 datagrams = datagrams.saturating_add(1);

@@ -56,6 +56,11 @@ impl Waiting {
         self.record.owner
     }
 
+    /// Where it lies.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
     /// What is left to do with it.
     pub fn offload(&self) -> Offload {
         self.record.offload

@@ -32,6 +32,7 @@ use crate::names::{Mac, NetworkId, Owner, PortId, Side};
 use crate::offload::{Abilities, Handover, Offload};
 use crate::segment::Segments;
 use crate::state::StateMemory;
+use crate::state::suspicion::{Care, PortSuspicion};
 use crate::storage::{MAX_FRAME, Storage};
 use crate::vhost::Ring;
 
@@ -57,6 +58,8 @@ struct TxEnd {
 /// The input side: what the guest receives.
 struct RxEnd {
     queue: RxQueue,
+    /// The buffer that is to be left out, by its index.
+    skip: Option<u16>,
     abilities: Abilities,
     call: Option<Arc<OwnedFd>>,
     err: Option<Arc<OwnedFd>>,
@@ -86,8 +89,14 @@ pub struct Port {
     pub inbox: Option<(u16, u16)>,
     /// Polled in this turn of the loop.
     pub active: bool,
+    /// How the tx ring is served after a death.
+    pub care: Care,
+    /// Its rings stand still until it is reset, and what comes for it is dropped.
+    pub quarantined: bool,
     tx: Option<TxEnd>,
     rx: Option<RxEnd>,
+    /// What is held against a buffer of the rx ring, until the ring has passed it.
+    suspected: Option<u16>,
     broken: bool,
     scratch: Vec<u8>,
 }
@@ -103,8 +112,11 @@ impl Port {
             limiter: Limiter::default(),
             inbox: None,
             active: false,
+            care: Care::default(),
+            quarantined: false,
             tx: None,
             rx: None,
+            suspected: None,
             broken: false,
             scratch: Vec::new(),
         }
@@ -128,10 +140,55 @@ impl Port {
                 let queue = RxQueue::resume(ring.memory, ring.layout, queue_features)?;
                 signal(ring.call.as_ref());
                 let abilities = abilities(ring.features);
-                self.rx = Some(RxEnd { queue, abilities, call: ring.call, err: ring.err });
+                let (call, err) = (ring.call, ring.err);
+                self.rx = Some(RxEnd { queue, skip: None, abilities, call, err });
             }
         }
         Ok(())
+    }
+
+    /// Takes into account what is held against the ring that was just started. What concerns a
+    /// place where the ring does not stand concerns an earlier ring, and is forgotten.
+    pub fn beware(&mut self, side: Side, suspicion: &PortSuspicion) {
+        match side {
+            Side::Tx => {
+                let index = self.tx_index();
+                self.care = Care::at(index, suspicion.sent(), suspicion.skip(Side::Tx));
+                if self.care == Care::default() {
+                    suspicion.set_sent(None);
+                    suspicion.set_skip(Side::Tx, None);
+                }
+            }
+            Side::Rx => {
+                let Some(rx) = &mut self.rx else { return };
+                rx.skip = suspicion.skip(Side::Rx);
+                self.suspected = rx.skip.or(suspicion.receiving());
+            }
+        }
+    }
+
+    /// Takes the next buffer of the tx ring unseen; false if there is none.
+    pub fn leave_out(&mut self) -> Result<bool, RingFault> {
+        self.tx.as_mut().map_or(Ok(false), |tx| tx.queue.skip_next())
+    }
+
+    /// The index of the next buffer of the rx ring, for the mark.
+    #[inline]
+    pub fn rx_position(&self) -> u16 {
+        self.rx.as_ref().map_or(0, |rx| rx.queue.position())
+    }
+
+    /// Whether the rx ring has just passed the buffer that was suspected.
+    #[inline]
+    pub fn is_cleared(&mut self) -> bool {
+        let Some(index) = self.suspected else { return false };
+        let Some(rx) = &self.rx else { return false };
+        // Behind it by less than half of all indices.
+        let passed = (1..0x8000).contains(&rx.queue.next_index().wrapping_sub(index));
+        if passed {
+            self.suspected = None;
+        }
+        passed
     }
 
     /// Stops using a ring: where it stands. Afterwards neither ring nor memory is touched.
@@ -191,7 +248,7 @@ impl Port {
         self.tx.as_ref().map_or(Abilities::default(), |t| t.allowed)
     }
 
-    /// Where the tx ring stands, for the progress mark.
+    /// Where the tx ring stands, for the mark.
     pub fn tx_index(&self) -> u16 {
         self.tx.as_ref().map_or(0, |t| t.queue.next_index())
     }
@@ -305,7 +362,11 @@ impl Port {
     }
 
     fn down(&self) -> Counter {
-        if self.broken { Counter::RxPortBroken } else { Counter::RxPortDown }
+        match (self.quarantined, self.broken) {
+            (true, _) => Counter::RxPortQuarantined,
+            (false, true) => Counter::RxPortBroken,
+            (false, false) => Counter::RxPortDown,
+        }
     }
 }
 
@@ -317,6 +378,9 @@ impl RxEnd {
     ) -> Result<Result<(), Counter>, RingFault> {
         if self.queue.effort() >= EFFORT {
             return Ok(Err(Counter::RxEffort));
+        }
+        if self.skip == Some(self.queue.position()) && self.queue.skip_next()? {
+            self.skip = None;
         }
         Ok(match self.queue.deliver(header, parts)? {
             Delivered::Written => Ok(()),

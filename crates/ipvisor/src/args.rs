@@ -137,6 +137,12 @@ vm/VM.console.log of the state directory.")]
         #[arg(short, long)]
         force: bool,
     },
+    /// Do something about a VM's port
+    Port {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: PortCommand,
+    },
     /// Say whether a configuration is right, and start nothing
     Check {
         /// The configuration
@@ -160,6 +166,20 @@ vm/VM.console.log of the state directory.")]
         /// The configuration, absolute.
         #[arg(long)]
         config: PathBuf,
+    },
+}
+
+/// Commands about a VM's port.
+#[derive(Debug, Subcommand)]
+pub enum PortCommand {
+    /// Let a port go on that is quarantined because ipvisor's base process died of it twice
+    #[command(after_help = "\
+What the base died of (one datagram, or one receive buffer) is left out; everything else in the
+port's rings goes on. Where it was a request of the front end, that may connect again.
+`ipvisor ps` shows which ports are quarantined, and why.")]
+    Reset {
+        /// The VM
+        vm: String,
     },
 }
 

@@ -8,7 +8,7 @@ use base::control::Client;
 use base::entry::{self, BaseArguments, HolderArguments, UpArguments, exit};
 use base::state_dir;
 
-use crate::args::{Args, Command, Json};
+use crate::args::{Args, Command, Json, PortCommand};
 use crate::failure::Failure;
 use crate::{console, down, show};
 
@@ -60,6 +60,13 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Restart { vm, force } => {
             Client::connect(&dir)?.restart(&vm, force)?;
             show::done(&format!("{vm} runs again"))?;
+        }
+        Command::Port { command: PortCommand::Reset { vm } } => {
+            let reset = Client::connect(&dir)?.port_reset(&vm)?;
+            show::done(&match reset.was {
+                Some(why) => format!("{vm}'s port goes on; it was quarantined because {why}"),
+                None => format!("{vm}'s port was not quarantined: nothing to do"),
+            })?;
         }
     }
     Ok(exit::CLEAN)

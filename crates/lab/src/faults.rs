@@ -12,7 +12,7 @@ use crate::error::{Attempt, Result};
 use crate::paths;
 
 /// Names the fault to the base.
-const FAULT: &str = "IPVISOR_FAULT";
+pub const FAULT: &str = "IPVISOR_FAULT";
 
 /// How a test ended.
 #[derive(Clone, Debug)]

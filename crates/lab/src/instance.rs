@@ -22,6 +22,7 @@ use tempfile::TempDir;
 
 use crate::command::{Finished, finish, output, wait_until};
 use crate::error::{Attempt, LabError, Result};
+use crate::faults::FAULT;
 use crate::guest::Guest;
 use crate::netns::Netns;
 use crate::paths;
@@ -64,15 +65,20 @@ impl Instance {
     /// Starts an instance inside `space` with this configuration; gives it back when the command
     /// says that it runs.
     pub fn up(space: &Netns, config: &str) -> Result<Self> {
-        Self::up_by(&paths::ipvisor()?, space, config)
+        Self::up_by(&paths::ipvisor()?, space, config, "")
+    }
+
+    /// The same with the program that does wrong where it is told to, and this fault.
+    pub fn up_with_fault(space: &Netns, config: &str, fault: &str) -> Result<Self> {
+        Self::up_by(&paths::ipvisor_with_faults()?, space, config, fault)
     }
 
     /// The same with the program of the release build, for tests that carry millions.
     pub fn up_fast(space: &Netns, config: &str) -> Result<Self> {
-        Self::up_by(&paths::ipvisor_release()?, space, config)
+        Self::up_by(&paths::ipvisor_release()?, space, config, "")
     }
 
-    fn up_by(program: &Path, space: &Netns, config: &str) -> Result<Self> {
+    fn up_by(program: &Path, space: &Netns, config: &str, fault: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ipv-").tempdir();
         let dir = dir.attempt(|| "create a temporary directory".to_owned())?;
         let (program, space) = (program.to_owned(), space.name().to_owned());
@@ -80,6 +86,9 @@ impl Instance {
         let file = made.config_path();
         std::fs::write(&file, config).attempt(|| format!("write {}", file.display()))?;
         let mut command = made.command("up");
+        if !fault.is_empty() {
+            command.env(FAULT, fault);
+        }
         output(command.arg(&file).arg("--detach")).map_err(|error| {
             LabError::Unexpected(format!("{error}\nits messages:\n{}", made.messages()))
         })?;

@@ -295,6 +295,17 @@ impl Ring {
         self.next = next;
     }
 
+    /// Takes the entry at `next` unseen: its chain is not followed, and it goes back as one that
+    /// holds nothing. False if there is none.
+    pub(crate) fn skip(&mut self) -> Result<bool, RingFault> {
+        let position = self.next;
+        let head = self.head(position).map_err(|fault| self.blame(fault))?;
+        let Some(head) = head else { return Ok(false) };
+        self.give_back(position, head, 0);
+        self.advance(position.wrapping_add(1));
+        Ok(true)
+    }
+
     /// Publishes what was given back. True if the driver is to be notified.
     pub(crate) fn publish(&mut self) -> Result<bool, RingFault> {
         self.whole()?;

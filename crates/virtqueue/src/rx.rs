@@ -103,6 +103,18 @@ impl RxQueue {
         Ok(Delivered::Written)
     }
 
+    /// Takes the next buffer without looking at where it lies; the driver gets it back empty. False
+    /// if there is none.
+    pub fn skip_next(&mut self) -> Result<bool, RingFault> {
+        self.ring.skip()
+    }
+
+    /// The index of the next buffer to be written to, before anything of it is published.
+    #[inline]
+    pub fn position(&self) -> u16 {
+        self.ring.next()
+    }
+
     /// Makes the frames written since the last call visible. True if the driver is to be notified.
     #[inline]
     pub fn publish(&mut self) -> Result<bool, RingFault> {

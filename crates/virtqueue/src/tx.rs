@@ -76,6 +76,12 @@ impl TxQueue {
         Ok(Some(taken))
     }
 
+    /// Takes the next buffer without looking at what is in it, or at where it lies. False if there
+    /// is none.
+    pub fn skip_next(&mut self) -> Result<bool, RingFault> {
+        self.ring.skip()
+    }
+
     /// Gives all outstanding buffers back. True if the driver is to be notified.
     #[inline]
     pub fn complete(&mut self) -> Result<bool, RingFault> {

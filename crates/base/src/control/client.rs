@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::types::{Console, CounterOwner, Event, OwnerCounters, Ps, Refusal, Reply, Request};
+use super::types::{
+    Console, CounterOwner, Event, OwnerCounters, PortReset, Ps, Refusal, Reply, Request,
+};
 use super::wire::{self, MAX_LINE, WireError};
 
 /// Why a request did not get its answer.
@@ -120,6 +122,11 @@ impl Client {
     /// See [`Request::Console`].
     pub fn console(&mut self, vm: &str) -> Result<Console, ClientError> {
         self.ask(&Request::Console { vm: vm.to_owned() })
+    }
+
+    /// See [`Request::PortReset`].
+    pub fn port_reset(&mut self, vm: &str) -> Result<PortReset, ClientError> {
+        self.ask(&Request::PortReset { vm: vm.to_owned() })
     }
 
     /// See [`Request::Down`].

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::events::EventLog;
 use super::types::{
-    Console, CounterOwner, OwnerCounters, Ps, Refusal, RefusalKind, Reply, Request,
+    Console, CounterOwner, OwnerCounters, PortReset, Ps, Refusal, RefusalKind, Reply, Request,
 };
 use super::wire;
 use crate::keeper::Inheritance;
@@ -58,6 +58,8 @@ pub enum Call {
     },
     /// See [`Request::Console`].
     Console(String, Answer<Console>),
+    /// See [`Request::PortReset`].
+    PortReset(String, Answer<PortReset>),
     /// See [`Request::Down`]: answered before the work begins.
     Down(Answer<()>),
 }
@@ -180,6 +182,7 @@ async fn answer(
             ask(writer, calls, |answer| Call::Restart { vm, force, answer }).await
         }
         Request::Console { vm } => ask(writer, calls, |a| Call::Console(vm, a)).await,
+        Request::PortReset { vm } => ask(writer, calls, |a| Call::PortReset(vm, a)).await,
         Request::Down => ask(writer, calls, Call::Down).await,
         Request::Events { .. } => Ok(()),
     }

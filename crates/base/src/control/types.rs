@@ -50,6 +50,11 @@ pub enum Request {
         /// Its name.
         vm: String,
     },
+    /// Let a quarantined port go on: answered by [`PortReset`].
+    PortReset {
+        /// Whose.
+        vm: String,
+    },
     /// Stop all VMs, remove routes and filters, and end.
     Down,
 }
@@ -203,6 +208,9 @@ pub struct VmStatus {
     pub mac: Option<String>,
     /// Whether a driver is attached to its port and both rings run.
     pub attached: bool,
+    /// Why its port stands still until it is reset: the base has died of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
     /// Seconds since its process was started; 0 if it has none.
     pub seconds: u64,
     /// How often it was started again, by itself or by wish.
@@ -316,6 +324,14 @@ pub struct OwnerCounters {
 pub struct Console {
     /// The Unix socket to connect to: bytes both ways.
     pub socket: PathBuf,
+}
+
+/// Answer to [`Request::PortReset`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortReset {
+    /// Why it was quarantined; absent if it was not, and nothing was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
 }
 
 /// Something that happened.

@@ -26,6 +26,9 @@ impl Instance {
             Call::Console(vm, answer) => {
                 let _ = answer.send(self.console(&vm));
             }
+            Call::PortReset(vm, answer) => {
+                let _ = answer.send(self.reset_port(&vm));
+            }
             Call::Down(answer) => {
                 let asked = self.keeper.ask_stop().map_err(|e| {
                     Refusal::new(RefusalKind::Failed, format!("cannot ask the holder to end: {e}"))

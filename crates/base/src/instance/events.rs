@@ -109,12 +109,12 @@ impl Instance {
         self.about_vm(level, kind, port, text);
     }
 
-    fn about_vm(&self, level: EventLevel, kind: &str, port: PortId, text: String) {
+    pub(super) fn about_vm(&self, level: EventLevel, kind: &str, port: PortId, text: String) {
         let name = self.ids.vm(port).unwrap_or("?");
         self.events.push(level, kind, &format!("vm/{name}"), text);
     }
 
-    fn about_network(
+    pub(super) fn about_network(
         &self,
         level: EventLevel,
         kind: &str,

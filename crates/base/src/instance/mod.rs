@@ -22,6 +22,7 @@ mod host_path;
 mod ids;
 mod last_inch;
 mod network;
+mod poison;
 mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ use datapath::keeper::Keeper;
 use datapath::names::{PortId, Side};
 use datapath::netlink::{Monitor, Netlink};
 use datapath::state::StateMemory;
+use datapath::state::marks::Marks;
 use datapath::state::port::PortRecord;
 use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
 use datapath::worker::{self, Gone, PortSetup, WorkerHandle};
@@ -142,11 +144,13 @@ impl Instance {
         virtqueue::sigbus::install()?;
         let takeover = start.is_takeover();
         let keeper: Arc<dyn Keeper> = start.keeper.clone();
+        let mut verdicts = Vec::new();
         let state = match start.inheritance.take("state") {
             Some(fd) => {
                 let state = StateMemory::adopt(fd.as_fd())?;
                 faults::pass(Point::TakingOver);
                 keeper.keep("state", fd.as_fd())?;
+                verdicts = poison::judge(&state, start.hello.predecessor);
                 state
             }
             None => {
@@ -184,7 +188,7 @@ impl Instance {
         }
         let (dir, kept) = (&start.state_dir, &mut start.inheritance);
         let vms = vms::open(&config, &networks, dir, &start.keeper, from_vms, kept)?;
-        Ok(Self {
+        let instance = Self {
             config,
             config_path: start.config.clone(),
             state_dir: start.state_dir.clone(),
@@ -202,7 +206,9 @@ impl Instance {
             events: EventLog::new(),
             started: now_seconds().saturating_sub(start.hello.seconds),
             host_unread: false,
-        })
+        };
+        instance.tell_verdicts(&verdicts);
+        Ok(instance)
     }
 
     /// Opens everything, and says so.
@@ -223,7 +229,7 @@ impl Instance {
         for name in self.config.vms.keys() {
             self.add_port(name)?;
         }
-        let mut taken = BTreeSet::new();
+        let (mut taken, marks) = (BTreeSet::new(), Marks::of(&self.state));
         for side in self.networks.values_mut() {
             let around = Around {
                 state: &self.state,
@@ -232,6 +238,8 @@ impl Instance {
                 events: &self.events,
                 label: &self.label,
             };
+            marks.set_network(Some(side.id));
+            side.beware(&around, inheritance);
             side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
             let card = side.open_card(&around, inheritance, &self.host, &mut self.netlink);
             match card {
@@ -241,6 +249,8 @@ impl Instance {
                 card => card?,
             }
             side.refresh(&around, &self.host, &mut self.netlink)?;
+            marks.set_network(None);
+            side.taken_over(&around);
             if side.host.is_some() {
                 taken.extend(side.listed());
             }

@@ -54,6 +54,8 @@ pub struct NetworkSide {
     prefixes: BTreeMap<IpNet, PortId>,
     /// The host's own addresses that the guard knows.
     guarded: BTreeSet<IpAddr>,
+    /// Bases died of its card: it has to do without.
+    pub barred: bool,
 }
 
 impl NetworkSide {
@@ -98,6 +100,7 @@ impl NetworkSide {
             refused,
             prefixes,
             guarded: BTreeSet::new(),
+            barred: false,
         };
         side.facts = side.facts_of(host);
         Ok(side)
@@ -142,7 +145,7 @@ impl NetworkSide {
         host: &HostFacts,
         netlink: &mut Netlink,
     ) -> Result<(), CardOpen> {
-        let Some(link) = self.link.clone() else { return Ok(()) };
+        let Some(link) = self.link.clone().filter(|_| !self.barred) else { return Ok(()) };
         let own: Vec<IpAddr> = self.guarded_addresses(host).into_iter().collect();
         let vms: Vec<IpNet> = self.listed().collect();
         let label = format!("{} {}", around.label, self.name);
@@ -188,7 +191,8 @@ impl NetworkSide {
         host: &HostFacts,
         netlink: &mut Netlink,
     ) -> Result<(), Gone> {
-        let configured = self.config.uplink.as_ref().filter(|_| self.card.is_none());
+        let wanted = self.card.is_none() && !self.barred;
+        let configured = self.config.uplink.as_ref().filter(|_| wanted);
         let Some(link) = configured.and_then(|name| host.link(name)) else { return Ok(()) };
         self.link = Some(link.clone());
         match self.open_card(around, &mut Inheritance::default(), host, netlink) {

@@ -191,6 +191,7 @@ impl Instance {
             addresses: vm.addresses.iter().map(|a| a.addr()).collect(),
             mac: mac.map(|m| m.to_string()),
             attached: self.is_attached(port),
+            quarantine: super::poison::quarantine(&self.state, port),
             seconds: 0,
             restarts: 0,
         };

@@ -14,7 +14,7 @@ mod spoil;
 pub use order::pass;
 pub use points::Point;
 #[cfg(feature = "fault-injection")]
-pub(crate) use spoil::{forgive, from_vm, is, spoil};
+pub(crate) use spoil::{forgive, from_vm, is, poison, poison_buffer, poison_message, spoil};
 
 /// Passes a place at which a fault-injection build can be told to die.
 #[cfg(not(feature = "fault-injection"))]

@@ -17,8 +17,13 @@
 //! | `lose WAY` | datagrams vanish, and no counter says so |
 //! | `source` | a VM may say any source that is not reserved |
 //! | `last-inch` | what speaks for the last inch crosses it |
+//! | `poison WAY` | the base dies of each datagram in which the octets `ipvisor poison!!` stand |
 //!
-//! Ways: `vm-to-vm`, `vm-to-lan`, `vm-to-host`, `lan-to-vm`, `host-to-vm`.
+//! Ways: `vm-to-vm`, `vm-to-lan`, `vm-to-host`, `lan-to-vm`, `host-to-vm`. Ways of poison: where the
+//! base is when it dies: `vm`, `lan`, `host` (it decides about what came from there), `delivery` (it
+//! copies into a receiver's ring). Two more depend on no octets: `buffer`, whatever is to be copied
+//! into the buffer at index 64 of the ring of a VM named `d`; `message`, a request SET_VRING_BASE with
+//! the index 0xdead.
 
 use std::sync::LazyLock;
 
@@ -55,6 +60,31 @@ pub fn spoil(way: &str, datagram: &mut [u8]) -> bool {
         _ => {}
     }
     false
+}
+
+/// Dies of a datagram, if that is asked for and it is one to die of.
+pub fn poison(way: &str, datagram: &[u8]) {
+    const POISON: &[u8] = b"ipvisor poison!!";
+    let (fault, deadly) = &*FAULT;
+    if fault == "poison" && deadly == way && datagram.windows(POISON.len()).any(|w| w == POISON) {
+        std::process::abort();
+    }
+}
+
+/// Dies of a buffer, likewise.
+pub fn poison_buffer(name: &str, index: u16) {
+    let (fault, deadly) = &*FAULT;
+    if fault == "poison" && deadly == "buffer" && name == "d" && index == 64 {
+        std::process::abort();
+    }
+}
+
+/// Dies of an index that a front end names, likewise.
+pub fn poison_message(index: u16) {
+    let (fault, deadly) = &*FAULT;
+    if fault == "poison" && deadly == "message" && index == 0xdead {
+        std::process::abort();
+    }
 }
 
 /// The name of the way that admission has found for a VM's datagram.

@@ -7,9 +7,9 @@
 //! When the base dies, the successor maps the same memory and goes on.
 //!
 //! ```text
-//! 0            header: magic, layout version, number of takeovers
+//! 0            header: magic, layout version, number of takeovers, marks (`marks`)
 //! NETWORKS_AT  one record per network
-//! PORTS_AT     one record per port: its vhost-user negotiation, progress mark
+//! PORTS_AT     one record per port: its vhost-user negotiation, what is held against it
 //! COUNTERS_AT  one block of counters per owner
 //! PENDING_AT   slots of datagrams waiting for a neighbour
 //! HOST_AT      one slot per network for the datagram just read from the host's TUN device
@@ -21,10 +21,13 @@
 //! - Offsets never depend on anything but the layout version.
 //! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
 
+pub mod blame;
 pub mod lan;
+pub mod marks;
 pub(crate) mod network;
 pub mod pending;
 pub mod port;
+pub mod suspicion;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -7,11 +7,12 @@
 //!  16  octets of a block | octets of a slot << 32
 //!  24  blocks | times the socket was taken over << 32
 //!  32  offloads that were turned off, as bits
-//! 512  to the end: free for others
+//! 512  to the end: for others; at 1024 `suspicion`
 //! ```
 
 use virtqueue::NetHeader;
 
+use super::suspicion::NetworkSuspicion;
 use super::{SLOT_HEADER, SLOT_LEN, StateMemory, host_at, network_at};
 use crate::names::NetworkId;
 
@@ -63,6 +64,7 @@ impl NetworkRecord {
         self.put(RELEASING, 0);
         self.put(SIZES, whole(ring.block_size, ring.frame_size));
         self.put(BLOCKS, whole(ring.blocks, 0));
+        NetworkSuspicion::at(&self.state, self.at).forget_frames();
     }
 
     /// The ring's layout; all zeroes if none was made.

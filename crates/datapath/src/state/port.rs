@@ -15,15 +15,17 @@
 //! 96    features offered and acknowledged, of virtio and of the protocol
 //! 128   requests carried out, and the one at which a base died last
 //! 144   the MAC address that the guest's first frame told
-//! 256   one block per ring: size, addresses, flags, fault, progress
+//! 176   what is held against the port: `suspicion`
+//! 256   one block per ring: size, addresses, flags, fault
 //! 1024  memory slots: guest address, user address, length, offset in the file
 //! ```
 //!
 //! # Invariants
-//! - The dispatcher's thread writes; the MAC address and two words per ring (fault, progress) belong
-//!   to the worker.
+//! - The dispatcher's thread writes; the MAC address and one word per ring (fault) belong to the
+//!   worker.
 //! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
 
+use super::suspicion::PortSuspicion;
 use super::{PORT_LEN, StateMemory, port_at};
 use crate::names::{Mac, PortId, Side};
 
@@ -45,6 +47,9 @@ const REQUESTS_AT: usize = 128;
 const INTERRUPTED_AT: usize = 136;
 const MAC_AT: usize = 144;
 
+/// The part of a word that counts requests; the other half says which request it was.
+const PLACE: u64 = u32::MAX as u64;
+
 const RINGS_AT: usize = 256;
 const RING_LEN: usize = 128;
 const SIZE_AT: usize = 0;
@@ -54,8 +59,6 @@ const USED_AT: usize = 24;
 const BASE_AT: usize = 32;
 const FLAGS_AT: usize = 40;
 const FAULT_AT: usize = 64;
-const BATCH_AT: usize = 72;
-const DEATHS_AT: usize = 80;
 
 const SLOTS_AT: usize = 1024;
 const SLOT_LEN: usize = 64;
@@ -74,9 +77,6 @@ const KICK: u64 = 1 << 3;
 const POLLED: u64 = 1 << 4;
 const CALL: u64 = 1 << 5;
 const ERR: u64 = 1 << 6;
-
-/// Set in the progress word while a batch is under way.
-const BATCH_OPEN: u64 = 1 << 32;
 
 /// Where the front end sees the three parts of a ring, in its own address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,15 +135,6 @@ pub struct MemorySlot {
     pub offset: u64,
 }
 
-/// A base that died while a batch was under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchDeath {
-    /// Ring index at which the batch began.
-    pub index: u16,
-    /// Deaths in a row at that index, this one included.
-    pub times: u32,
-}
-
 /// A port's record. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PortRecord {
@@ -191,9 +182,7 @@ impl PortRecord {
         self.put(INTERRUPTIONS_AT, 0);
         self.put(INTERRUPTED_AT, 0);
         self.put(MAC_AT, 0);
-        for side in Side::BOTH {
-            self.put_ring(side, DEATHS_AT, 0);
-        }
+        self.suspicion().clear();
     }
 
     /// The MAC address that was learned from the guest; kept for as long as the record has its
@@ -218,12 +207,16 @@ impl PortRecord {
         for side in Side::BOTH {
             self.set_ring(side, RingState::default());
             self.set_fault(side, None);
-            self.close_batch(side);
         }
         for slot in 0..MAX_MEMORY_SLOTS {
             self.set_slot(slot, None);
         }
         self.put(REQUEST_AT, 0);
+    }
+
+    /// What is held against the port. It outlives its front ends.
+    pub fn suspicion(&self) -> PortSuspicion {
+        PortSuspicion::at(&self.state, self.at)
     }
 
     /// Whether a front end is attached.
@@ -246,7 +239,7 @@ impl PortRecord {
     pub fn close_request(&self) {
         let requests = self.get(REQUESTS_AT).saturating_add(1);
         self.put(REQUESTS_AT, requests);
-        if requests > self.get(INTERRUPTED_AT) {
+        if requests > self.get(INTERRUPTED_AT) & PLACE {
             self.put(INTERRUPTIONS_AT, 0);
         }
         self.put(REQUEST_AT, 0);
@@ -258,20 +251,23 @@ impl PortRecord {
         Some(u32::try_from(mark).unwrap_or(u32::MAX))
     }
 
-    /// Counts that a base died in the middle of a request, and gives the number in a row: front
-    /// ends say the same things in the same order, so a message that kills comes again at the same
-    /// place of the next connection.
-    pub fn count_interruption(&self) -> u64 {
-        let place = self.get(REQUESTS_AT);
-        let before = if place == self.get(INTERRUPTED_AT) { self.interruptions() } else { 0 };
+    /// Counts that a base died of its own making in the middle of `request`, and gives the number in
+    /// a row. Front ends say the same things in the same order, so a message that kills comes again
+    /// at the same place of the next connection, or earlier, if the last had been long: then it is
+    /// known by its number in the protocol.
+    pub fn count_interruption(&self, request: u32) -> u64 {
+        let place = self.get(REQUESTS_AT) & PLACE;
+        let last = self.get(INTERRUPTED_AT);
+        let same = place == last & PLACE || u64::from(request) == last >> 32;
+        let before = if same { self.interruptions() } else { 0 };
         let times = before.saturating_add(1);
-        self.put(INTERRUPTED_AT, place);
+        self.put(INTERRUPTED_AT, u64::from(request) << 32 | place);
         self.put(INTERRUPTIONS_AT, times);
         times
     }
 
-    /// How often in a row a base died at the same request of this port's front end. Nought again
-    /// as soon as a base has lived through that request.
+    /// How often in a row a base died of its own making at the same request of this port's front
+    /// end. Nought again as soon as a base has lived through that request.
     pub fn interruptions(&self) -> u64 {
         self.get(INTERRUPTIONS_AT)
     }
@@ -391,34 +387,6 @@ impl PortRecord {
         self.put_ring(side, FAULT_AT, fault.map_or(0, |f| u64::from(f).saturating_add(1)));
     }
 
-    /// Notes that the worker begins a batch at `index` of a ring.
-    pub fn open_batch(&self, side: Side, index: u16) {
-        self.put_ring(side, BATCH_AT, BATCH_OPEN | u64::from(index));
-    }
-
-    /// Notes that the batch is over.
-    pub fn close_batch(&self, side: Side) {
-        self.put_ring(side, BATCH_AT, 0);
-    }
-
-    /// Where the batch under way began.
-    pub fn batch_open(&self, side: Side) -> Option<u16> {
-        let word = self.get_ring(side, BATCH_AT);
-        (word & BATCH_OPEN != 0).then_some(word as u16)
-    }
-
-    /// Called once by a successor whose predecessor died of its own making: counts the death
-    /// against the ring whose batch was under way, if one was.
-    pub fn count_batch_death(&self, side: Side) -> Option<BatchDeath> {
-        let index = self.batch_open(side)?;
-        let word = self.get_ring(side, DEATHS_AT);
-        let before = if word as u16 == index { (word >> 16) as u32 } else { 0 };
-        let times = before.saturating_add(1);
-        self.put_ring(side, DEATHS_AT, (u64::from(times) << 16) | u64::from(index));
-        self.close_batch(side);
-        Some(BatchDeath { index, times })
-    }
-
     fn slot_at(slot: usize, offset: usize) -> usize {
         let slot = slot.min(MAX_MEMORY_SLOTS.saturating_sub(1));
         SLOTS_AT.saturating_add(slot.saturating_mul(SLOT_LEN)).saturating_add(offset)
@@ -499,7 +467,7 @@ mod tests {
         record.set_slot(0, Some(MemorySlot { guest: 0, user: 0, len: 1, offset: 0 }));
         record.open_request(5);
         assert_eq!(record.request_open(), Some(5));
-        assert_eq!(record.count_interruption(), 1);
+        assert_eq!(record.count_interruption(5), 1);
         record.forget_negotiation();
         assert_eq!(record.interruptions(), 1);
         assert_eq!(record.name().as_deref(), Some("web"));
@@ -522,7 +490,7 @@ mod tests {
             request(1);
             record.open_request(5);
             assert_eq!(record.request_open(), Some(5));
-            assert_eq!(record.count_interruption(), times);
+            assert_eq!(record.count_interruption(5), times);
             record.forget_negotiation();
         }
         request(0);
@@ -532,20 +500,21 @@ mod tests {
         assert_eq!(record.interruptions(), 0);
         record.open_request(0);
         assert_eq!(record.request_open(), Some(0));
-        assert_eq!(record.count_interruption(), 1);
+        assert_eq!(record.count_interruption(0), 1);
     }
 
     #[test]
-    fn deaths_are_counted_in_a_row_at_the_same_index_only() {
+    fn a_request_that_kills_is_known_again_in_a_shorter_connection() {
         let record = record();
-        assert_eq!(record.count_batch_death(Side::Tx), None);
-        for times in 1..=2 {
-            record.open_batch(Side::Tx, 77);
-            assert_eq!(record.count_batch_death(Side::Tx), Some(BatchDeath { index: 77, times }));
+        for (before, times) in [(40, 1), (3, 2), (3, 3)] {
+            for _ in 0..before {
+                record.open_request(7);
+                record.close_request();
+            }
+            record.open_request(10);
+            assert_eq!(record.count_interruption(10), times);
+            record.forget_negotiation();
         }
-        record.open_batch(Side::Tx, 78);
-        assert_eq!(record.count_batch_death(Side::Tx), Some(BatchDeath { index: 78, times: 1 }));
-        assert_eq!(record.count_batch_death(Side::Rx), None);
     }
 
     #[test]

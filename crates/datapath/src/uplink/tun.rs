@@ -141,6 +141,13 @@ impl HostPath {
         self.slot.clear();
     }
 
+    /// Throws away unseen what a predecessor had read and not finished; whether there was anything.
+    pub fn leave_out(&mut self) -> bool {
+        let there = self.slot.len() > 0;
+        self.slot.clear();
+        there
+    }
+
     /// Gives a datagram to the host's stack.
     pub fn send(&mut self, header: NetHeader, datagram: &[u8]) -> Result<(), Refusal> {
         let header = header.to_bytes();

@@ -6,7 +6,7 @@
 //! part passes the same checks again, so a record that a dying base left in disorder costs one
 //! connection, not the successor. What lies unread in the socket is read as if nothing had been.
 //!
-//! A front end that cannot be taken over is shut out. It connects again and negotiates anew; of
+//! A front end that cannot be taken over, or of whose takeover the base has died twice, is shut out. It connects again and negotiates anew; of
 //! its split rings nothing is lost.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use super::negotiation::{Negotiation, aligned, ring_size};
 use super::refusal::{Refusal, Renegotiate, RequestCode};
 use super::surroundings::Surroundings;
 use crate::names::{PortId, Side};
+use crate::state::blame::LAST_ADOPTION;
 use crate::state::port::{Kick, MAX_MEMORY_SLOTS, PortRecord};
 
 /// A port's descriptors by key, as the keeper gives them to a successor.
@@ -34,11 +35,16 @@ pub(super) fn negotiation(
     kept: &mut Kept,
 ) -> Result<Option<(OwnedFd, Negotiation)>, Renegotiate> {
     if let Some(request) = record.request_open() {
-        let times = record.count_interruption();
+        // Counted before, if the predecessor died of its own making (`state::blame`).
+        let times = record.interruptions();
         return Err(Renegotiate::RequestOpen { request: RequestCode(request), times });
     }
     if !record.connected() {
         return Ok(None);
+    }
+    let times = record.suspicion().adoptions();
+    if times >= LAST_ADOPTION.saturating_sub(1) {
+        return Err(Renegotiate::Deadly { times });
     }
     let connection = connection.ok_or_else(|| Renegotiate::NotKept { key: keys.connection() })?;
     if record.features() & !record.offered() != 0 {

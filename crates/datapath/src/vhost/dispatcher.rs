@@ -3,7 +3,7 @@
 //!
 //! # Theory of operation
 //! ```text
-//! commands (add, remove, reset, shutdown) --.
+//! commands (add, remove, reset, free ...) --.
 //! listeners: somebody connects --------------+--> epoll --> the port's entry
 //! connections: octets, or a hang-up ---------'
 //! ports to connect or accept again: the shortest deadline is epoll's time-out
@@ -45,6 +45,7 @@ enum Command {
     Add(Box<PortDoor>, Kept, Answer<Result<(), DoorError>>),
     Remove(PortId, Answer<bool>),
     Reset(PortId, Answer<bool>),
+    Free(PortId, Answer<Result<(), DoorError>>),
     Ping(Answer<()>),
     Shutdown,
 }
@@ -91,6 +92,13 @@ impl DispatcherHandle {
     /// none.
     pub fn reset_port(&self, port: PortId) -> bool {
         self.ask(|answer| Command::Reset(port, answer)).unwrap_or(false)
+    }
+
+    /// Carries on with a port that was quarantined and is not any more: opens its door again if it
+    /// was shut, and starts the rings that its front end has set up. What hinders a ring is told as
+    /// an event.
+    pub fn free_port(&self, port: PortId) -> Result<(), DoorError> {
+        self.ask(|answer| Command::Free(port, answer)).unwrap_or(Err(DoorError::Gone))
     }
 
     /// Whether the thread is alive and comes round within that time.
@@ -247,6 +255,10 @@ impl Dispatcher {
                 Command::Reset(port, answer) => {
                     let entry = self.entries.get_mut(&port);
                     let _ = answer.send(entry.is_some_and(|e| e.reset(&self.around)));
+                }
+                Command::Free(port, answer) => {
+                    let entry = self.entries.get_mut(&port);
+                    let _ = answer.send(entry.map_or(Ok(()), |e| e.free(&self.around)));
                 }
                 Command::Ping(answer) => {
                     let _ = answer.send(());

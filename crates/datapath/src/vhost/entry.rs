@@ -8,6 +8,12 @@
 //! One front end at a time. While it lives, another that comes is turned away; if it is found dead,
 //! its place is free at once.
 //!
+//! # Quarantine
+//! A port that is quarantined for what goes through its rings keeps its front end, which is served
+//! but for its rings: a guest can reboot and a front end leave as ever. One that is quarantined for
+//! what its front end says has a shut door: nobody listens, so that a front end that comes again is
+//! refused at once and does not wait for answers. [`Entry::free`] ends both.
+//!
 //! # Invariants
 //! - Attaching is marked in the record like a request: a base that dies in it leaves a mark, and
 //!   the successor shuts the connection out.
@@ -29,7 +35,9 @@ use super::surroundings::Surroundings;
 use super::token::Token;
 use super::wire;
 use crate::state::StateMemory;
+use crate::state::marks::Marks;
 use crate::state::port::PortRecord;
+use crate::state::suspicion::Quarantine;
 
 /// Requests of one front end that are carried out before the others get a turn.
 const REQUESTS_A_TURN: u32 = 16;
@@ -44,6 +52,8 @@ pub(super) struct Entry {
     door: PortDoor,
     record: PortRecord,
     keys: Keys,
+    /// Nobody is met until the port is freed.
+    shut: bool,
     listener: Option<Listener>,
     session: Option<Session>,
     /// When to accept or to connect again.
@@ -74,18 +84,57 @@ impl Entry {
             door,
             record,
             keys,
+            shut: false,
             listener: None,
             session: None,
             retry_at: None,
             pause: FIRST_PAUSE,
             generation: 0,
         };
-        if let Err(e) = entry.prepare(left, around) {
-            entry.shut_out(connection.as_ref(), around);
-            return Err(e);
+        let suspicion = entry.record.suspicion();
+        if suspicion.quarantine().is_some_and(Quarantine::shuts_out) {
+            entry.shut(left, connection.as_ref(), around);
+            return Ok(entry);
         }
-        entry.take_over(connection, &mut kept, around);
-        Ok(entry)
+        let marks = Marks::of(state);
+        marks.set_door(Some(entry.door.id));
+        let prepared = entry.prepare(left, around);
+        match prepared {
+            Ok(()) => entry.take_over(connection, &mut kept, around),
+            Err(_) => entry.shut_out(connection.as_ref(), around),
+        }
+        marks.set_door(None);
+        suspicion.clear_adoptions();
+        prepared.map(|()| entry)
+    }
+
+    /// Meets nobody, and lets go of whom a predecessor had met.
+    fn shut(
+        &mut self,
+        listener: Option<OwnedFd>,
+        connection: Option<&OwnedFd>,
+        around: &Surroundings,
+    ) {
+        self.shut = true;
+        self.shut_out(connection, around);
+        if let Some(fd) = listener {
+            Listener::discard(&fd);
+            around.forget(self.door.id, &self.keys.listener());
+        }
+    }
+
+    /// The port is not quarantined any more: opens its door, and starts its rings.
+    pub(super) fn free(&mut self, around: &Surroundings) -> Result<(), DoorError> {
+        if std::mem::take(&mut self.shut) {
+            self.pause = FIRST_PAUSE;
+            return self.prepare(None, around);
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        if let Err(why) = session.negotiation.settle_all(around) {
+            around.tell(self.door.id, PortEvent::Renegotiate { why: why.into() });
+            self.detach(Farewell::Asked, around);
+        }
+        Ok(())
     }
 
     /// Gets ready to meet front ends: with the predecessor's listener if it is the right one.

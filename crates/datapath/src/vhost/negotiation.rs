@@ -16,7 +16,8 @@
 //! enabled. A request that changes something a running ring stands on stops it, changes it, and
 //! starts it again.
 //!
-//! The index in SET_VRING_BASE is not believed: where a ring goes on is found in the ring.
+//! The index in SET_VRING_BASE is not believed: where a ring goes on is found in the ring. While the
+//! port is quarantined its front end is served as ever, but no ring starts.
 //!
 //! # Invariants
 //! - A refused request has changed nothing; [`Refusal::RingOutside`] alone is found out late.
@@ -124,7 +125,11 @@ impl Negotiation {
                 aligned(addresses)?;
                 self.change(side, around, |ring| ring.addresses = Some(addresses))?;
             }
-            Request::SetRingBase(side, base) => record.update_ring(side, |ring| ring.base = base),
+            Request::SetRingBase(side, base) => {
+                #[cfg(feature = "fault-injection")]
+                crate::faults::poison_message(base);
+                record.update_ring(side, |ring| ring.base = base);
+            }
             Request::SetRingEnable(side, enabled) => {
                 record.update_ring(side, |ring| ring.enabled = enabled);
                 self.settle(side, around)?;
@@ -274,7 +279,8 @@ impl Negotiation {
         let enabled = ring.enabled || self.record.features() & PROTOCOL_FEATURES == 0;
         let complete = ring.size != 0 && ring.addresses.is_some() && ring.kick != Kick::Unset;
         let memory = !self.table.memory().regions().is_empty();
-        complete && enabled && memory && self.record.fault(side).is_none()
+        let barred = self.record.suspicion().quarantine().is_some();
+        complete && enabled && memory && !barred && self.record.fault(side).is_none()
     }
 
     /// Starts or stops a ring as it should be.
@@ -289,7 +295,7 @@ impl Negotiation {
         }
     }
 
-    fn settle_all(&mut self, around: &Surroundings) -> Result<(), Refusal> {
+    pub(super) fn settle_all(&mut self, around: &Surroundings) -> Result<(), Refusal> {
         let [first, second] = Side::BOTH.map(|side| self.settle(side, around));
         first.and(second)
     }

@@ -207,16 +207,26 @@ pub enum Farewell {
     Socket(#[source] Errno),
 }
 
+fn in_a_row(times: u64) -> String {
+    if times == 0 { String::new() } else { format!(", of its own making ({times} in a row)") }
+}
+
 /// Why a predecessor's connection was shut and not taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum Renegotiate {
     /// The predecessor died in the middle of a request.
-    #[error("the base died while it carried out {request} ({times} in a row)")]
+    #[error("the base died while it carried out {request}{}", in_a_row(*.times))]
     RequestOpen {
         /// Which request.
         request: RequestCode,
-        /// How often in a row.
+        /// How often in a row of its own making; nought if it was killed from outside.
         times: u64,
+    },
+    /// Predecessors died of taking it over.
+    #[error("the base died {times} times in a row while it took it over")]
+    Deadly {
+        /// How often.
+        times: u32,
     },
     /// A descriptor that the record implies was not kept.
     #[error("{key} was not kept")]

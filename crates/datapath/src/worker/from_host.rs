@@ -15,6 +15,7 @@ use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::names::{NetworkId, Owner};
 use crate::offload::{Offload, Sender};
+use crate::state::suspicion::NetworkSuspicion;
 use crate::uplink::{FromHost, Refusal};
 
 /// Datagrams read in one turn.
@@ -28,6 +29,7 @@ impl Worker {
         let mut gone = false;
         for _ in 0..TURN {
             self.storage.clear();
+            self.marks.host(id);
             let Some(host) = &mut network.host else { break };
             let datagram = match host.next(self.storage.room()) {
                 Ok(Some(datagram)) => datagram,
@@ -48,7 +50,11 @@ impl Worker {
             if let Some(host) = &mut network.host {
                 host.done();
             }
+            if std::mem::take(&mut network.host_suspected) {
+                NetworkSuspicion::of(&self.state, id).set_host(false);
+            }
         }
+        self.marks.done();
         self.networks.put(id.0, network);
         if gone {
             // Somebody removed the device: epoll would report that for ever.
@@ -64,6 +70,8 @@ impl Worker {
         datagram: &FromHost,
     ) -> Result<Counter, Counter> {
         let bytes = self.storage.room().get(..datagram.len).ok_or(Counter::DropFrameLength)?;
+        #[cfg(feature = "fault-injection")]
+        crate::faults::poison("host", bytes);
         let payload = datagram::parse_ip(bytes)?;
         let (source, destination) = addresses(&payload).ok_or(Counter::DropLastInch)?;
         let offload = Offload::check(&datagram.header, 0, &payload, Sender::Kernel)?;

@@ -45,6 +45,7 @@ impl Worker {
         }
         if let Some(uplink) = &mut network.uplink {
             uplink.card.release();
+            self.released(id, uplink);
             if taken == 0 {
                 // Woken without a frame: the socket has an error to report (its link went down).
                 let _ = uplink.card.take_error();
@@ -56,6 +57,7 @@ impl Worker {
                     .add(Counter::DropUplinkRingFull, drops.into());
             }
         }
+        self.marks.done();
         self.networks.put(id.0, network);
         self.lan_events(id, now);
     }
@@ -65,8 +67,14 @@ impl Worker {
         let (mut taken, mut octets) = (0u64, 0u64);
         while self.storage.has_room() {
             let Some(uplink) = &mut network.uplink else { break };
+            if taken >= uplink.care.most() {
+                break;
+            }
+            let nth = (taken as u16).saturating_add(1);
+            self.marks.frame(network.id, uplink.card.position(), nth);
             let fate = match uplink.card.next() {
                 None => break,
+                Some(_) if uplink.care.skip => Err(Counter::DropPoison),
                 Some(Received::Dropped(reason)) => Err(reason),
                 Some(Received::Frame { header, bytes, .. }) => {
                     let len = bytes.len();
@@ -84,6 +92,11 @@ impl Worker {
             let (Ok(fate) | Err(fate)) = fate;
             Counters::of(&self.state, owner).add(fate, 1);
         }
+        if let Some(uplink) = &network.uplink {
+            // The last mark was for one that was not there.
+            let taken = u16::try_from(taken).unwrap_or(u16::MAX);
+            self.marks.frame(network.id, uplink.card.position(), taken);
+        }
         let counters = Counters::of(&self.state, owner);
         counters.add(Counter::Taken, taken);
         counters.add(Counter::TakenBytes, octets);
@@ -99,6 +112,8 @@ impl Worker {
         now: Instant,
     ) -> Result<Counter, Counter> {
         let frame = self.storage.room().get(..len).unwrap_or_default();
+        #[cfg(feature = "fault-injection")]
+        crate::faults::poison("lan", frame);
         let (ethernet, payload) = datagram::parse(frame)?;
         if let Some(uplink) = &mut network.uplink {
             match uplink.lan.input(now, &ethernet, &payload, &mut uplink.outbox)? {

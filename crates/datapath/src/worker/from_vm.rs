@@ -9,6 +9,9 @@
 //! ```
 //! The buffers go back to the guest last, when every datagram of the batch has met its fate: a base
 //! that dies before has lost nothing, its successor finds them in the ring (rule 7).
+//!
+//! Meanwhile the marks say how far the batch is, and to whom it is being delivered: if something of
+//! it kills the base, its successor knows where to look (`state::blame`).
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -27,12 +30,13 @@ use crate::event::Event;
 use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::fragment::Fragments;
-use crate::names::{NetworkId, Owner, PortId, Side};
+use crate::names::{NetworkId, Owner, PortId};
 use crate::neighbor::{Asker, Lookup};
 use crate::offload::{Offload, Sender};
 use crate::pending::Pending;
 use crate::port::{ETHERNET, Frame, Port, behind_ethernet};
 use crate::state::StateMemory;
+use crate::state::marks::Marks;
 use crate::state::port::PortRecord;
 use crate::storage::{MAX_FRAME, Storage};
 
@@ -45,6 +49,7 @@ struct Batch<'a> {
     inboxes: &'a mut Inboxes,
     pending: &'a mut Pending,
     state: &'a StateMemory,
+    marks: &'a Marks,
     now: Instant,
 }
 
@@ -57,7 +62,6 @@ impl Worker {
             return false;
         };
         self.storage.clear();
-        PortRecord::of(&self.state, id).open_batch(Side::Tx, port.tx_index());
         let mac_known = port.inch.guest_mac.is_some();
         let mut batch = Batch {
             network: &mut network,
@@ -67,6 +71,7 @@ impl Worker {
             inboxes: &mut self.inboxes,
             pending: &mut self.pending,
             state: &self.state,
+            marks: &self.marks,
             now,
         };
         let (taken, mut fault) = batch.take(&mut port);
@@ -80,9 +85,10 @@ impl Worker {
             faults::pass(Point::Delivered);
             if fault.is_none() {
                 fault = self.ports.get_mut(id.0).and_then(|p| p.give_back().err());
+                self.gone_on(id);
             }
         }
-        PortRecord::of(&self.state, id).close_batch(Side::Tx);
+        self.marks.done();
         self.networks.put(network_id, network);
         if taken > 0 {
             self.lan_events(NetworkId(network_id), now);
@@ -101,7 +107,10 @@ impl Worker {
     pub(super) fn finish(&mut self, network: &mut Network, from: Owner) {
         while let Some(to) = self.inboxes.take() {
             let Some(port) = self.ports.get_mut(to.0) else { continue };
-            if let Err(fault) = deliver::to_port(port, &mut self.storage, &self.state) {
+            let delivered = deliver::to_port(port, &mut self.storage, &self.state, &self.marks);
+            self.marks.delivered();
+            self.received(to);
+            if let Err(fault) = delivered {
                 self.break_port(to, &fault);
             }
         }
@@ -126,6 +135,7 @@ impl Worker {
         if let Some(port) = self.ports.get_mut(id.0) {
             let counters = Counters::of(&self.state, Owner::Port(id));
             for frame in self.replies.iter() {
+                self.marks.delivering(id, port.rx_position());
                 match port.put_frame(frame) {
                     Ok(Ok(())) => {}
                     Ok(Err(reason)) => counters.add(reason, 1),
@@ -138,6 +148,8 @@ impl Worker {
             if fault.is_none() {
                 fault = port.publish().err();
             }
+            self.marks.delivered();
+            self.received(id);
         }
         self.replies.clear();
         if let Some(fault) = fault {
@@ -151,9 +163,22 @@ impl Batch<'_> {
     fn take(&mut self, port: &mut Port) -> (u64, Option<RingFault>) {
         let counters = Counters::of(self.state, Owner::Port(port.id));
         let (mut taken, mut octets) = (0u64, 0u64);
+        let (index, most) = (port.tx_index(), port.care.most());
         let fault = loop {
-            if !self.storage.has_room() || port.is_exhausted() {
+            if taken >= most || !self.storage.has_room() || port.is_exhausted() {
                 break None;
+            }
+            self.marks.datagram(port.id, index, (taken as u16).saturating_add(1));
+            if port.care.skip {
+                match port.leave_out() {
+                    Ok(true) => {
+                        counters.add(Counter::DropPoison, 1);
+                        taken = taken.saturating_add(1);
+                        continue;
+                    }
+                    Ok(false) => break None,
+                    Err(fault) => break Some(fault),
+                }
             }
             let frame = match port.take(self.storage) {
                 Ok(Some(frame)) => frame,
@@ -168,6 +193,8 @@ impl Batch<'_> {
                 Err(reason) => counters.add(reason, 1),
             }
         };
+        // The last mark was for one that was not there.
+        self.marks.datagram(port.id, index, u16::try_from(taken).unwrap_or(u16::MAX));
         counters.add(Counter::Taken, taken);
         counters.add(Counter::TakenBytes, octets);
         (taken, fault)
@@ -179,6 +206,8 @@ impl Batch<'_> {
             return Err(Counter::DropFrameLength);
         }
         let bytes = self.storage.room().get(..frame.len).unwrap_or_default();
+        #[cfg(feature = "fault-injection")]
+        crate::faults::poison("vm", bytes);
         let (ethernet, payload) = datagram::parse(bytes)?;
         port.learn_mac(ethernet.source);
         let unfinished = frame.header.flags & NetHeader::F_NEEDS_CSUM != 0;

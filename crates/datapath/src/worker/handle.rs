@@ -16,6 +16,7 @@ use crate::event::Event;
 use crate::names::{NetworkId, PortId, Side};
 use crate::pending::Pending;
 use crate::state::StateMemory;
+use crate::state::marks::Marks;
 use crate::storage::Storage;
 use crate::vhost::{Ring, RingOwner};
 
@@ -43,6 +44,7 @@ pub fn spawn(
     let (sender, commands) = channel();
     let worker = Worker {
         pending: Pending::adopt(state.clone()),
+        marks: Marks::of(&state),
         state,
         epoll,
         wake: wake.clone(),

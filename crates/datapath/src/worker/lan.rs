@@ -112,6 +112,7 @@ impl Worker {
         let Some(mut network) = self.networks.take(id.0) else { return };
         while let Some(waiting) = self.pending.next(id, hop) {
             self.storage.clear();
+            self.marks.waiting(waiting.slot());
             let datagram = waiting.bytes();
             let Some(room) = self.storage.room().get_mut(..datagram.len()) else {
                 Counters::of(&self.state, waiting.owner()).add(Counter::DropFrameLength, 1);
@@ -129,6 +130,7 @@ impl Worker {
             faults::pass(Point::WaitedSent);
             self.pending.done(waiting);
         }
+        self.marks.done();
         self.networks.put(id.0, network);
     }
 
@@ -136,6 +138,7 @@ impl Worker {
     fn fail_waiting(&mut self, id: NetworkId, hop: std::net::IpAddr, now: Instant) {
         while let Some(waiting) = self.pending.next(id, hop) {
             let owner = waiting.owner();
+            self.marks.waiting(waiting.slot());
             Counters::of(&self.state, owner).add(Counter::DropNeighborUnreachable, 1);
             if let Owner::Port(port_id) = owner
                 && let Some(port) = self.ports.get_mut(port_id.0)
@@ -148,6 +151,7 @@ impl Worker {
             }
             self.pending.done(waiting);
         }
+        self.marks.done();
     }
 
     fn group(&mut self, id: NetworkId, group: Mac, join: bool) {

@@ -27,6 +27,7 @@ mod from_vm;
 mod handle;
 mod lan;
 mod network;
+mod poison;
 mod setup;
 mod table;
 
@@ -49,6 +50,7 @@ use crate::names::{NetworkId, PortId};
 use crate::pending::Pending;
 use crate::port::Port;
 use crate::state::StateMemory;
+use crate::state::marks::Marks;
 use crate::storage::Storage;
 use network::Network;
 use table::Table;
@@ -101,6 +103,7 @@ struct Active {
 /// The datapath's thread.
 pub struct Worker {
     state: StateMemory,
+    marks: Marks,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     commands: Receiver<Command>,

@@ -9,6 +9,7 @@ use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId};
 use crate::neighbor::{Lan, Outbox};
 use crate::reserved::Class;
+use crate::state::suspicion::Care;
 use crate::uplink::{HostPath, PacketUplink};
 
 /// What is known of a card; it changes while the card is in use.
@@ -30,6 +31,8 @@ pub struct UplinkSide {
     pub outbox: Outbox,
     /// When the kernel's overflow counter was read last.
     pub drops_read: Instant,
+    /// How its ring is served after a death.
+    pub care: Care,
 }
 
 /// One network.
@@ -40,6 +43,8 @@ pub struct Network {
     pub admission: Admission,
     pub uplink: Option<UplinkSide>,
     pub host: Option<HostPath>,
+    /// A base has died of a datagram from the host, and none was carried since.
+    pub host_suspected: bool,
     /// Speaks to the LAN in ICMP errors, as an inch speaks to its guest.
     pub outward: LastInch,
     /// How many ICMP errors may go to the LAN.

@@ -27,6 +27,7 @@ use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
 use crate::state::lan::LanRecord;
 use crate::state::port::PortRecord;
+use crate::state::suspicion::PortSuspicion;
 use crate::uplink::{HostPath, PacketUplink, UplinkError};
 use crate::vhost::Ring;
 
@@ -103,6 +104,11 @@ impl WorkerHandle {
     /// Ends serving a port; its rings must have been stopped before.
     pub fn remove_port(&self, id: PortId) -> Result<(), Gone> {
         self.call(move |worker| worker.remove_port(id))
+    }
+
+    /// Carries on with a port that was quarantined; its rings are started after this.
+    pub fn release_port(&self, id: PortId) -> Result<(), Gone> {
+        self.call(move |worker| worker.release_port(id))
     }
 
     /// Changes what is said on a port's last inch. What was learned of the guest's MAC stays.
@@ -210,6 +216,7 @@ impl Worker {
             admission: Admission::new(&setup.on_link),
             uplink: None,
             host: None,
+            host_suspected: false,
             outward: setup.outward,
             limiter: Limiter::default(),
             to_uplink: Vec::new(),
@@ -234,7 +241,8 @@ impl Worker {
             // Told to a predecessor by the guest's first frame; there may not be another soon.
             inch.guest_mac = inch.guest_mac.or(record.mac());
         }
-        let port = Port::new(setup.id, setup.network, setup.name, inch);
+        let mut port = Port::new(setup.id, setup.network, setup.name, inch);
+        port.quarantined = record.suspicion().quarantine().is_some();
         self.ports.put(setup.id.0, Box::new(port));
         Ok(())
     }
@@ -272,6 +280,7 @@ impl Worker {
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
         let mut card = setup.card;
         card.set_carrier(setup.facts.up);
+        let care = self.care_of_card(id, card.position());
         if let Some(network) = self.networks.get_mut(id.0) {
             network.uplink = Some(UplinkSide {
                 card,
@@ -279,6 +288,7 @@ impl Worker {
                 lan: setup.lan,
                 outbox: Outbox::default(),
                 drops_read: Instant::now(),
+                care,
             });
         }
         self.poll_lan(id, Instant::now());
@@ -294,6 +304,7 @@ impl Worker {
         if let Some(network) = self.networks.get_mut(id.0) {
             network.host = Some(path);
         }
+        self.leave_out_from_host(id);
         if self.serving {
             self.serve_host(id, Instant::now());
         }
@@ -306,6 +317,7 @@ impl Worker {
             self.break_port(id, &fault);
             return;
         }
+        port.beware(side, &PortSuspicion::of(&self.state, id));
         match side {
             Side::Rx => self.advertise(id),
             Side::Tx => {

@@ -58,6 +58,12 @@ fn render(ps: &Ps) -> String {
             Some(format!("network {}: no path to the host: {}", n.name, n.no_host_path.as_ref()?))
         })
         .chain(ps.vms.iter().filter_map(|v| Some(format!("{}: {}", v.name, v.note.as_ref()?))))
+        .chain(ps.vms.iter().filter_map(|v| {
+            let (name, why) = (&v.name, v.quarantine.as_ref()?);
+            Some(format!(
+                "{name}: its port is quarantined: {why}; `ipvisor port reset {name}` frees it"
+            ))
+        }))
         .collect();
     if !notes.is_empty() {
         out.push_str(&format!("\n{}\n", notes.join("\n")));
@@ -90,7 +96,11 @@ fn vm(vm: &VmStatus) -> Vec<Cell> {
         VmState::Stopped | VmState::External => None,
     };
     let state = Cell::new(vm.state.word());
-    let port = if vm.attached { "attached" } else { "waiting" };
+    let port = match (&vm.quarantine, vm.attached) {
+        (Some(_), _) => Cell::new("quarantined").fg(Color::Red),
+        (None, true) => Cell::new("attached"),
+        (None, false) => Cell::new("waiting"),
+    };
     vec![
         Cell::new(&vm.name),
         match colour {
@@ -105,7 +115,7 @@ fn vm(vm: &VmStatus) -> Vec<Cell> {
         Cell::new(&vm.network),
         or_none((!vm.addresses.is_empty()).then(|| lines(&vm.addresses))),
         or_none(vm.mac.as_ref()),
-        Cell::new(port),
+        port,
     ]
 }
 
@@ -163,6 +173,7 @@ mod tests {
                 addresses: vec![address("203.0.113.10"), address("2001:db8:1::10")],
                 mac: None,
                 attached: false,
+                quarantine: Some("the base died twice".into()),
                 seconds: 3,
                 restarts: 1,
             }],
@@ -174,11 +185,12 @@ NETWORK  CARD  LINK  MTU   GATEWAY      HOST
 lan      eth1  up    1500  203.0.113.1  -
 
 VM   STATE    FOR  ENGINE  CPUS  MEMORY  NETWORK  ADDRESSES       MAC  PORT
-web  waiting  3 s  qemu    2     512M    lan      203.0.113.10    -    waiting
+web  waiting  3 s  qemu    2     512M    lan      203.0.113.10    -    quarantined
                                                   2001:db8:1::10
 
 network lan: no path to the host: CAP_NET_ADMIN is missing
 web: ended with status 1, started again in 8 s
+web: its port is quarantined: the base died twice; `ipvisor port reset web` frees it
 ";
         assert_eq!(shown, expected);
     }

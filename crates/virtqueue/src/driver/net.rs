@@ -119,6 +119,8 @@ pub struct DriverRx {
     slots: Slots,
     /// Per head, the pieces of its buffer.
     pieces: Vec<Vec<Buffer>>,
+    /// Whether a buffer may come back empty: a device may leave one out that it cannot stand.
+    pub may_be_empty: bool,
 }
 
 impl DriverRx {
@@ -131,7 +133,8 @@ impl DriverRx {
     pub fn over(queue: DriverQueue, room: usize) -> Self {
         let size = queue.layout().size;
         let slots = Slots::new(queue.memory(), size, room);
-        Self { queue, slots, pieces: vec![Vec::new(); usize::from(size)] }
+        let pieces = vec![Vec::new(); usize::from(size)];
+        Self { queue, slots, pieces, may_be_empty: false }
     }
 
     /// Adds one buffer of `len` octets. Gives its head; `None` if the ring is full. The device sees
@@ -159,6 +162,9 @@ impl DriverRx {
     pub fn receive(&mut self, frame: &mut Vec<u8>) -> Option<NetHeader> {
         frame.clear();
         if !self.collect(frame) {
+            return None;
+        }
+        if self.may_be_empty && frame.is_empty() && !self.collect(frame) {
             return None;
         }
         let header_len = self.queue.features().header_octets();

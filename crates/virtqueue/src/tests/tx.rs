@@ -43,6 +43,19 @@ fn a_buffer_is_given_back_at_completion_and_not_before() {
 }
 
 #[test]
+fn a_buffer_is_left_out_without_a_look_at_what_it_is() {
+    let (mut driver, mut device) = tx(8, PLAIN);
+    assert!(!device.skip_next().unwrap());
+    driver.send(&HEADER, &frame(1, 60), Shape::default()).unwrap();
+    driver.send(&HEADER, &frame(2, 61), Shape::default()).unwrap();
+    driver.queue.expose();
+    assert!(device.skip_next().unwrap());
+    assert_eq!(next(&mut device), Some((HEADER, frame(2, 61))));
+    assert!(device.complete().unwrap());
+    assert_eq!(driver.reclaim(), 2);
+}
+
+#[test]
 fn any_layout_of_header_and_frame_gives_the_same_octets() {
     let sent = frame(3, 100);
     let shapes: &[&[usize]] = &[

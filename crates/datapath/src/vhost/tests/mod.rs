@@ -6,5 +6,6 @@ mod adoption;
 mod coming_and_going;
 mod hostile;
 mod negotiation;
+mod poison;
 mod stage;
 mod stock;

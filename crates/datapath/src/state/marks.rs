@@ -1,0 +1,258 @@
+//! What the base is about, in a few words that outlive it: a successor reads from them what killed
+//! its predecessor.
+//!
+//! # Theory of operation
+//! Each word is written before the work it names and cleared after; `blame` reads them when a base
+//! has died of its own making.
+//!
+//! ```text
+//! header page
+//! 256  worker: whose datagrams it is working on: kind | port, network or slot | where | how many
+//! 264  worker: the port it is delivering to, and the index of the buffer in its input ring
+//! 272  doors:  the port whose front end is being taken over
+//! 280  main:   the network whose card and host path are being taken over
+//! 288  a suspicion: the waiting datagram at which a base died
+//! ```
+//! *Where* is an index of an output ring or the number of a frame of the card's ring, modulo 65536;
+//! *how many* counts the datagrams of the batch so far, the one at hand included. Frames, host
+//! datagrams and waiting datagrams have no ring that a guest could bring: for them the word says
+//! all there is.
+//!
+//! # Cost
+//! One plain store per datagram when it is taken, and one when it is put into an input ring, to a
+//! cache line that is always hot. The memory is shared: what a process has stored there stays when
+//! it dies.
+//!
+//! # Invariants
+//! - Each word has one writer: the thread that does the work.
+//! - A word that makes no sense says nothing.
+
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use super::StateMemory;
+use crate::names::{NetworkId, PortId};
+
+const ORIGIN_AT: usize = 256;
+const RECEIVER_AT: usize = 264;
+const DOOR_AT: usize = 272;
+const NETWORK_AT: usize = 280;
+/// Where `suspicion` keeps what it knows of waiting datagrams.
+pub(super) const WAITING_AT: usize = 288;
+
+const PORT: u64 = 1;
+const FRAME: u64 = 2;
+const HOST: u64 = 3;
+const WAITING: u64 = 4;
+
+/// Datagrams from one place of a ring on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Index or frame number of the first, modulo 65536.
+    pub at: u16,
+    /// How many: at least one.
+    pub len: u16,
+}
+
+impl Stretch {
+    /// Whether a place of the same ring lies in it.
+    pub fn contains(self, place: u16) -> bool {
+        place.wrapping_sub(self.at) < self.len
+    }
+
+    /// The place behind it.
+    pub fn end(self) -> u16 {
+        self.at.wrapping_add(self.len)
+    }
+}
+
+/// Whose datagrams the worker was working on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A batch of a port.
+    Port(PortId, Stretch),
+    /// Frames of a network's card.
+    Card(NetworkId, Stretch),
+    /// The datagram just read from the host.
+    Host(NetworkId),
+    /// What waited in a slot of the neighbour queue.
+    Waiting(u16),
+}
+
+/// What the marks said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Whose datagrams were under way.
+    pub origin: Option<Origin>,
+    /// The port they were being delivered to, and the index of the buffer in its input ring.
+    pub receiver: Option<(PortId, u16)>,
+    /// The port whose front end was being taken over.
+    pub door: Option<PortId>,
+    /// The network that was being taken over.
+    pub network: Option<NetworkId>,
+}
+
+/// The marks. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Marks(StateMemory);
+
+fn word(kind: u64, id: u16, at: u16, len: u16) -> u64 {
+    kind << 48 | u64::from(id) << 32 | u64::from(at) << 16 | u64::from(len)
+}
+
+fn parts(word: u64) -> (u64, u16, u16, u16) {
+    (word >> 48, (word >> 32) as u16, (word >> 16) as u16, word as u16)
+}
+
+impl Marks {
+    /// The marks in this state memory.
+    pub fn of(state: &StateMemory) -> Self {
+        Self(state.clone())
+    }
+
+    #[inline]
+    fn note(&self, at: usize, word: u64) {
+        self.0.put(at, word);
+        // A release store keeps what came before it from coming later; what comes after must not
+        // come earlier either.
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// The worker is at the `nth` datagram (from one) of the batch of `port` that began at `index`.
+    #[inline]
+    pub fn datagram(&self, port: PortId, index: u16, nth: u16) {
+        self.note(ORIGIN_AT, word(PORT, port.0, index, nth.max(1)));
+    }
+
+    /// The worker is at the `nth` frame (from one) after `number` of a network's card.
+    #[inline]
+    pub fn frame(&self, network: NetworkId, number: u64, nth: u16) {
+        self.note(ORIGIN_AT, word(FRAME, network.0, number as u16, nth.max(1)));
+    }
+
+    /// The worker is at a datagram from the host.
+    #[inline]
+    pub fn host(&self, network: NetworkId) {
+        self.note(ORIGIN_AT, word(HOST, network.0, 0, 0));
+    }
+
+    /// The worker is at what waited in a slot.
+    pub fn waiting(&self, slot: usize) {
+        self.note(ORIGIN_AT, word(WAITING, u16::try_from(slot).unwrap_or(u16::MAX), 0, 0));
+    }
+
+    /// Those datagrams have met their fate.
+    #[inline]
+    pub fn done(&self) {
+        self.note(ORIGIN_AT, 0);
+    }
+
+    /// The worker is at the buffer at `index` of the input ring of `port`.
+    #[inline]
+    pub fn delivering(&self, port: PortId, index: u16) {
+        self.note(RECEIVER_AT, word(PORT, port.0, index, 1));
+    }
+
+    /// It is at no input ring.
+    #[inline]
+    pub fn delivered(&self) {
+        self.note(RECEIVER_AT, 0);
+    }
+
+    /// The front end of this port is being taken over, or of none.
+    pub fn set_door(&self, port: Option<PortId>) {
+        self.note(DOOR_AT, port.map_or(0, |p| word(PORT, p.0, 0, 0)));
+    }
+
+    /// This network is being taken over, or none.
+    pub fn set_network(&self, network: Option<NetworkId>) {
+        self.note(NETWORK_AT, network.map_or(0, |n| word(PORT, n.0, 0, 0)));
+    }
+
+    /// What the marks say.
+    pub fn found(&self) -> Found {
+        let read = |at| parts(self.0.get(at));
+        let origin = match read(ORIGIN_AT) {
+            (PORT, id, at, len) if len > 0 => Some(Origin::Port(PortId(id), Stretch { at, len })),
+            (FRAME, id, at, len) if len > 0 => {
+                Some(Origin::Card(NetworkId(id), Stretch { at, len }))
+            }
+            (HOST, id, ..) => Some(Origin::Host(NetworkId(id))),
+            (WAITING, slot, ..) => Some(Origin::Waiting(slot)),
+            _ => None,
+        };
+        let marked = |at| match read(at) {
+            (PORT, id, index, _) => Some((id, index)),
+            _ => None,
+        };
+        Found {
+            origin,
+            receiver: marked(RECEIVER_AT).map(|(id, index)| (PortId(id), index)),
+            door: marked(DOOR_AT).map(|(id, _)| PortId(id)),
+            network: marked(NETWORK_AT).map(|(id, _)| NetworkId(id)),
+        }
+    }
+
+    /// Clears them all: what they said is known.
+    pub fn clear(&self) {
+        for at in [ORIGIN_AT, RECEIVER_AT, DOOR_AT, NETWORK_AT] {
+            self.note(at, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks() -> Marks {
+        Marks::of(&StateMemory::create().unwrap().0)
+    }
+
+    #[test]
+    fn marks_say_what_was_noted_until_it_is_done() {
+        let marks = marks();
+        assert_eq!(marks.found(), Found::default());
+        marks.datagram(PortId(7), 65_535, 3);
+        marks.delivering(PortId(9), 12);
+        let batch = Origin::Port(PortId(7), Stretch { at: 65_535, len: 3 });
+        let found = marks.found();
+        assert_eq!((found.origin, found.receiver), (Some(batch), Some((PortId(9), 12))));
+        marks.delivered();
+        marks.frame(NetworkId(2), 0x1_0005, 1);
+        let frame = Origin::Card(NetworkId(2), Stretch { at: 5, len: 1 });
+        assert_eq!(marks.found(), Found { origin: Some(frame), ..Found::default() });
+        marks.host(NetworkId(0));
+        assert_eq!(marks.found().origin, Some(Origin::Host(NetworkId(0))));
+        marks.waiting(1023);
+        assert_eq!(marks.found().origin, Some(Origin::Waiting(1023)));
+        marks.done();
+        marks.set_door(Some(PortId(0)));
+        marks.set_network(Some(NetworkId(0)));
+        let found = marks.found();
+        assert_eq!((found.door, found.network), (Some(PortId(0)), Some(NetworkId(0))));
+        marks.clear();
+        assert_eq!(marks.found(), Found::default());
+    }
+
+    #[test]
+    fn a_stretch_goes_on_where_indices_begin_anew() {
+        let stretch = Stretch { at: 65_534, len: 4 };
+        let inside: Vec<u16> = [65_533, 65_534, 65_535, 0, 1, 2]
+            .into_iter()
+            .filter(|place| stretch.contains(*place))
+            .collect();
+        assert_eq!((inside, stretch.end()), (vec![65_534, 65_535, 0, 1], 2));
+    }
+
+    #[test]
+    fn no_word_in_the_marks_makes_the_reader_fail() {
+        for word in [u64::MAX, 1, PORT << 48, 5 << 48, FRAME << 48 | 9 << 16] {
+            let marks = marks();
+            for at in [ORIGIN_AT, RECEIVER_AT, DOOR_AT, NETWORK_AT] {
+                marks.0.put(at, word);
+            }
+            let found = marks.found();
+            assert_eq!(found.origin, None, "{word:#x}");
+        }
+    }
+}

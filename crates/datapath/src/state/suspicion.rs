@@ -1,0 +1,475 @@
+//! What is held against whom: places at which a base has died, what is to be left out, and ports that
+//! are quarantined.
+//!
+//! # Theory of operation
+//! `blame` decides after a death of the base's own making, and writes its decision here; the worker
+//! and the doors act on it, and clear what progress has refuted.
+//!
+//! ```text
+//! port record
+//! 176  quarantine: why, and where          208  buffer of the input ring to be left out
+//! 184  batch in which a base died          216  when a receiver was quarantined for this sender
+//! 192  buffer of which a base died         224  deaths in a row while its front end was taken over
+//! 200  datagram to be left out
+//!
+//! network record
+//! 1024  frames among which a base died     1048  the host's datagram is to be left out
+//! 1032  frame to be left out               1056  when a receiver was quarantined for card or host
+//! 1040  a base died of the host's datagram 1064  deaths in a row while it was taken over
+//! ```
+//!
+//! # Invariants
+//! - Each word holds 32 bits and their complement: a damaged one says nothing. At worst something
+//!   kills twice more before it is known again; nobody is quarantined by an accident.
+
+use std::fmt;
+
+use super::marks::{Stretch, WAITING_AT};
+use super::{StateMemory, network_at, port_at};
+use crate::names::{NetworkId, PortId, Side};
+use crate::vhost::RequestCode;
+
+const QUARANTINE: usize = 176;
+const SENT: usize = 184;
+const RECEIVING: usize = 192;
+const SKIP_TX: usize = 200;
+const SKIP_RX: usize = 208;
+const COST: usize = 216;
+const ADOPTIONS: usize = 224;
+
+const FRAMES: usize = 1024;
+const SKIP_FRAME: usize = 1032;
+const HOST: usize = 1040;
+const SKIP_HOST: usize = 1048;
+const NETWORK_COST: usize = 1056;
+const NETWORK_ADOPTIONS: usize = 1064;
+
+/// Seconds for which it is remembered that a receiver was quarantined for a sender.
+const REMEMBERED: u32 = 3600;
+
+/// Why a port stands still until somebody resets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quarantine {
+    /// What lies at this index of its output ring kills.
+    Sending(u16),
+    /// Delivering to this index of its input ring kills.
+    Receiving(u16),
+    /// This request of its front end kills; its number in the protocol.
+    Request(u16),
+    /// Taking over its front end kills.
+    Adoption,
+}
+
+impl Quarantine {
+    /// Whether its front end is shut out as well: it is what kills. Otherwise it stays, and only
+    /// its rings stand still.
+    pub fn shuts_out(self) -> bool {
+        matches!(self, Self::Request(_) | Self::Adoption)
+    }
+
+    fn value(self) -> u32 {
+        let (kind, place) = match self {
+            Self::Sending(index) => (1u32, index),
+            Self::Receiving(index) => (2, index),
+            Self::Request(request) => (3, request),
+            Self::Adoption => (4, 0),
+        };
+        kind << 16 | u32::from(place)
+    }
+
+    fn of(value: u32) -> Option<Self> {
+        let place = value as u16;
+        match value >> 16 {
+            1 => Some(Self::Sending(place)),
+            2 => Some(Self::Receiving(place)),
+            3 => Some(Self::Request(place)),
+            4 => Some(Self::Adoption),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Quarantine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sending(index) => {
+                write!(f, "the base died twice of what it sent at index {index} of its tx ring")
+            }
+            Self::Receiving(index) => {
+                write!(f, "the base died twice while it delivered to index {index} of its rx ring")
+            }
+            Self::Request(request) => {
+                let request = RequestCode((*request).into());
+                write!(f, "the base died twice of the request {request} of its front end")
+            }
+            Self::Adoption => f.write_str("the base died three times while it took it over"),
+        }
+    }
+}
+
+/// The words of one record.
+#[derive(Clone, Debug)]
+struct Words {
+    state: StateMemory,
+    at: usize,
+}
+
+impl Words {
+    fn get(&self, offset: usize) -> Option<u32> {
+        let word = self.state.get(self.at.saturating_add(offset));
+        let value = word as u32;
+        (word >> 32 == u64::from(!value)).then_some(value)
+    }
+
+    fn put(&self, offset: usize, value: Option<u32>) {
+        let word = value.map_or(0, |v| u64::from(!v) << 32 | u64::from(v));
+        self.state.put(self.at.saturating_add(offset), word);
+    }
+
+    fn place(&self, offset: usize) -> Option<u16> {
+        self.get(offset).map(|value| value as u16)
+    }
+
+    fn set_place(&self, offset: usize, place: Option<u16>) {
+        self.put(offset, place.map(u32::from));
+    }
+
+    fn stretch(&self, offset: usize) -> Option<Stretch> {
+        let value = self.get(offset)?;
+        Some(Stretch { at: (value >> 16) as u16, len: value as u16 })
+    }
+
+    fn set_stretch(&self, offset: usize, stretch: Option<Stretch>) {
+        self.put(offset, stretch.map(|s| u32::from(s.at) << 16 | u32::from(s.len)));
+    }
+
+    fn count(&self, offset: usize) -> u32 {
+        let times = self.get(offset).unwrap_or(0).saturating_add(1);
+        self.put(offset, Some(times));
+        times
+    }
+
+    fn recently(&self, offset: usize, now: u32) -> bool {
+        self.get(offset).is_some_and(|at| now.saturating_sub(at) <= REMEMBERED)
+    }
+}
+
+/// What is held against a port.
+#[derive(Clone, Debug)]
+pub struct PortSuspicion(Words);
+
+impl PortSuspicion {
+    /// Of this port.
+    pub fn of(state: &StateMemory, port: PortId) -> Self {
+        Self::at(state, port_at(port))
+    }
+
+    /// In the record that starts at `at`.
+    pub(super) fn at(state: &StateMemory, at: usize) -> Self {
+        Self(Words { state: state.clone(), at })
+    }
+
+    /// Why it is quarantined, if it is.
+    pub fn quarantine(&self) -> Option<Quarantine> {
+        self.0.get(QUARANTINE).and_then(Quarantine::of)
+    }
+
+    /// Quarantines it.
+    pub fn set_quarantine(&self, why: Quarantine) {
+        self.0.put(QUARANTINE, Some(why.value()));
+    }
+
+    /// The batch in which a base died, if nothing has refuted it.
+    pub fn sent(&self) -> Option<Stretch> {
+        self.0.stretch(SENT)
+    }
+
+    /// Notes that batch, or that there is none any more.
+    pub fn set_sent(&self, batch: Option<Stretch>) {
+        self.0.set_stretch(SENT, batch);
+    }
+
+    /// The index of the buffer of the input ring at which a base died, likewise.
+    pub fn receiving(&self) -> Option<u16> {
+        self.0.place(RECEIVING)
+    }
+
+    /// Notes that index, or that there is none any more.
+    pub fn set_receiving(&self, index: Option<u16>) {
+        self.0.set_place(RECEIVING, index);
+    }
+
+    /// What of a ring is to be left out when the ring starts there.
+    pub fn skip(&self, side: Side) -> Option<u16> {
+        self.0.place(Self::skip_at(side))
+    }
+
+    /// Notes it, or that it is done.
+    pub fn set_skip(&self, side: Side, index: Option<u16>) {
+        self.0.set_place(Self::skip_at(side), index);
+    }
+
+    fn skip_at(side: Side) -> usize {
+        match side {
+            Side::Tx => SKIP_TX,
+            Side::Rx => SKIP_RX,
+        }
+    }
+
+    /// Whether a receiver was quarantined for this sender lately. Seconds of any clock that goes on.
+    pub fn has_cost_a_receiver(&self, now: u32) -> bool {
+        self.0.recently(COST, now)
+    }
+
+    /// Notes that one was.
+    pub fn set_cost_a_receiver(&self, now: u32) {
+        self.0.put(COST, Some(now));
+    }
+
+    /// Deaths in a row while its front end was taken over.
+    pub fn adoptions(&self) -> u32 {
+        self.0.get(ADOPTIONS).unwrap_or(0)
+    }
+
+    /// Counts one more, and gives their number.
+    pub fn count_adoption(&self) -> u32 {
+        self.0.count(ADOPTIONS)
+    }
+
+    /// It was taken over.
+    pub fn clear_adoptions(&self) {
+        if self.0.get(ADOPTIONS).is_some() {
+            self.0.put(ADOPTIONS, None);
+        }
+    }
+
+    /// Lets the port go on, without what it was quarantined for. Gives what that was.
+    pub fn release(&self) -> Option<Quarantine> {
+        let why = self.quarantine()?;
+        // What is to be left out comes first: a base that dies in between leaves the quarantine.
+        match why {
+            Quarantine::Sending(index) => self.set_skip(Side::Tx, Some(index)),
+            Quarantine::Receiving(index) => self.set_skip(Side::Rx, Some(index)),
+            Quarantine::Request(_) | Quarantine::Adoption => {}
+        }
+        for at in [SENT, RECEIVING, COST, ADOPTIONS, QUARANTINE] {
+            self.0.put(at, None);
+        }
+        Some(why)
+    }
+
+    /// Holds nothing against it any more: the record is nobody's.
+    pub fn clear(&self) {
+        for at in [QUARANTINE, SENT, RECEIVING, SKIP_TX, SKIP_RX, COST, ADOPTIONS] {
+            self.0.put(at, None);
+        }
+    }
+}
+
+/// What is held against a network's card and host.
+#[derive(Clone, Debug)]
+pub struct NetworkSuspicion(Words);
+
+impl NetworkSuspicion {
+    /// Of this network.
+    pub fn of(state: &StateMemory, network: NetworkId) -> Self {
+        Self::at(state, network_at(network))
+    }
+
+    /// In the record that starts at `at`.
+    pub(super) fn at(state: &StateMemory, at: usize) -> Self {
+        Self(Words { state: state.clone(), at })
+    }
+
+    /// The frames among which a base died, if nothing has refuted it.
+    pub fn frames(&self) -> Option<Stretch> {
+        self.0.stretch(FRAMES)
+    }
+
+    /// Notes those frames, or that there are none any more.
+    pub fn set_frames(&self, frames: Option<Stretch>) {
+        self.0.set_stretch(FRAMES, frames);
+    }
+
+    /// The number of a frame that is to be left out, modulo 65536.
+    pub fn skip_frame(&self) -> Option<u16> {
+        self.0.place(SKIP_FRAME)
+    }
+
+    /// Notes it, or that it is done.
+    pub fn set_skip_frame(&self, number: Option<u16>) {
+        self.0.set_place(SKIP_FRAME, number);
+    }
+
+    /// Whether a base died of the datagram that was just read from the host.
+    pub fn host(&self) -> bool {
+        self.0.get(HOST).is_some()
+    }
+
+    /// Notes it, or that something else is there now.
+    pub fn set_host(&self, died: bool) {
+        self.0.put(HOST, died.then_some(1));
+    }
+
+    /// Whether that datagram is to be left out.
+    pub fn skip_host(&self) -> bool {
+        self.0.get(SKIP_HOST).is_some()
+    }
+
+    /// Notes it, or that it is done.
+    pub fn set_skip_host(&self, skip: bool) {
+        self.0.put(SKIP_HOST, skip.then_some(1));
+    }
+
+    /// Whether a receiver was quarantined lately for what came from the card or the host.
+    pub fn has_cost_a_receiver(&self, now: u32) -> bool {
+        self.0.recently(NETWORK_COST, now)
+    }
+
+    /// Notes that one was.
+    pub fn set_cost_a_receiver(&self, now: u32) {
+        self.0.put(NETWORK_COST, Some(now));
+    }
+
+    /// Deaths in a row while it was taken over.
+    pub fn adoptions(&self) -> u32 {
+        self.0.get(NETWORK_ADOPTIONS).unwrap_or(0)
+    }
+
+    /// Counts one more, and gives their number.
+    pub fn count_adoption(&self) -> u32 {
+        self.0.count(NETWORK_ADOPTIONS)
+    }
+
+    /// It was taken over.
+    pub fn clear_adoptions(&self) {
+        if self.0.get(NETWORK_ADOPTIONS).is_some() {
+            self.0.put(NETWORK_ADOPTIONS, None);
+        }
+    }
+
+    /// The card's ring is a new one: frames are counted anew.
+    pub fn forget_frames(&self) {
+        self.set_frames(None);
+        self.set_skip_frame(None);
+    }
+}
+
+/// The slot of the waiting datagram of which a base died.
+pub(super) fn waiting(state: &StateMemory) -> Option<u16> {
+    Words { state: state.clone(), at: 0 }.place(WAITING_AT)
+}
+
+/// Notes that slot, or that there is none any more.
+pub(super) fn set_waiting(state: &StateMemory, slot: Option<u16>) {
+    Words { state: state.clone(), at: 0 }.set_place(WAITING_AT, slot);
+}
+
+/// How a ring is served after a death: the worker's own memory of what the record says.
+///
+/// Where a base died in a batch, its successor serves that stretch one datagram at a time. If it
+/// dies again, exactly one datagram was under way; if it does not, nobody is suspected any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Care {
+    /// Where the stretch ends that is served one by one.
+    until: Option<u16>,
+    /// The next of this ring is to be left out.
+    pub skip: bool,
+}
+
+impl Care {
+    /// For a ring that stands at `place`. What concerns another place concerns another ring.
+    pub fn at(place: u16, suspected: Option<Stretch>, skip: Option<u16>) -> Self {
+        let within = suspected.filter(|stretch| stretch.contains(place));
+        Self { until: within.map(Stretch::end), skip: skip == Some(place) }
+    }
+
+    /// How many may be taken at once.
+    #[inline]
+    pub fn most(self) -> u64 {
+        if self.until.is_some() || self.skip { 1 } else { u64::MAX }
+    }
+
+    /// The ring has come to `place`: true if the stretch is behind it now.
+    #[inline]
+    pub fn passed(&mut self, place: u16) -> bool {
+        let passed = self.until == Some(place);
+        if passed {
+            self.until = None;
+        }
+        passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> PortSuspicion {
+        PortSuspicion::of(&StateMemory::create().unwrap().0, PortId(3))
+    }
+
+    #[test]
+    fn a_port_comes_free_without_what_it_was_quarantined_for() {
+        let port = port();
+        assert_eq!(port.release(), None);
+        let cases = [
+            (Quarantine::Sending(65_535), Some(65_535), None),
+            (Quarantine::Receiving(0), None, Some(0)),
+            (Quarantine::Request(10), None, None),
+            (Quarantine::Adoption, None, None),
+        ];
+        for (why, tx, rx) in cases {
+            port.set_sent(Some(Stretch { at: 1, len: 2 }));
+            port.set_receiving(Some(0));
+            port.set_cost_a_receiver(5);
+            port.count_adoption();
+            port.set_quarantine(why);
+            assert_eq!(port.quarantine(), Some(why));
+            assert_eq!(port.release(), Some(why));
+            assert_eq!((port.skip(Side::Tx), port.skip(Side::Rx)), (tx, rx), "{why:?}");
+            assert_eq!((port.quarantine(), port.sent(), port.receiving()), (None, None, None));
+            assert!(!port.has_cost_a_receiver(5) && port.adoptions() == 0);
+            port.clear();
+            assert_eq!((port.skip(Side::Tx), port.skip(Side::Rx)), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_damaged_word_holds_nothing_against_anybody() {
+        let port = port();
+        port.set_quarantine(Quarantine::Receiving(7));
+        let whole = port.0.state.get(port.0.at + QUARANTINE);
+        for bit in 0..64 {
+            port.0.state.put(port.0.at + QUARANTINE, whole ^ 1 << bit);
+            assert_eq!(port.quarantine(), None, "bit {bit}");
+        }
+        for bit in 0..64 {
+            port.0.state.put(port.0.at + QUARANTINE, 1 << bit);
+            assert_eq!(port.quarantine(), None, "bit {bit} of nothing");
+        }
+    }
+
+    #[test]
+    fn it_is_forgotten_that_a_receiver_was_quarantined_for_a_sender() {
+        let port = port();
+        assert!(!port.has_cost_a_receiver(0));
+        port.set_cost_a_receiver(100);
+        assert!(port.has_cost_a_receiver(100) && port.has_cost_a_receiver(3700));
+        assert!(!port.has_cost_a_receiver(3701));
+    }
+
+    #[test]
+    fn a_stretch_is_served_one_by_one_to_its_end() {
+        let stretch = Some(Stretch { at: 65_534, len: 4 });
+        let mut care = Care::at(65_534, stretch, None);
+        let mut place = 65_534u16;
+        while care.most() == 1 {
+            place = place.wrapping_add(1);
+            assert_eq!(care.passed(place), place == 2);
+        }
+        assert_eq!(place, 2);
+        assert_eq!(Care::at(2, stretch, Some(3)), Care::default(), "another place, another ring");
+        assert_eq!(Care::at(3, None, Some(3)).most(), 1);
+    }
+}

@@ -1,0 +1,86 @@
+//! What the worker does about what a base has died of: it leaves it out, and clears whoever has made
+//! progress. Who is suspected, and of what, was decided before (`state::blame`).
+
+use super::Worker;
+use super::network::UplinkSide;
+use crate::counters::{Counter, Counters};
+use crate::names::{NetworkId, Owner, PortId, Side};
+use crate::state::suspicion::{Care, NetworkSuspicion, PortSuspicion};
+
+impl Worker {
+    /// A port's batch was given back.
+    #[inline]
+    pub(super) fn gone_on(&mut self, id: PortId) {
+        let Some(port) = self.ports.get_mut(id.0) else { return };
+        if port.care == Care::default() {
+            return;
+        }
+        let suspicion = PortSuspicion::of(&self.state, id);
+        if std::mem::take(&mut port.care.skip) {
+            suspicion.set_skip(Side::Tx, None);
+        }
+        if port.care.passed(port.tx_index()) {
+            suspicion.set_sent(None);
+            suspicion.set_skip(Side::Tx, None);
+        }
+    }
+
+    /// Something was published in a port's rx ring.
+    #[inline]
+    pub(super) fn received(&mut self, id: PortId) {
+        if self.ports.get_mut(id.0).is_some_and(|port| port.is_cleared()) {
+            let suspicion = PortSuspicion::of(&self.state, id);
+            suspicion.set_skip(Side::Rx, None);
+            suspicion.set_receiving(None);
+        }
+    }
+
+    /// The frames of a batch were released.
+    #[inline]
+    pub(super) fn released(&self, id: NetworkId, uplink: &mut UplinkSide) {
+        if uplink.care == Care::default() {
+            return;
+        }
+        let suspicion = NetworkSuspicion::of(&self.state, id);
+        if std::mem::take(&mut uplink.care.skip) {
+            suspicion.set_skip_frame(None);
+        }
+        if uplink.care.passed(uplink.card.position() as u16) {
+            suspicion.forget_frames();
+        }
+    }
+
+    /// How the ring of a card that was just taken into use is to be served.
+    pub(super) fn care_of_card(&self, id: NetworkId, position: u64) -> Care {
+        let suspicion = NetworkSuspicion::of(&self.state, id);
+        let care = Care::at(position as u16, suspicion.frames(), suspicion.skip_frame());
+        if care == Care::default() {
+            suspicion.forget_frames();
+        }
+        care
+    }
+
+    /// Throws away the datagram from the host of which a base has died twice. To be called before
+    /// any is read.
+    pub(super) fn leave_out_from_host(&mut self, id: NetworkId) {
+        let suspicion = NetworkSuspicion::of(&self.state, id);
+        let Some(network) = self.networks.get_mut(id.0) else { return };
+        network.host_suspected = suspicion.host();
+        if !suspicion.skip_host() {
+            return;
+        }
+        if network.host.as_mut().is_some_and(|host| host.leave_out()) {
+            let counters = Counters::of(&self.state, Owner::Host(id));
+            counters.add(Counter::Taken, 1);
+            counters.add(Counter::DropPoison, 1);
+        }
+        suspicion.set_skip_host(false);
+    }
+
+    /// A port is not quarantined any more: its rings come next.
+    pub(super) fn release_port(&mut self, id: PortId) {
+        if let Some(port) = self.ports.get_mut(id.0) {
+            port.quarantined = false;
+        }
+    }
+}
