@@ -13,7 +13,9 @@
 //! then the sender's `to_vm` counts the datagram as handed on.
 //!
 //! Counters lie in the state memory and survive the base. One thread writes them, others only read:
-//! plain relaxed loads and stores, no locked instruction.
+//! plain relaxed loads and stores, no locked instruction. They change with every datagram, so they are
+//! the one part of that memory that nothing vouches for: a counter that was damaged is a wrong number,
+//! and nothing is decided by it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -217,6 +219,8 @@ counters! {
     Fragments = "fragments",
     /// The receiver's buffers of this batch are cut into too many descriptors.
     RxEffort = "drop.rx_effort",
+    /// It rested in the state memory when the base died, and was damaged there.
+    DropStateDamaged = "drop.state_damaged",
 }
 
 /// The counters of one owner.

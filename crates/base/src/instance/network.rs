@@ -170,6 +170,7 @@ impl NetworkSide {
             .map_err(CardOpen::Watch)?;
         // What a predecessor found to be ours stays so; everything else is probed for.
         let record = LanRecord::of(around.state, self.id);
+        record.check_held();
         let (held, wanted): (Vec<_>, Vec<_>) =
             self.claims().partition(|(address, _)| record.is_held(*address));
         around.worker.with_lan(self.id, move |lan, now, out| {

@@ -61,7 +61,11 @@ impl Entry {
         around: &Surroundings,
     ) -> Result<Self, DoorError> {
         let record = PortRecord::of(state, door.id);
-        if record.name().as_deref() != Some(&door.name) {
+        let known = record.name().as_deref() == Some(&door.name);
+        if !known {
+            if record.name_is_damaged() {
+                record.note("the name in its record was damaged: its front end negotiates anew");
+            }
             record.clear();
             if door.name.contains('/') || !record.set_name(&door.name) {
                 return Err(DoorError::Name { name: door.name });
@@ -84,7 +88,12 @@ impl Entry {
             entry.shut_out(connection.as_ref(), around);
             return Err(e);
         }
-        entry.take_over(connection, &mut kept, around);
+        if known || connection.is_none() {
+            entry.take_over(connection, &mut kept, around);
+        } else {
+            entry.shut_out(connection.as_ref(), around);
+            around.tell(entry.door.id, PortEvent::Renegotiate { why: Renegotiate::NoRecord });
+        }
         Ok(entry)
     }
 

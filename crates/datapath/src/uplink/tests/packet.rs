@@ -9,7 +9,7 @@ use crate::counters::Counter;
 use crate::names::{Mac, NetworkId, PortId};
 use crate::neighbor::{Lan, Settings};
 use crate::state::StateMemory;
-use crate::state::network::NetworkRecord;
+use crate::state::network::{NetworkRecord, Position, RingRecord};
 use crate::uplink::{Guard, Outgoing, PacketUplink, Received, Refusal, Sent, SocketFilter};
 use crate::worker::{self, NetworkSetup, UplinkFacts, UplinkSetup};
 
@@ -268,7 +268,7 @@ fn a_death_between_giving_a_slot_back_and_counting_it_leaves_no_gap() {
         // As if it had died right before counting.
         let record = NetworkRecord::of(&state, NETWORK);
         record.released(0);
-        assert_eq!(record.position(), (0, true));
+        assert_eq!(record.position(), Position::Between(0));
         let kept = uplink.as_fd().try_clone_to_owned().unwrap();
         drop(uplink);
         let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
@@ -283,10 +283,14 @@ fn a_record_that_does_not_fit_the_ring_is_refused_with_its_numbers() {
         let state = state();
         let uplink = open(world, &state);
         let kept = uplink.as_fd().try_clone_to_owned().unwrap();
-        drop(uplink);
         let other = StateMemory::create().unwrap().0;
         let error = PacketUplink::adopt(kept, world.card.index, &other, NETWORK).unwrap_err();
-        assert!(error.to_string().contains("receive ring: 0 slots"), "{error}");
+        assert!(error.to_string().contains("its layout is damaged"), "{error}");
+        let record = NetworkRecord::of(&other, NETWORK);
+        record.start_ring(RingRecord { block_size: 4096, frame_size: 2048, blocks: 3 });
+        let again = uplink.as_fd().try_clone_to_owned().unwrap();
+        let error = PacketUplink::adopt(again, world.card.index, &other, NETWORK).unwrap_err();
+        assert!(error.to_string().contains("receive ring: 6 slots"), "{error}");
     });
 }
 
