@@ -103,7 +103,7 @@ impl Pending {
             pending.state.note(Place::Instance, what.to_owned());
         }
         for slot in 0..used(&pending.state) {
-            match look(&pending.state, slot, &mut pending.spare) {
+            match look(&pending.state, slot) {
                 Slot::Free => {}
                 Slot::Waiting(record) => found.push((slot, record)),
                 Slot::Broken(owner) => {

@@ -1,7 +1,7 @@
 //! The state memory: taken over, made, or made anew; and what was damaged in it, told.
 //!
 //! A successor goes on with whatever it can trust. What it cannot, it has rebuilt by the time this
-//! tells of it: an event `state_damaged` names the VM, the network or the instance, and what follows.
+//! tells of it: an event `state_damaged` names the VM, the network or the base, and what follows.
 
 use std::os::fd::AsFd;
 
@@ -35,7 +35,7 @@ impl Instance {
     pub(super) fn tell_damage(&self) {
         for damage in self.state.take_damage() {
             let subject = match damage.place {
-                Place::Instance => "instance".to_owned(),
+                Place::Instance => "base".to_owned(),
                 Place::Port(id) => format!("vm/{}", self.ids.vm(id).unwrap_or("?")),
                 Place::Network(id) => {
                     format!("network/{}", self.ids.network_name(id).unwrap_or("?"))

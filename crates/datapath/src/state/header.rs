@@ -18,9 +18,11 @@ use super::seal::{pair, unpair};
 use super::{LEN, StateError, StateMemory};
 
 /// The layout that this base writes.
-pub const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 /// The oldest layout that this base reads.
-pub const OLDEST: u32 = 1;
+pub(super) const OLDEST: u32 = 1;
+/// The layouts that [`StateMemory::adopt`] reads.
+pub const LAYOUTS: std::ops::RangeInclusive<u32> = OLDEST..=VERSION;
 
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"ipvisor\0");
 pub(super) const MAGIC_AT: usize = 0;
@@ -70,9 +72,6 @@ fn parse(word: impl Fn(usize) -> u64) -> Result<Header, StateError> {
     };
     if known > VERSION {
         return Err(StateError::Newer { version: known });
-    }
-    if known < OLDEST {
-        return Err(foreign);
     }
     // The first layout has no copies.
     let copies = known > 1;

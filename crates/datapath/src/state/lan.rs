@@ -84,11 +84,12 @@ impl LanRecord {
         known
     }
 
-    /// Looks at all addresses that were found to be ours; entries that were damaged are freed, and
-    /// that is noted.
-    pub fn check_held(&self) {
-        let (_, damaged) = self.held.all();
+    /// All addresses that were found to be ours. Those whose entries were damaged are not, and that
+    /// is noted.
+    pub fn held(&self) -> Vec<IpAddr> {
+        let (known, damaged) = self.held.all();
         self.tell(damaged, "addresses that are ours", "probed for");
+        known.into_iter().map(|(address, _)| address).collect()
     }
 
     fn tell(&self, damaged: usize, whose: &str, again: &str) {
@@ -317,11 +318,11 @@ mod tests {
             }
             prop_assert!(!record.is_held(address));
             prop_assert!(record.neighbors().is_empty());
-            record.check_held();
+            prop_assert!(record.held().is_empty());
             prop_assert_eq!(state.take_damage().len(), 2);
             record.set_neighbor(address, Some(mac(2)));
             record.set_held(address, true);
-            prop_assert!(record.is_held(address));
+            prop_assert_eq!(record.held(), [address]);
             prop_assert_eq!(record.neighbors(), [(address, mac(2))]);
             prop_assert!(state.take_damage().is_empty());
         }

@@ -59,7 +59,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use damage::{Damage, Place};
-pub use header::{OLDEST, VERSION};
+pub use header::LAYOUTS;
+use header::{OLDEST, VERSION};
 
 use virtqueue::{Mapping, MappingError};
 
@@ -197,6 +198,12 @@ impl StateMemory {
         );
         state.note(Place::Instance, what);
         Ok((state, Some(fd)))
+    }
+
+    /// The layout of a state memory that this base could take over. Looks, and changes nothing: for
+    /// a base that starts while another still works with it.
+    pub fn layout(fd: BorrowedFd<'_>) -> Result<u32, StateError> {
+        header::look(fd).map(|header| header.version)
     }
 
     fn map(fd: BorrowedFd<'_>) -> Result<Self, MappingError> {

@@ -123,8 +123,8 @@ fn sums(at: usize, record: &[u8], datagram: &[u8]) -> u64 {
     u64::from(sum(at, &[record])) | u64::from(sum(at, &[datagram])) << 32
 }
 
-/// Reads what a slot holds. `spare` is where the datagram is looked at.
-pub(crate) fn look(state: &StateMemory, slot: usize, spare: &mut Vec<u8>) -> Slot {
+/// Reads what a slot holds, all of it.
+pub(crate) fn look(state: &StateMemory, slot: usize) -> Slot {
     let at = pending_at(slot);
     let word = state.get(at);
     if word == FREE {
@@ -136,13 +136,10 @@ pub(crate) fn look(state: &StateMemory, slot: usize, spare: &mut Vec<u8>) -> Slo
         return Slot::Broken(None);
     }
     let Some(record) = decode(&octets) else { return Slot::Broken(None) };
-    spare.resize(record.len, 0);
-    let whole = copy(state, slot, spare).is_some() && found == sums(at, &octets, spare);
-    if word == WAITING && whole {
-        Slot::Waiting(record)
-    } else {
-        Slot::Broken(Some(record.owner))
-    }
+    let mut datagram = vec![0; record.len];
+    let read = copy(state, slot, &mut datagram);
+    let whole = read.is_some() && found == sums(at, &octets, &datagram);
+    if word == WAITING && whole { Slot::Waiting(record) } else { Slot::Broken(Some(record.owner)) }
 }
 
 /// Brings all slots of the first layout to today's: that had no sums.

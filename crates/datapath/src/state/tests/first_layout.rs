@@ -89,8 +89,7 @@ fn check(state: &StateMemory) {
     assert_eq!(port.name().as_deref(), Some("web"));
     assert_eq!(port.damage(), None);
     assert!(port.connected());
-    let features =
-        (port.offered(), port.features(), port.protocol_offered(), port.protocol());
+    let features = (port.offered(), port.features(), port.protocol_offered(), port.protocol());
     assert_eq!(features, (0xf0, 0x30, 0xff, 0x0f));
     assert_eq!((port.interruptions(), port.mac()), (2, Some(Mac([2, 0, 0, 0, 0, 9]))));
     let ring = RingState {
@@ -118,8 +117,9 @@ fn check(state: &StateMemory) {
     let lan = LanRecord::of(state, id);
     let router: IpAddr = "203.0.113.1".parse().unwrap();
     assert_eq!(lan.neighbors(), [(router, Mac([2, 0, 0, 0, 0, 8]))]);
-    lan.check_held();
-    assert!(lan.is_held("203.0.113.10".parse().unwrap()));
+    let own: IpAddr = "203.0.113.10".parse().unwrap();
+    assert_eq!(lan.held(), [own]);
+    assert!(lan.is_held(own), "at its place");
     let host = HostSlot::of(state, id);
     assert_eq!((host.recover(), host.len()), (Left::Whole, 4));
 
@@ -134,7 +134,9 @@ fn check(state: &StateMemory) {
 #[test]
 fn a_memory_of_the_first_layout_is_read_whole_and_is_of_todays_afterwards() {
     let fd = memory().fd();
+    assert_eq!(StateMemory::layout(fd.as_fd()).unwrap(), 1);
     let state = StateMemory::adopt(fd.as_fd()).unwrap();
+    assert_eq!(StateMemory::layout(fd.as_fd()).unwrap(), VERSION);
     assert_eq!(state.takeovers(), 4);
     check(&state);
     assert_eq!(NetworkRecord::of(&state, NetworkId(1)).count_adoption(), 7);

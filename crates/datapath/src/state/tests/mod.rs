@@ -2,6 +2,5 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-
 mod first_layout;
 mod header;

@@ -25,17 +25,17 @@ fn state() -> StateMemory {
 }
 
 /// A frame whose datagram carries a number.
-fn numbered(n: u32) -> Vec<u8> {
+pub(super) fn numbered(n: u32) -> Vec<u8> {
     let payload = [&n.to_be_bytes()[..], &[0; 40]].concat();
     frame_in(0x0800, &ip4("203.0.113.2", "203.0.113.10", 253, &payload))
 }
 
-fn number(bytes: &[u8]) -> u32 {
+pub(super) fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[34..38].try_into().unwrap())
 }
 
 /// Takes the next frame, waiting for it, and returns a copy.
-fn take(uplink: &mut PacketUplink) -> (NetHeader, Vec<u8>) {
+pub(super) fn take(uplink: &mut PacketUplink) -> (NetHeader, Vec<u8>) {
     for _ in 0..2 {
         match uplink.next() {
             Some(Received::Frame { header, bytes, .. }) => return (header, bytes.to_vec()),

@@ -188,10 +188,8 @@ fn read_network(state: &StateMemory) {
     let record = NetworkRecord::of(state, NETWORK);
     if record.ring().is_none() {
         record.note("the ring's layout");
-    }
-    if record.position() == Position::Lost {
+    } else if record.position() == Position::Lost {
         record.note("the cursor");
-        record.set_position(5);
     }
     record.offloads();
     record.count_adoption();
@@ -199,7 +197,9 @@ fn read_network(state: &StateMemory) {
     for (address, mac) in lan.neighbors() {
         assert_eq!((address, mac), neighbor());
     }
-    lan.check_held();
+    for address in lan.held() {
+        assert!((0..2).any(|vm| addresses(vm).contains(&address)), "{address}");
+    }
     if HostSlot::of(state, NETWORK).recover() == crate::state::network::Left::Damaged {
         record.note("the datagram from the host");
     }
@@ -301,6 +301,8 @@ impl House {
         let base = Base::start(&memory, &keeper, dir.path());
         let mut vms = [0, 1].map(|number| Vm::new(dir.path(), number));
         vms.iter_mut().for_each(Vm::attach);
+        // A new memory has none of what a successor looks for.
+        base.state.take_damage();
         let mut house = Self { dir, memory, keeper, vms };
         house.exchange(&base, "at first");
         (house, base)
@@ -405,8 +407,10 @@ fn any_damaged_octet_costs_at_worst_one_negotiation_and_no_address_goes_astray()
                 }
             }
             house.exchange(&next, &when);
-            // What nobody mended is as it was for the next one.
-            let _ = octet(&next.state, &|o| if o == before ^ by { before } else { o });
+            // What nobody looks at, nobody mends either.
+            if expected == Expected::Nothing {
+                let _ = octet(&next.state, &|o| if o == before ^ by { before } else { o });
+            }
             base = next;
             cases += 1;
         }
@@ -427,7 +431,7 @@ fn a_memory_that_was_cut_is_replaced_and_all_negotiate_anew() {
         ftruncate(&cut, len as u64).unwrap();
         house.memory = cut;
         let (next, anew, told) = house.succeed(base, |_| {});
-        assert_eq!((anew, told), (vec![0, 1], vec![Place::Instance]), "{len}");
+        assert_eq!((anew, told[0]), (vec![0, 1], Place::Instance), "{len}");
         house.exchange(&next, &format!("cut to {len}"));
         base = next;
     }
