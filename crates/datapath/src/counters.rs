@@ -13,7 +13,9 @@
 //! then the sender's `to_vm` counts the datagram as handed on.
 //!
 //! Counters lie in the state memory and survive the base. One thread writes them, others only read:
-//! plain relaxed loads and stores, no locked instruction.
+//! plain relaxed loads and stores, no locked instruction. They change with every datagram, so they are
+//! the one part of that memory that nothing vouches for: a counter that was damaged is a wrong number,
+//! and nothing is decided by it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -221,6 +223,8 @@ counters! {
     DropPoison = "drop.poison",
     /// The receiver is quarantined: `ipvisor port reset` frees it.
     RxPortQuarantined = "drop.rx_port_quarantined",
+    /// It rested in the state memory when the base died, and was damaged there.
+    DropStateDamaged = "drop.state_damaged",
 }
 
 /// The counters of one owner.

@@ -12,7 +12,7 @@
 //! port, network gone --next_owned, next_on--> counted --done--> "
 //! ```
 //! The octets are in the slots; this index of them is the base's own, and is built anew from the
-//! slots by [`Pending::adopt`]. The slot of a datagram that was taken out is free only when
+//! slots by [`Pending::adopt`]; of those that were damaged the datagram is dropped by name. The slot of a datagram that was taken out is free only when
 //! [`Pending::done`] says that it has met its fate: a base that dies between the two repeats a
 //! datagram and loses none. A successor asks again for all [`Pending::hops`].
 //!
@@ -31,10 +31,11 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
+use crate::counters::{Counter, Counters};
 use crate::names::{NetworkId, Owner};
 use crate::offload::Offload;
-use crate::state::pending::{ROOM, Record, Slot, copy, fill, free, look, used};
-use crate::state::{PENDING_SLOTS, StateMemory};
+use crate::state::pending::{ROOM, Record, Slot, copy, fill, free, look, mend_used, used};
+use crate::state::{PENDING_SLOTS, Place, StateMemory};
 
 /// Datagrams of one owner that may wait.
 pub const PER_OWNER: usize = 256;
@@ -84,7 +85,6 @@ pub struct Pending {
     /// Free slots; the lowest come last, and are used first.
     free: Vec<usize>,
     sequence: u64,
-    broken: usize,
     /// The buffer of the last datagram that was done with.
     spare: Vec<u8>,
 }
@@ -98,20 +98,33 @@ impl Pending {
             hops: HashMap::new(),
             free: Vec::with_capacity(PENDING_SLOTS),
             sequence: 0,
-            broken: 0,
             spare: Vec::with_capacity(ROOM),
             state,
         };
         let mut found = Vec::new();
+        let mut damaged = 0usize;
+        if mend_used(&pending.state) {
+            let what = "how many slots there are of datagrams that wait is lost: all are looked at";
+            pending.state.note(Place::Instance, what.to_owned());
+        }
         for slot in 0..used(&pending.state) {
             match look(&pending.state, slot) {
                 Slot::Free => {}
                 Slot::Waiting(record) => found.push((slot, record)),
-                Slot::Broken => {
+                Slot::Broken(owner) => {
+                    // Whose it was may be lost: then it counts at the first network.
+                    let owner = owner.unwrap_or(Owner::Uplink(NetworkId(0)));
+                    Counters::of(&pending.state, owner).add(Counter::DropStateDamaged, 1);
                     free(&pending.state, slot);
-                    pending.broken = pending.broken.saturating_add(1);
+                    damaged = damaged.saturating_add(1);
                 }
             }
+        }
+        if damaged > 0 {
+            let what = format!(
+                "{damaged} of the datagrams that waited for a neighbour were damaged and are dropped"
+            );
+            pending.state.note(Place::Instance, what);
         }
         found.sort_unstable_by_key(|(_, record)| record.sequence);
         for (slot, record) in found {
@@ -121,11 +134,6 @@ impl Pending {
         let is_free = |(slot, record): (usize, &Option<Record>)| record.is_none().then_some(slot);
         pending.free.extend(pending.records.iter().enumerate().rev().filter_map(is_free));
         pending
-    }
-
-    /// How many slots a predecessor left that held nothing that can be sent.
-    pub fn broken(&self) -> usize {
-        self.broken
     }
 
     /// Whether none waits.

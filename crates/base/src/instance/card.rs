@@ -4,7 +4,8 @@
 //! Four things belong to a card in use: the packet socket that carries the VMs' datagrams, the
 //! guard that shares the card with the host, the settings that were turned off, and the LAN side
 //! that speaks for the VMs' addresses. A successor takes over the first two by their descriptors
-//! and the rest from the state memory; `down` undoes them in the reverse order.
+//! and the rest from the state memory; `down` undoes them in the reverse order. A socket whose ring
+//! cannot be taken over is replaced by a new one.
 //!
 //! A card may go and come back (a module reloaded, a veth made anew): the base waits for its name,
 //! moves the socket to the new index and attaches the guard there.
@@ -15,7 +16,7 @@ use std::os::fd::AsFd;
 use datapath::keeper::Keeper;
 use datapath::names::{Mac, NetworkId};
 use datapath::netlink::{Link, Netlink};
-use datapath::state::StateMemory;
+use datapath::state::{Place, StateMemory};
 use datapath::uplink::{self, Guard, GuardMaps, PacketUplink, UplinkError};
 use datapath::worker::UplinkFacts;
 use ipnet::IpNet;
@@ -141,9 +142,20 @@ impl Card {
         let (index, name) = (setup.link.index, setup.link.name.clone());
         uplink::turn_off(&name, setup.coalesce, state, id).map_err(failed)?;
         let filter = guard.socket_filter().map_err(failed)?;
-        let card = match inheritance.take(&key("uplink")) {
-            Some(socket) => {
-                let mut card = PacketUplink::adopt(socket, index, state, id).map_err(failed)?;
+        let left = inheritance.take(&key("uplink"));
+        let adopted = match left.map(|socket| PacketUplink::adopt(socket, index, state, id)) {
+            Some(Err(why @ UplinkError::Adopt { .. })) => {
+                let what = format!(
+                    "{why}: a new socket is made on the card, what lay in the old one's ring is \
+                     lost"
+                );
+                state.note(Place::Network(id), what);
+                None
+            }
+            adopted => adopted.transpose().map_err(failed)?,
+        };
+        let card = match adopted {
+            Some(mut card) => {
                 card.set_filter(&filter).map_err(failed)?;
                 card
             }

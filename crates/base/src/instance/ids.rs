@@ -1,13 +1,9 @@
 //! The numbers of networks and ports: their records in the state memory.
-//!
-//! A port keeps its number as long as the instance lives, deaths of the base included: the record
-//! says whose it is, and a new port takes the first that is nobody's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datapath::names::{NetworkId, PortId};
-use datapath::state::StateMemory;
-use datapath::state::port::PortRecord;
+use datapath::state::{StateMemory, port};
 
 use crate::config::Config;
 
@@ -22,24 +18,8 @@ impl Ids {
     /// Finds the numbers given before, and gives new ones where there are none.
     pub fn assign(config: &Config, state: &StateMemory) -> Self {
         let networks = config.networks.keys().cloned().zip((0..).map(NetworkId)).collect();
-        let mut ports = BTreeMap::new();
-        let records = || (0..).map(PortId).take(datapath::state::MAX_PORTS);
-        for id in records() {
-            if let Some(name) = PortRecord::of(state, id).name()
-                && config.vms.contains_key(&name)
-            {
-                ports.insert(name, id);
-            }
-        }
-        let taken: Vec<PortId> = ports.values().copied().collect();
-        let mut free = records().filter(|id| !taken.contains(id));
-        for name in config.vms.keys() {
-            if !ports.contains_key(name)
-                && let Some(id) = free.next()
-            {
-                ports.insert(name.clone(), id);
-            }
-        }
+        let vms: BTreeSet<&str> = config.vms.keys().map(String::as_str).collect();
+        let ports = port::assign(state, &vms);
         Self { networks, ports }
     }
 

@@ -21,6 +21,7 @@ mod host_facts;
 mod host_path;
 mod ids;
 mod last_inch;
+mod memory;
 mod network;
 mod poison;
 mod vms;
@@ -144,20 +145,11 @@ impl Instance {
         virtqueue::sigbus::install()?;
         let takeover = start.is_takeover();
         let keeper: Arc<dyn Keeper> = start.keeper.clone();
-        let mut verdicts = Vec::new();
-        let state = match start.inheritance.take("state") {
-            Some(fd) => {
-                let state = StateMemory::adopt(fd.as_fd())?;
-                faults::pass(Point::TakingOver);
-                keeper.keep("state", fd.as_fd())?;
-                verdicts = poison::judge(&state, start.hello.predecessor);
-                state
-            }
-            None => {
-                let (state, fd) = StateMemory::create()?;
-                keeper.keep("state", fd.as_fd())?;
-                state
-            }
+        let state = memory::open(start, &*keeper)?;
+        let verdicts = if takeover {
+            poison::judge(&state, start.hello.predecessor)
+        } else {
+            Vec::new()
         };
         let (from_worker, from_vms) = (said.clone(), said.clone());
         let (worker, _) = worker::spawn(
@@ -213,7 +205,9 @@ impl Instance {
 
     /// Opens everything, and says so.
     fn prepare(&mut self, start: &mut Start) -> Result<UnixListener, Failure> {
-        self.open_networks(&mut start.inheritance)?;
+        let opened = self.open_networks(&mut start.inheritance);
+        self.tell_damage();
+        opened?;
         let listener = control::listen(&start.state_dir, &mut start.inheritance, &*start.keeper)?;
         start.keeper.ready()?;
         Ok(listener)
@@ -353,6 +347,7 @@ impl Instance {
         if self.host_unread {
             self.host_changed()?;
         }
+        self.tell_damage();
         self.worker.comes_round()?;
         if self.doors.answers_within(SLOW_DOORS) {
             self.keeper.beat()?;

@@ -173,8 +173,9 @@ impl NetworkSide {
             .map_err(CardOpen::Watch)?;
         // What a predecessor found to be ours stays so; everything else is probed for.
         let record = LanRecord::of(around.state, self.id);
+        let known: BTreeSet<IpAddr> = record.held().into_iter().collect();
         let (held, wanted): (Vec<_>, Vec<_>) =
-            self.claims().partition(|(address, _)| record.is_held(*address));
+            self.claims().partition(|(address, _)| known.contains(address));
         around.worker.with_lan(self.id, move |lan, now, out| {
             lan.restore_claimed(held, out);
             for (address, port) in wanted {

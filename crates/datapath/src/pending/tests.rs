@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::names::PortId;
 use crate::offload::{Checksum, Kind, Offload, Segmentation};
-use crate::state::{MAX_NETWORKS, MAX_PORTS, pending_at};
+use crate::state::{MAX_NETWORKS, MAX_PORTS, SLOT_HEADER, pending_at};
 
 const NETWORK: NetworkId = NetworkId(3);
 const HOP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
@@ -28,7 +28,7 @@ fn hop(n: u32) -> IpAddr {
 fn new() -> (Pending, StateMemory, OwnedFd) {
     let (state, fd) = StateMemory::create().unwrap();
     let pending = Pending::adopt(state.clone());
-    assert!(pending.is_empty() && pending.broken() == 0);
+    assert!(pending.is_empty() && state.take_damage().is_empty());
     (pending, state, fd)
 }
 
@@ -167,8 +167,9 @@ fn a_successor_finds_all_that_waited_and_goes_on_in_order() {
     drop((pending, state));
 
     let state = StateMemory::adopt(fd.as_fd()).unwrap();
-    let mut pending = Pending::adopt(state);
-    assert_eq!((pending.broken(), len(&pending)), (0, 3));
+    let mut pending = Pending::adopt(state.clone());
+    assert!(state.take_damage().is_empty());
+    assert_eq!(len(&pending), 3);
     let mut hops: Vec<_> = pending.hops().collect();
     hops.sort_by_key(|h| h.0);
     let host = (last_network, HOP, Owner::Host(last_network));
@@ -195,11 +196,50 @@ fn what_was_taken_out_and_not_done_with_waits_again_after_a_death() {
     assert!(Pending::adopt(state).is_empty());
 }
 
+/// Whose drop by damage is counted.
+fn dropped(state: &StateMemory, owner: Owner) -> u64 {
+    Counters::of(state, owner).get(Counter::DropStateDamaged)
+}
+
 #[test]
-fn slots_that_hold_nonsense_are_freed_and_told() {
+fn a_slot_that_was_damaged_is_dropped_by_name_at_its_owner_where_that_is_known() {
+    // State, record, sums of the record and of the datagram, datagram.
+    let places = (0..64).chain(SLOT_HEADER..SLOT_HEADER + 100);
+    for at in places {
+        let (mut pending, state, _fd) = new();
+        pending.push(NETWORK, port(100), HOP, &large(), &[1; 100]);
+        pending.push(NETWORK, port(100), HOP, &large(), &[2; 100]);
+        let octet = state.memory().u8_at(pending_at(0) + at).unwrap();
+        octet.fetch_xor(0x41, std::sync::atomic::Ordering::Relaxed);
+        let mut next = Pending::adopt(state.clone());
+        let owner = match at {
+            8..60 => Owner::Uplink(NetworkId(0)),
+            _ => port(100),
+        };
+        assert_eq!((dropped(&state, owner), len(&next)), (1, 1), "at {at}");
+        assert_eq!(state.take_damage().len(), 1);
+        assert_eq!(taken(&mut next, HOP), [(port(100), vec![2; 100])]);
+        assert!(Pending::adopt(state.clone()).is_empty() && state.take_damage().is_empty());
+    }
+}
+
+#[test]
+fn if_the_number_of_used_slots_was_damaged_all_are_looked_at() {
+    for at in 120..128 {
+        let (mut pending, state, _fd) = new();
+        push(&mut pending, port(1), HOP, b"first");
+        push(&mut pending, port(1), HOP, b"second");
+        let octet = state.memory().u8_at(pending_at(0) + at).unwrap();
+        octet.fetch_xor(2, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(len(&Pending::adopt(state.clone())), 2);
+        assert_eq!(state.take_damage().len(), 1);
+    }
+}
+
+#[test]
+fn slots_that_hold_nonsense_under_right_sums_are_freed_and_told() {
     type Break = (usize, &'static [u8]);
-    let breaks: [Break; 12] = [
-        (0, &[2]),                       // state
+    let breaks: [Break; 11] = [
         (16, &[MAX_NETWORKS as u8, 0]),  // network
         (18, &[3]),                      // owner's kind
         (18, &[1]),                      // a port's number as a network's
@@ -217,11 +257,23 @@ fn slots_that_hold_nonsense_are_freed_and_told() {
         pending.push(NETWORK, port(100), HOP, &large(), &[1; 100]);
         pending.push(NETWORK, port(100), HOP, &large(), &[2; 100]);
         state.memory().write(pending_at(0) + at, bytes).unwrap();
+        seal_slot(&state, 100);
         let mut next = Pending::adopt(state.clone());
-        assert_eq!((next.broken(), len(&next)), (1, 1), "at {at}");
+        let network = Owner::Uplink(NetworkId(0));
+        assert_eq!((dropped(&state, network), len(&next)), (1, 1), "at {at}");
         assert_eq!(taken(&mut next, HOP), [(port(100), vec![2; 100])]);
-        assert_eq!(Pending::adopt(state).broken(), 0);
     }
+}
+
+/// Makes the sums of the first slot right, whatever it holds.
+fn seal_slot(state: &StateMemory, len: usize) {
+    let at = pending_at(0);
+    let sum = |at: usize, from: usize, len: usize| {
+        let mut octets = vec![0; len];
+        state.memory().read(at + from, &mut octets).unwrap();
+        u64::from(crate::state::seal::sum(at, &[&octets]))
+    };
+    state.put(at + 56, sum(at, 8, 48) | sum(at, SLOT_HEADER, len) << 32);
 }
 
 #[test]
@@ -317,7 +369,7 @@ proptest! {
                 }
                 Step::Die => {
                     pending = Pending::adopt(state.clone());
-                    prop_assert_eq!(pending.broken(), 0);
+                    prop_assert!(state.take_damage().is_empty());
                 }
             }
             prop_assert_eq!(len(&pending), model.len());
@@ -327,12 +379,15 @@ proptest! {
     /// Whatever a slot holds, the successor starts.
     #[test]
     fn any_slot_is_read_or_refused(
-        record in prop::collection::vec(any::<u8>(), 56), used: u64,
+        record in prop::collection::vec(any::<u8>(), 56), used: u64, sealed: bool,
     ) {
-        let (_, state, _fd) = new();
+        let (mut first, state, _fd) = new();
+        push(&mut first, port(1), HOP, b"x");
         state.memory().write(pending_at(0) + 8, &record).unwrap();
-        state.put(pending_at(0), 1);
         state.put(pending_at(0) + 120, used);
+        if sealed {
+            seal_slot(&state, record[16].into());
+        }
         let mut pending = Pending::adopt(state);
         for (network, hop, _) in pending.hops().collect::<Vec<_>>() {
             drain(&mut pending, |p| p.next(network, hop));

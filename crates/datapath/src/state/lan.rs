@@ -11,17 +11,19 @@
 //! ```text
 //!  0  0 if nothing is here; else 1 | family << 8 | MAC address << 16
 //!  8  the address (16)
+//! 24  seal of the above
 //! ```
 //! An address has four places, by its hash. When all are taken one gives way: what falls out is
 //! asked for or probed for once more by a successor, nothing worse.
 //!
 //! # Invariants
-//! - The first word is cleared before an address is written and set after: whatever a successor
-//!   finds is whole. A changed MAC address is one store.
+//! - The first word is cleared before anything of an entry is written and set last: whatever a
+//!   successor finds there is whole, or was damaged. An entry that was damaged is none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{StateMemory, lan_at};
+use super::seal::seal;
+use super::{Place, StateMemory, lan_at};
 use crate::names::{Mac, NetworkId};
 
 const ENTRY: usize = 32;
@@ -31,7 +33,16 @@ const HELD: usize = 4096;
 /// Octets of both tables.
 pub(super) const LEN: usize = (NEIGHBORS + HELD) * ENTRY;
 
-const PRESENT: u64 = 1;
+const PRESENT: u8 = 1;
+const SEAL_AT: usize = 24;
+
+/// What lies in a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Free,
+    Damaged,
+    Known(IpAddr, Mac),
+}
 
 /// One of a network's tables.
 #[derive(Clone, Debug)]
@@ -44,6 +55,7 @@ struct Table {
 /// What a network's LAN is known to be.
 #[derive(Clone, Debug)]
 pub struct LanRecord {
+    network: NetworkId,
     neighbors: Table,
     held: Table,
 }
@@ -54,6 +66,7 @@ impl LanRecord {
         let at = lan_at(network);
         let table = |at, entries| Table { state: state.clone(), at, entries };
         Self {
+            network,
             neighbors: table(at, NEIGHBORS),
             held: table(at.saturating_add(NEIGHBORS * ENTRY), HELD),
         }
@@ -64,9 +77,29 @@ impl LanRecord {
         self.neighbors.set(address, mac);
     }
 
-    /// All neighbours that were known.
+    /// All neighbours that were known. Those whose entries were damaged are not, and that is noted.
     pub fn neighbors(&self) -> Vec<(IpAddr, Mac)> {
-        (0..NEIGHBORS).filter_map(|i| self.neighbors.entry(i)).collect()
+        let (known, damaged) = self.neighbors.all();
+        self.tell(damaged, "neighbours", "asked for");
+        known
+    }
+
+    /// All addresses that were found to be ours. Those whose entries were damaged are not, and that
+    /// is noted.
+    pub fn held(&self) -> Vec<IpAddr> {
+        let (known, damaged) = self.held.all();
+        self.tell(damaged, "addresses that are ours", "probed for");
+        known.into_iter().map(|(address, _)| address).collect()
+    }
+
+    fn tell(&self, damaged: usize, whose: &str, again: &str) {
+        if damaged > 0 {
+            let what = format!(
+                "of what was known of {whose} on its LAN, {damaged} entries were damaged: \
+                 {again} again"
+            );
+            self.neighbors.state.note(Place::Network(self.network), what);
+        }
     }
 
     /// A VM's address is ours on the LAN, or no longer.
@@ -78,6 +111,12 @@ impl LanRecord {
     pub fn is_held(&self, address: IpAddr) -> bool {
         self.held.find(address).is_some()
     }
+
+    /// Brings the record of the first layout to today's.
+    pub(super) fn bring_up(&self) {
+        self.neighbors.bring_up();
+        self.held.bring_up();
+    }
 }
 
 impl Table {
@@ -86,21 +125,54 @@ impl Table {
     }
 
     /// What lies in a place.
-    fn entry(&self, index: usize) -> Option<(IpAddr, Mac)> {
+    fn entry(&self, index: usize) -> Entry {
         let at = self.place(index);
-        let tag = self.state.get(at).to_le_bytes();
-        let [present, family, mac @ ..] = tag;
-        if u64::from(present) != PRESENT {
-            return None;
+        let tag = self.state.get(at);
+        if tag == 0 {
+            return Entry::Free;
         }
-        let mut octets = [0; 16];
-        self.state.memory().read(at.saturating_add(8), &mut octets)?;
-        let address = match family {
-            4 => IpAddr::V4(Ipv4Addr::from(*octets.first_chunk::<4>()?)),
-            6 => IpAddr::V6(Ipv6Addr::from(octets)),
-            _ => return None,
-        };
-        Some((address, Mac(mac)))
+        if self.state.get(at.saturating_add(SEAL_AT)) != self.right_seal(at, tag) {
+            return Entry::Damaged;
+        }
+        let [present, family, mac @ ..] = tag.to_le_bytes();
+        let octets: [u8; 16] = self.state.octets(at.saturating_add(8));
+        let [a, b, c, d, ..] = octets;
+        match (present, family) {
+            (PRESENT, 4) => Entry::Known(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), Mac(mac)),
+            (PRESENT, 6) => Entry::Known(IpAddr::V6(Ipv6Addr::from(octets)), Mac(mac)),
+            _ => Entry::Damaged,
+        }
+    }
+
+    fn right_seal(&self, at: usize, tag: u64) -> u64 {
+        let octets: [u8; 16] = self.state.octets(at.saturating_add(8));
+        seal(at, &[&tag.to_le_bytes(), &octets])
+    }
+
+    /// All that is known, and how many entries were damaged; these are free now.
+    fn all(&self) -> (Vec<(IpAddr, Mac)>, usize) {
+        let (mut known, mut damaged) = (Vec::new(), 0usize);
+        for index in 0..self.entries {
+            match self.entry(index) {
+                Entry::Free => {}
+                Entry::Known(address, mac) => known.push((address, mac)),
+                Entry::Damaged => {
+                    self.state.put(self.place(index), 0);
+                    damaged = damaged.saturating_add(1);
+                }
+            }
+        }
+        (known, damaged)
+    }
+
+    /// Seals all entries of the first layout, which had no seals.
+    fn bring_up(&self) {
+        for at in (0..self.entries).map(|index| self.place(index)) {
+            let tag = self.state.get(at);
+            if tag != 0 {
+                self.state.put(at.saturating_add(SEAL_AT), self.right_seal(at, tag));
+            }
+        }
     }
 
     /// The places where an address may lie.
@@ -117,7 +189,8 @@ impl Table {
     }
 
     fn find(&self, address: IpAddr) -> Option<usize> {
-        self.places(address).find(|&i| self.entry(i).is_some_and(|(a, _)| a == address))
+        let is = |i: &usize| matches!(self.entry(*i), Entry::Known(a, _) if a == address);
+        self.places(address).find(is)
     }
 
     fn set(&self, address: IpAddr, mac: Option<Mac>) {
@@ -128,16 +201,16 @@ impl Table {
             (None, Some(index)) => self.state.put(self.place(index), 0),
             (Some(Mac(m)), found) => {
                 let [m0, m1, m2, m3, m4, m5] = m;
-                let tag = u64::from_le_bytes([PRESENT as u8, family, m0, m1, m2, m3, m4, m5]);
-                let free = || self.places(address).find(|&i| self.entry(i).is_none());
+                let tag = u64::from_le_bytes([PRESENT, family, m0, m1, m2, m3, m4, m5]);
+                let is_free = |i: &usize| !matches!(self.entry(*i), Entry::Known(..));
+                let free = || self.places(address).find(is_free);
                 // No place left: the last octet says, more or less, whose turn it is to go.
                 let any = || self.places(address).nth(usize::from(m5) & (WAYS - 1));
                 let Some(index) = found.or_else(free).or_else(any) else { return };
                 let at = self.place(index);
-                if found.is_none() {
-                    self.state.put(at, 0);
-                    self.state.memory().write(at.saturating_add(8), &octets);
-                }
+                self.state.put(at, 0);
+                self.state.memory().write(at.saturating_add(8), &octets);
+                self.state.put(at.saturating_add(SEAL_AT), self.right_seal(at, tag));
                 self.state.put(at, tag);
             }
         }
@@ -158,6 +231,8 @@ fn parts(address: IpAddr) -> (u8, [u8; 16]) {
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn mac(last: u8) -> Mac {
@@ -224,5 +299,32 @@ mod tests {
             state.put(lan_at(NetworkId(0)) + i * 8, 0x0101_0101_0101_0101 * (i as u64 % 7));
         }
         assert!(LanRecord::of(&state, NetworkId(0)).neighbors().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_damaged_octet_of_an_entry_makes_it_none_and_is_told(
+            six: bool, at in 0..ENTRY, by in 1..=255u8,
+        ) {
+            let (state, _fd) = StateMemory::create().unwrap();
+            let record = LanRecord::of(&state, NetworkId(2));
+            let address = addresses(2).nth(six.into()).unwrap();
+            record.set_neighbor(address, Some(mac(1)));
+            record.set_held(address, true);
+            for table in [&record.neighbors, &record.held] {
+                let place = table.place(table.find(address).unwrap());
+                let octet = state.memory().u8_at(place + at).unwrap();
+                octet.fetch_xor(by, std::sync::atomic::Ordering::Relaxed);
+            }
+            prop_assert!(!record.is_held(address));
+            prop_assert!(record.neighbors().is_empty());
+            prop_assert!(record.held().is_empty());
+            prop_assert_eq!(state.take_damage().len(), 2);
+            record.set_neighbor(address, Some(mac(2)));
+            record.set_held(address, true);
+            prop_assert_eq!(record.held(), [address]);
+            prop_assert_eq!(record.neighbors(), [(address, mac(2))]);
+            prop_assert!(state.take_damage().is_empty());
+        }
     }
 }

@@ -17,21 +17,53 @@
 //! ```
 //! The file is sparse: a record nobody uses costs nothing.
 //!
+//! # Trust
+//! A successor believes no part for having found it. What is written seldom is under a seal
+//! ([`seal`]); a number that changes with every datagram carries its own check, or is such that a
+//! wrong one does no harm. A part that does not pass is rebuilt and named ([`Damage`]):
+//!
+//! | part | how it is known | what a successor does without |
+//! | --- | --- | --- |
+//! | header | magic and version stand twice | a new state memory: all front ends negotiate anew |
+//! | a port's name | seal | the record is nobody's; the VM's front end negotiates anew |
+//! | a port's negotiation, its marks | seal, paired numbers | that front end negotiates anew |
+//! | a MAC address learned | a check in its word | learned from the next frame |
+//! | a receive ring's layout | seal | a new socket on the card |
+//! | the cursor in it | counts with a check | found again in the ring |
+//! | a datagram that rests here | sums of its record and of itself | dropped as `drop.state_damaged` |
+//! | what is known of a LAN | seal of each entry | asked or probed for again |
+//! | counters, counts of deaths | nothing | a wrong number is shown, or a quarantine comes early |
+//!
+//! A layout that is older is brought to today's when it is taken over (`older`); one that is newer or
+//! not known is replaced.
+//!
 //! # Invariants
 //! - Offsets never depend on anything but the layout version.
-//! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults.
+//! - All of it is reached by bounds-checked calls: wrong contents give wrong values, never faults,
+//!   and nothing found here says how long a loop runs.
+//! - Which VM has which address never comes from here.
 
 pub mod blame;
+mod damage;
+mod header;
 pub mod lan;
 pub mod marks;
 pub(crate) mod network;
+mod older;
 pub mod pending;
 pub mod port;
 pub mod suspicion;
+pub(crate) mod seal;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+pub use damage::{Damage, Place};
+pub use header::LAYOUTS;
+use header::{OLDEST, VERSION};
 
 use virtqueue::{Mapping, MappingError};
 
@@ -54,12 +86,6 @@ pub const SLOT_HEADER: usize = 128;
 /// Slots for datagrams that wait for a neighbour.
 pub const PENDING_SLOTS: usize = 1024;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"ipvisor\0");
-const VERSION: u64 = 1;
-const MAGIC_AT: usize = 0;
-const VERSION_AT: usize = 8;
-const TAKEOVERS_AT: usize = 16;
-
 const NETWORKS_AT: usize = 4096;
 const PORTS_AT: usize = NETWORKS_AT + MAX_NETWORKS * NETWORK_LEN;
 const COUNTERS_AT: usize = PORTS_AT + MAX_PORTS * PORT_LEN;
@@ -78,21 +104,45 @@ pub enum StateError {
     /// It could not be mapped.
     #[error("cannot map the state memory")]
     Map(#[from] MappingError),
-    /// Not a state memory, or one of another layout.
+    /// The kernel would not say what it is.
+    #[error("cannot look at the state memory")]
+    Examine(#[source] std::io::Error),
+    /// Shorter than any layout.
+    #[error("the state memory has {len:#x} octets, its layout needs {need:#x}")]
+    TooShort {
+        /// Octets it has.
+        len: u64,
+        /// Octets it should have.
+        need: u64,
+    },
+    /// Of a layout that was made after this base.
     #[error(
-        "state memory has magic {magic:#x} and layout {version}, this base needs {MAGIC:#x} and {VERSION}"
+        "the state memory has layout {version}, this base reads {OLDEST} to {VERSION}: a newer \
+         base wrote it"
     )]
+    Newer {
+        /// Layout version found.
+        version: u32,
+    },
+    /// Not a state memory, or its header is lost.
+    #[error("not a state memory: it begins with {magic:#x} and {version:#x}")]
     Foreign {
         /// First word found.
         magic: u64,
-        /// Layout version found.
+        /// The word of the layout version.
         version: u64,
     },
 }
 
 /// The mapped state memory. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct StateMemory(Arc<Mapping>);
+pub struct StateMemory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    mapping: Mapping,
+    notes: damage::Notes,
+}
 
 impl StateMemory {
     /// Makes a new one: zeroes behind a header, sealed against shrinking. The descriptor goes to
@@ -106,46 +156,101 @@ impl StateMemory {
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(error)?;
         let state = Self::map(fd.as_fd())?;
-        state.put(VERSION_AT, VERSION);
-        state.put(MAGIC_AT, MAGIC);
+        header::write(&state);
         Ok((state, fd))
     }
 
-    /// Takes over what a predecessor left, and counts the takeover.
+    /// Takes over what a predecessor left, and counts the takeover. One of an older layout is
+    /// brought to today's.
     pub fn adopt(fd: BorrowedFd<'_>) -> Result<Self, StateError> {
+        let found = header::look(fd)?;
         let state = Self::map(fd)?;
-        let (magic, version) = (state.get(MAGIC_AT), state.get(VERSION_AT));
-        if (magic, version) != (MAGIC, VERSION) {
-            return Err(StateError::Foreign { magic, version });
+        if found.version < VERSION {
+            older::bring_up(&state);
         }
-        state.put(TAKEOVERS_AT, state.takeovers().saturating_add(1));
+        if let Some(part) = found.damaged {
+            let what = format!("{part} was damaged and is mended from its copy");
+            state.note(Place::Instance, what);
+        }
+        header::write(&state);
+        let before = header::takeovers(&state).unwrap_or_else(|| {
+            let what = "the number of takeovers was damaged and begins anew";
+            state.note(Place::Instance, what.to_owned());
+            0
+        });
+        header::set_takeovers(&state, before.saturating_add(1));
         Ok(state)
     }
 
+    /// Takes over what a predecessor left, or, where that cannot be, makes a new one: its
+    /// descriptor is for the keeper. `takeovers` is how many there were in that case.
+    pub fn succeed(
+        left: Option<BorrowedFd<'_>>,
+        takeovers: u32,
+    ) -> Result<(Self, Option<OwnedFd>), StateError> {
+        let why = match left.map(Self::adopt) {
+            Some(Ok(state)) => return Ok((state, None)),
+            Some(Err(why)) => why.to_string(),
+            None => "the predecessor left no state memory".to_owned(),
+        };
+        let (state, fd) = Self::create()?;
+        header::set_takeovers(&state, takeovers);
+        let what = format!(
+            "{why}: a new one was made; all front ends negotiate anew, counters begin at 0, and \
+             what was turned off on cards stays off"
+        );
+        state.note(Place::Instance, what);
+        Ok((state, Some(fd)))
+    }
+
+    /// The layout of a state memory that this base could take over. Looks, and changes nothing: for
+    /// a base that starts while another still works with it.
+    pub fn layout(fd: BorrowedFd<'_>) -> Result<u32, StateError> {
+        header::look(fd).map(|header| header.version)
+    }
+
     fn map(fd: BorrowedFd<'_>) -> Result<Self, MappingError> {
-        Mapping::shared(fd, 0, LEN as u64).map(|m| Self(Arc::new(m)))
+        let mapping = Mapping::shared(fd, 0, LEN as u64)?;
+        Ok(Self(Arc::new(Inner { mapping, notes: damage::Notes::default() })))
     }
 
     /// How often a successor has taken over.
     pub fn takeovers(&self) -> u64 {
-        self.get(TAKEOVERS_AT)
+        header::takeovers(self).unwrap_or(0).into()
+    }
+
+    /// Notes that a part was damaged; see [`StateMemory::take_damage`].
+    pub fn note(&self, place: Place, what: String) {
+        self.0.notes.add(place, what);
+    }
+
+    /// What was found damaged since the last call, to be told.
+    pub fn take_damage(&self) -> Vec<Damage> {
+        self.0.notes.take()
     }
 
     /// The raw memory, for the modules that own a part of it.
     pub(crate) fn memory(&self) -> &Mapping {
-        &self.0
+        &self.0.mapping
     }
 
     /// The 64-bit word at `offset`, 0 if there is none.
     pub(crate) fn get(&self, offset: usize) -> u64 {
-        self.0.u64_at(offset).map_or(0, |w| w.load(Ordering::Acquire))
+        self.memory().u64_at(offset).map_or(0, |w| w.load(Ordering::Acquire))
     }
 
     /// Sets the 64-bit word at `offset`.
     pub(crate) fn put(&self, offset: usize, value: u64) {
-        if let Some(word) = self.0.u64_at(offset) {
+        if let Some(word) = self.memory().u64_at(offset) {
             word.store(value, Ordering::Release);
         }
+    }
+
+    /// A copy of `N` octets at `offset`, zeroes where there are none.
+    pub(crate) fn octets<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let mut octets = [0; N];
+        self.memory().read(offset, &mut octets);
+        octets
     }
 }
 
@@ -188,29 +293,4 @@ pub(crate) fn host_at(id: NetworkId) -> usize {
 /// Where the tables of a network's LAN start.
 pub(crate) fn lan_at(id: NetworkId) -> usize {
     record(LAN_AT, id.0.into(), MAX_NETWORKS, lan::LEN)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_successor_finds_what_the_predecessor_wrote_and_counts_the_takeover() {
-        let (first, fd) = StateMemory::create().unwrap();
-        first.put(port_at(PortId(7)), 42);
-        drop(first);
-        let second = StateMemory::adopt(fd.as_fd()).unwrap();
-        assert_eq!(second.get(port_at(PortId(7))), 42);
-        assert_eq!(second.takeovers(), 1);
-    }
-
-    #[test]
-    fn a_foreign_layout_is_refused_with_what_was_found() {
-        let (state, fd) = StateMemory::create().unwrap();
-        state.put(VERSION_AT, 99);
-        match StateMemory::adopt(fd.as_fd()) {
-            Err(StateError::Foreign { version: 99, .. }) => {}
-            other => panic!("{other:?}"),
-        }
-    }
 }

@@ -2,14 +2,16 @@
 //!
 //! # Layout
 //! ```text
-//! 0    state: 0 free, 1 waiting
+//! 0    state: 0 free, 2 (paired) waiting; 1 in the first layout
 //! 8    sequence
 //! 16   network (2), owner's kind (1), family (1), owner (2), checksum's kind (1),
 //!      segmentation's kind (1)
 //! 24   length (4), checksum start (2), offset (2)
 //! 32   segment size (2), transport (2), header length (2), CWR (2)
 //! 40   hop (16)
-//! 120  in slot 0 only: how many slots were ever used, so that a successor looks at no others
+//! 56   sum of the record (8 to 56) | sum of the datagram << 32
+//! 120  in slot 0 only: how many slots were ever used (paired), so that a successor looks at no
+//!      others
 //! 128  the datagram
 //! ```
 //! Numbers are in the machine's byte order: nobody else reads them.
@@ -17,10 +19,12 @@
 //! # Invariants
 //! - The state is written last when a slot is filled and first when it is emptied, so that whatever
 //!   a successor finds waiting is whole, wherever the base died.
-//! - What is read back is checked: a slot with a value out of range is no datagram.
+//! - What is read back is checked: a slot that was damaged is no datagram. Whose it was is believed
+//!   if its record is whole.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::seal::{pair, sum, unpair};
 use super::{
     MAX_NETWORKS, MAX_PORTS, PENDING_SLOTS, SLOT_HEADER, SLOT_LEN, StateMemory, pending_at,
 };
@@ -31,9 +35,12 @@ use crate::offload::{Checksum, Kind, MIN_SEGMENT, Offload, Segmentation};
 pub(crate) const ROOM: usize = SLOT_LEN - SLOT_HEADER;
 
 const FREE: u64 = 0;
-const WAITING: u64 = 1;
+const WAITING: u64 = pair(2);
+/// The same in the first layout.
+const WAITING_OF_OLD: u64 = 1;
 const STATE_LEN: usize = 8;
 const RECORD_LEN: usize = 48;
+const SUMS_AT: usize = 56;
 const USED_AT: usize = 120;
 
 /// What is kept of a waiting datagram beside its octets.
@@ -57,15 +64,32 @@ pub(crate) struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     Free,
-    /// Marked as waiting, but nothing that the base can have written.
-    Broken,
+    /// Damaged: whose it was, if that is known.
+    Broken(Option<Owner>),
     Waiting(Record),
 }
 
-/// How many slots, from the first, a successor has to look at.
+fn used_at() -> usize {
+    pending_at(0).saturating_add(USED_AT)
+}
+
+/// How many slots, from the first, a successor has to look at: all, if the number was damaged.
 pub(crate) fn used(state: &StateMemory) -> usize {
-    let used = state.get(pending_at(0).saturating_add(USED_AT));
-    usize::try_from(used).unwrap_or(usize::MAX).min(PENDING_SLOTS)
+    match state.get(used_at()) {
+        0 => 0,
+        word => usize::try_from(unpair(word).unwrap_or(u32::MAX)).unwrap_or(usize::MAX),
+    }
+    .min(PENDING_SLOTS)
+}
+
+/// Mends the number of used slots if it was damaged: all of them count as used. `true` if it was.
+pub(crate) fn mend_used(state: &StateMemory) -> bool {
+    let word = state.get(used_at());
+    let damaged = word != 0 && unpair(word).is_none();
+    if damaged {
+        state.put(used_at(), pair(u32::try_from(PENDING_SLOTS).unwrap_or(u32::MAX)));
+    }
+    damaged
 }
 
 /// Fills a free slot. `None`, and the slot stays free, if the datagram does not fit.
@@ -80,11 +104,12 @@ pub(crate) fn fill(
     }
     let at = pending_at(slot);
     if slot >= used(state) {
-        let used = u64::try_from(slot.checked_add(1)?).ok()?;
-        state.put(pending_at(0).checked_add(USED_AT)?, used);
+        state.put(used_at(), pair(u32::try_from(slot.checked_add(1)?).ok()?));
     }
+    let record = encode(record)?;
     state.memory().write(at.checked_add(SLOT_HEADER)?, datagram)?;
-    state.memory().write(at.checked_add(STATE_LEN)?, &encode(record)?)?;
+    state.memory().write(at.checked_add(STATE_LEN)?, &record)?;
+    state.put(at.checked_add(SUMS_AT)?, sums(at, &record, datagram));
     state.put(at, WAITING);
     Some(())
 }
@@ -94,17 +119,48 @@ pub(crate) fn free(state: &StateMemory, slot: usize) {
     state.put(pending_at(slot), FREE);
 }
 
-/// Reads what a slot holds, without the datagram.
+fn sums(at: usize, record: &[u8], datagram: &[u8]) -> u64 {
+    u64::from(sum(at, &[record])) | u64::from(sum(at, &[datagram])) << 32
+}
+
+/// Reads what a slot holds, all of it.
 pub(crate) fn look(state: &StateMemory, slot: usize) -> Slot {
     let at = pending_at(slot);
-    match state.get(at) {
-        FREE => Slot::Free,
-        WAITING => {
-            let mut record = [0; RECORD_LEN];
-            let read = state.memory().read(at.saturating_add(STATE_LEN), &mut record);
-            read.and_then(|()| decode(&record)).map_or(Slot::Broken, Slot::Waiting)
+    let word = state.get(at);
+    if word == FREE {
+        return Slot::Free;
+    }
+    let octets: [u8; RECORD_LEN] = state.octets(at.saturating_add(STATE_LEN));
+    let found = state.get(at.saturating_add(SUMS_AT));
+    if found as u32 != sum(at, &[&octets]) {
+        return Slot::Broken(None);
+    }
+    let Some(record) = decode(&octets) else { return Slot::Broken(None) };
+    let mut datagram = vec![0; record.len];
+    let read = copy(state, slot, &mut datagram);
+    let whole = read.is_some() && found == sums(at, &octets, &datagram);
+    if word == WAITING && whole { Slot::Waiting(record) } else { Slot::Broken(Some(record.owner)) }
+}
+
+/// Brings all slots of the first layout to today's: that had no sums.
+pub(super) fn bring_up(state: &StateMemory) {
+    let used = state.get(used_at());
+    if let Ok(number) = u32::try_from(used)
+        && number != 0
+    {
+        state.put(used_at(), pair(number));
+    }
+    for slot in 0..self::used(state) {
+        let at = pending_at(slot);
+        if state.get(at) != WAITING_OF_OLD {
+            continue;
         }
-        _ => Slot::Broken,
+        let octets: [u8; RECORD_LEN] = state.octets(at.saturating_add(STATE_LEN));
+        let mut datagram = vec![0; decode(&octets).map_or(0, |record| record.len)];
+        // What cannot be decoded is found broken later.
+        let _ = copy(state, slot, &mut datagram);
+        state.put(at.saturating_add(SUMS_AT), sums(at, &octets, &datagram));
+        state.put(at, WAITING);
     }
 }
 

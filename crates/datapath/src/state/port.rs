@@ -6,27 +6,39 @@
 //! by the holder under a key that the record implies, so a successor can put both together again.
 //!
 //! Changes of the negotiation happen between [`PortRecord::open_request`] and
-//! [`PortRecord::close_request`]. If a successor finds the mark standing, the record may be half
-//! changed and counts for nothing: that front end has to negotiate anew.
+//! [`PortRecord::close_request`], which seals it. If a successor finds the mark standing, the record
+//! may be half changed and counts for nothing: that front end has to negotiate anew. What it does
+//! with a record that was damaged says [`trust`].
 //!
 //! ```text
-//! 0     name: length, then the octets
-//! 72    connected, request mark, interruptions
+//! 0     name: length (paired), then the octets
+//! 72    connected (paired), request mark (paired), interruptions
 //! 96    features offered and acknowledged, of virtio and of the protocol
 //! 128   requests carried out, and the one at which a base died last
-//! 144   the MAC address that the guest's first frame told
+//! 144   the MAC address that the guest's first frame told, a check, 2
+//! 160   seal of the negotiation, seal of the name
 //! 176   what is held against the port: `suspicion`
-//! 256   one block per ring: size, addresses, flags, fault
+//! 256   one block per ring: size, addresses, flags, fault (paired)
 //! 1024  memory slots: guest address, user address, length, offset in the file
 //! ```
+//! The seal of the negotiation is over the features, the rings' words up to their flags and the
+//! memory slots. Everything else changes without a request, and has its own check where a wrong
+//! number could do harm.
 //!
 //! # Invariants
 //! - The dispatcher's thread writes; the MAC address and one word per ring (fault) belong to the
 //!   worker.
+//! - While a front end is connected and the request mark is not set, the seal is right.
 //! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
 
+mod assign;
+pub(super) mod trust;
+
+pub use assign::assign;
+
+use super::seal::{pair, unpair};
 use super::suspicion::PortSuspicion;
-use super::{PORT_LEN, StateMemory, port_at};
+use super::{PORT_LEN, Place, StateMemory, port_at};
 use crate::names::{Mac, PortId, Side};
 
 /// Octets of the longest port name.
@@ -46,6 +58,8 @@ const PROTOCOL_AT: usize = 120;
 const REQUESTS_AT: usize = 128;
 const INTERRUPTED_AT: usize = 136;
 const MAC_AT: usize = 144;
+const SEAL_AT: usize = 160;
+const NAME_SEAL_AT: usize = 168;
 
 /// The part of a word that counts requests; the other half says which request it was.
 const PLACE: u64 = u32::MAX as u64;
@@ -139,13 +153,14 @@ pub struct MemorySlot {
 #[derive(Clone, Debug)]
 pub struct PortRecord {
     state: StateMemory,
+    id: PortId,
     at: usize,
 }
 
 impl PortRecord {
     /// The record of `id` in the state memory.
     pub fn of(state: &StateMemory, id: PortId) -> Self {
-        Self { state: state.clone(), at: port_at(id) }
+        Self { state: state.clone(), id, at: port_at(id) }
     }
 
     fn get(&self, offset: usize) -> u64 {
@@ -156,22 +171,27 @@ impl PortRecord {
         self.state.put(self.at.saturating_add(offset), value);
     }
 
-    /// The name this record was given, if it was.
+    /// The name this record was given, if it was and can be trusted.
     pub fn name(&self) -> Option<String> {
-        let len =
-            usize::try_from(self.get(NAME_LEN_AT)).ok().filter(|n| (1..=MAX_NAME).contains(n))?;
-        let mut octets = vec![0; len];
-        self.state.memory().read(self.at.saturating_add(NAME_AT), &mut octets)?;
+        let octets = self.name_octets()?;
+        if self.get(NAME_SEAL_AT) != self.name_seal(&octets) {
+            return None;
+        }
         String::from_utf8(octets).ok()
     }
 
     /// Gives the record a name. `false`, and nothing changed, if it is empty or too long.
     pub fn set_name(&self, name: &str) -> bool {
-        if !(1..=MAX_NAME).contains(&name.len()) {
+        let Some(len) = u32::try_from(name.len()).ok().filter(|_| name.len() <= MAX_NAME) else {
+            return false;
+        };
+        if len == 0 {
             return false;
         }
+        self.put(NAME_LEN_AT, 0);
         self.state.memory().write(self.at.saturating_add(NAME_AT), name.as_bytes());
-        self.put(NAME_LEN_AT, name.len() as u64);
+        self.put(NAME_SEAL_AT, self.name_seal(name.as_bytes()));
+        self.put(NAME_LEN_AT, pair(len));
         true
     }
 
@@ -185,22 +205,23 @@ impl PortRecord {
         self.suspicion().clear();
     }
 
-    /// The MAC address that was learned from the guest; kept for as long as the record has its
-    /// name.
+    /// The MAC address that was learned from the guest, if it can be trusted; kept for as long as
+    /// the record has its name.
     pub fn mac(&self) -> Option<Mac> {
-        let [a, b, c, d, e, f, _, known] = self.get(MAC_AT).to_ne_bytes();
-        (known == 1).then_some(Mac([a, b, c, d, e, f]))
+        let [a, b, c, d, e, f, ..] = self.get(MAC_AT).to_ne_bytes();
+        let mac = Mac([a, b, c, d, e, f]);
+        (self.get(MAC_AT) == trust::mac_word(mac)).then_some(mac)
     }
 
     /// Notes the MAC address that was learned from the guest.
     pub fn set_mac(&self, mac: Mac) {
-        let [a, b, c, d, e, f] = mac.0;
-        self.put(MAC_AT, u64::from_ne_bytes([a, b, c, d, e, f, 0, 1]));
+        self.put(MAC_AT, trust::mac_word(mac));
     }
 
-    /// Sets everything that belongs to one connection back to the beginning.
+    /// Sets everything that belongs to one connection back to the beginning. From the first step on
+    /// there is no front end, whatever else still stands.
     pub fn forget_negotiation(&self) {
-        self.put(CONNECTED_AT, 0);
+        self.set_disconnected();
         for at in [OFFERED_AT, FEATURES_AT, PROTOCOL_OFFERED_AT, PROTOCOL_AT, REQUESTS_AT] {
             self.put(at, 0);
         }
@@ -226,29 +247,38 @@ impl PortRecord {
 
     /// Notes that a front end is attached.
     pub fn set_connected(&self) {
-        self.put(CONNECTED_AT, 1);
+        self.put(CONNECTED_AT, pair(1));
+    }
+
+    /// Notes that none is: a successor takes nothing over, and nothing else has to be whole.
+    pub fn set_disconnected(&self) {
+        self.put(CONNECTED_AT, 0);
     }
 
     /// Marks a request as begun: until [`PortRecord::close_request`], the record may be half
     /// changed. `request` is its number in the protocol, for the successor's report.
     pub fn open_request(&self, request: u32) {
-        self.put(REQUEST_AT, u64::from(request).saturating_add(1));
+        self.put(REQUEST_AT, pair(request.saturating_add(1)));
     }
 
-    /// Takes the mark away: the record is whole, and what it implies is with the keeper.
+    /// Seals the record and takes the mark away: it is whole, and what it implies is with the
+    /// keeper.
     pub fn close_request(&self) {
         let requests = self.get(REQUESTS_AT).saturating_add(1);
         self.put(REQUESTS_AT, requests);
         if requests > self.get(INTERRUPTED_AT) & PLACE {
             self.put(INTERRUPTIONS_AT, 0);
         }
+        self.seal();
         self.put(REQUEST_AT, 0);
     }
 
-    /// The request whose mark stands.
+    /// The request whose mark stands; `u32::MAX` if the mark is damaged.
     pub fn request_open(&self) -> Option<u32> {
-        let mark = self.get(REQUEST_AT).checked_sub(1)?;
-        Some(u32::try_from(mark).unwrap_or(u32::MAX))
+        match self.get(REQUEST_AT) {
+            0 => None,
+            mark => Some(unpair(mark).and_then(|n| n.checked_sub(1)).unwrap_or(u32::MAX)),
+        }
     }
 
     /// Counts that a base died of its own making in the middle of `request`, and gives the number in
@@ -378,13 +408,19 @@ impl PortRecord {
     /// The fault for which the worker stopped a ring, as it numbered it. A broken ring stays
     /// stopped, in a successor too, until the front end sets it up anew.
     pub fn fault(&self, side: Side) -> Option<u16> {
-        let word = self.get_ring(side, FAULT_AT).checked_sub(1)?;
-        Some(u16::try_from(word).unwrap_or(u16::MAX))
+        match self.get_ring(side, FAULT_AT) {
+            0 => None,
+            word => {
+                let fault = unpair(word).and_then(|n| u16::try_from(n.checked_sub(1)?).ok());
+                Some(fault.unwrap_or(u16::MAX))
+            }
+        }
     }
 
     /// Notes that the worker stopped a ring for a fault, or that the ring is new.
     pub fn set_fault(&self, side: Side, fault: Option<u16>) {
-        self.put_ring(side, FAULT_AT, fault.map_or(0, |f| u64::from(f).saturating_add(1)));
+        let word = fault.map_or(0, |f| pair(u32::from(f).saturating_add(1)));
+        self.put_ring(side, FAULT_AT, word);
     }
 
     fn slot_at(slot: usize, offset: usize) -> usize {

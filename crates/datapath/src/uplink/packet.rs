@@ -13,7 +13,8 @@
 //! were released is in the network's record. The successor maps the ring again and goes on there:
 //! frames that were taken and not released come again. One slot may be between being given back and
 //! being counted: its number was noted before, so a slot so noted that is the kernel's was given
-//! back.
+//! back. If the numbers were damaged, the place is found in the ring. If the ring's layout was, the
+//! ring cannot be read: that is refused, and a new socket has to be made.
 //!
 //! # Invariants
 //! - No frame is seen that the filter would have rejected: it is attached before the socket has a
@@ -33,7 +34,7 @@ use crate::counters::Counter;
 use crate::faults::{self, Point};
 use crate::names::{Mac, NetworkId};
 use crate::state::StateMemory;
-use crate::state::network::{NetworkRecord, RingRecord};
+use crate::state::network::{NetworkRecord, Position, RingRecord};
 
 /// Frames in one system call.
 const BATCH: usize = 64;
@@ -166,20 +167,25 @@ impl PacketUplink {
         network: NetworkId,
     ) -> Result<Self, UplinkError> {
         let record = NetworkRecord::of(state, network);
-        let RingRecord { block_size, frame_size, blocks } = record.ring();
-        let geometry = Geometry { block_size, blocks, frame_size };
-        let (mut released, unsure) = record.position();
-        let unusable = |e: io::Error| UplinkError::Adopt {
-            object: "card's receive ring",
-            why: format!("{} slots of {frame_size} octets: {e}", geometry.frames()),
+        let refused = |why| UplinkError::Adopt { object: "card's receive ring", why };
+        let Some(RingRecord { block_size, frame_size, blocks }) = record.ring() else {
+            return Err(refused("the record of its layout is damaged".to_owned()));
         };
-        let map = |at| Ring::map(socket.as_fd(), geometry, at).map_err(unusable);
-        let mut ring = map(released)?;
-        if unsure && !ring.is_ours(released) {
-            released = released.wrapping_add(1);
-            ring = map(released)?;
-            record.released(released);
-        }
+        let geometry = Geometry { block_size, blocks, frame_size };
+        let mut ring = Ring::map(socket.as_fd(), geometry, 0).map_err(|e| {
+            refused(format!("{} slots of {frame_size} octets: {e}", geometry.frames()))
+        })?;
+        let released = match record.position() {
+            Position::At(released) => released,
+            Position::Between(released) if ring.is_ours(released) => released,
+            Position::Between(released) => released.wrapping_add(1),
+            Position::Lost => {
+                record.note("the cursor in its card's receive ring was damaged: found again there");
+                ring.search().ok_or_else(|| refused("the cursor is lost".to_owned()))?
+            }
+        };
+        ring.go_on_at(released);
+        record.set_position(released);
         let joins = record.count_adoption().saturating_add(1);
         let mut uplink = Self { socket, ring, record, index, carrier: true, joins };
         // Binding anew would lose what arrives meanwhile, so only if the card is another.

@@ -19,10 +19,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use virtqueue::NetHeader;
 
 use super::{Refusal, UplinkError, sys};
-use crate::names::NetworkId;
+use crate::counters::{Counter, Counters};
+use crate::names::{NetworkId, Owner};
 use crate::netlink::Netlink;
-use crate::state::StateMemory;
-use crate::state::network::HostSlot;
+use crate::state::network::{HostSlot, Left};
+use crate::state::{Place, StateMemory};
 
 /// A datagram read from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +80,8 @@ impl HostPath {
         Ok(path)
     }
 
-    /// Takes over a predecessor's device; a datagram it had read and not finished comes first.
+    /// Takes over a predecessor's device; a datagram it had read and not finished comes first. One
+    /// that was damaged meanwhile is dropped by name. To be called before the worker has the path.
     pub fn adopt(
         netlink: &mut Netlink,
         device: OwnedFd,
@@ -87,7 +89,13 @@ impl HostPath {
         network: NetworkId,
     ) -> Result<Self, UplinkError> {
         let path = Self::from_device(netlink, device, state, network)?;
-        path.slot.recover();
+        if path.slot.recover() == Left::Damaged {
+            let counters = Counters::of(state, Owner::Host(network));
+            counters.add(Counter::Taken, 1);
+            counters.add(Counter::DropStateDamaged, 1);
+            let what = "the datagram just read from the host was damaged and is dropped";
+            state.note(Place::Network(network), what.to_owned());
+        }
         Ok(path)
     }
 
@@ -117,21 +125,24 @@ impl HostPath {
     /// The next datagram from the host, copied into `into`; `None` if there is none. It is the same
     /// again, after a death too, until [`HostPath::done`].
     pub fn next(&mut self, into: &mut [u8]) -> Result<Option<FromHost>, Refusal> {
-        if self.slot.len() == 0 {
+        let (mut len, mut fresh) = (self.slot.len(), false);
+        if len == 0 {
             let (header, datagram) = self.slot.places();
             let read = sys::read_into(self.device.as_fd(), self.slot.memory(), header, datagram);
             match read {
-                Ok(octets) => self.slot.publish(octets.saturating_sub(NetHeader::SHORT_LEN)),
+                Ok(octets) => len = octets.saturating_sub(NetHeader::SHORT_LEN),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(e) => return Err(e.into()),
             }
+            fresh = true;
         }
-        let len = self.slot.len();
         if len == 0 {
             return Ok(None);
         }
-        if let Some(into) = into.get_mut(..len) {
-            self.slot.read(into);
+        let copy = into.get_mut(..len).unwrap_or_default();
+        self.slot.read(copy);
+        if fresh {
+            self.slot.publish(len, copy);
         }
         Ok(Some(FromHost { header: self.slot.header(), len }))
     }

@@ -2,9 +2,10 @@
 //!
 //! # Theory of operation
 //! The record says what was negotiated, the keeper has the descriptors; together they make up the
-//! negotiation that the predecessor had. Nothing is believed for having been checked once: each
-//! part passes the same checks again, so a record that a dying base left in disorder costs one
-//! connection, not the successor. What lies unread in the socket is read as if nothing had been.
+//! negotiation that the predecessor had. Nothing is believed for having been checked once: the record
+//! must have its seal, and each part passes the same checks again, so a record that a dying base left
+//! in disorder, or that was damaged, costs one connection, not the successor. What lies unread in the
+//! socket is read as if nothing had been.
 //!
 //! A front end that cannot be taken over, or of whose takeover the base has died twice, is shut out. It connects again and negotiates anew; of
 //! its split rings nothing is lost.
@@ -34,6 +35,10 @@ pub(super) fn negotiation(
     connection: Option<OwnedFd>,
     kept: &mut Kept,
 ) -> Result<Option<(OwnedFd, Negotiation)>, Renegotiate> {
+    if let Some(part) = record.damage() {
+        record.note(format!("{part} was damaged: it negotiates anew"));
+        return Err(Renegotiate::Damaged(part));
+    }
     if let Some(request) = record.request_open() {
         // Counted before, if the predecessor died of its own making (`state::blame`).
         let times = record.interruptions();
@@ -105,15 +110,13 @@ fn find(key: String, kept: &mut Kept) -> Result<OwnedFd, Renegotiate> {
 
 impl Negotiation {
     /// Gives the worker the rings that its predecessor had. A ring that was broken stays stopped.
+    ///
+    /// Nothing under the record's seal changes here: no request is open, so a base that died
+    /// between a change and its seal would leave what looks damaged.
     pub(super) fn resume(&mut self, around: &Surroundings) -> Result<(), Refusal> {
         for side in Side::BOTH {
-            if !self.record.ring(side).started {
-                continue;
-            }
-            if self.wanted(side) {
+            if self.record.ring(side).started && self.wanted(side) {
                 self.start(side, around)?;
-            } else {
-                self.record.update_ring(side, |ring| ring.started = false);
             }
         }
         Ok(())

@@ -117,6 +117,8 @@ impl Session {
     /// forgets it.
     pub(super) fn end(mut self, around: &Surroundings) {
         let Negotiation { port, .. } = self.negotiation;
+        // Before anything else of the record changes: no request is open that would say so.
+        self.negotiation.record.set_disconnected();
         self.negotiation.stop_all(around);
         self.negotiation.record.forget_negotiation();
         around.unwatch(&self.socket);

@@ -71,7 +71,11 @@ impl Entry {
         around: &Surroundings,
     ) -> Result<Self, DoorError> {
         let record = PortRecord::of(state, door.id);
-        if record.name().as_deref() != Some(&door.name) {
+        let known = record.name().as_deref() == Some(&door.name);
+        if !known {
+            if record.name_is_damaged() {
+                record.note("the name in its record was damaged: its front end negotiates anew");
+            }
             record.clear();
             if door.name.contains('/') || !record.set_name(&door.name) {
                 return Err(DoorError::Name { name: door.name });
@@ -100,7 +104,13 @@ impl Entry {
         marks.set_door(Some(entry.door.id));
         let prepared = entry.prepare(left, around);
         match prepared {
-            Ok(()) => entry.take_over(connection, &mut kept, around),
+            Ok(()) if known || connection.is_none() => {
+                entry.take_over(connection, &mut kept, around);
+            }
+            Ok(()) => {
+                entry.shut_out(connection.as_ref(), around);
+                around.tell(entry.door.id, PortEvent::Renegotiate { why: Renegotiate::NoRecord });
+            }
             Err(_) => entry.shut_out(connection.as_ref(), around),
         }
         marks.set_door(None);

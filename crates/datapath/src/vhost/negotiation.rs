@@ -22,7 +22,8 @@
 //! # Invariants
 //! - A refused request has changed nothing; [`Refusal::RingOutside`] alone is found out late.
 //! - A ring that runs is marked so in the record before the owner has it, and until the owner has
-//!   let go of it.
+//!   let go of it. (One that is marked may have been broken in a predecessor's time.)
+//! - Outside of a request, only words that the record's seal is not over change.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

@@ -234,6 +234,12 @@ pub enum Renegotiate {
         /// Its key.
         key: String,
     },
+    /// The record, or a part of it that would be needed, was damaged.
+    #[error("{0} in the state memory was damaged")]
+    Damaged(&'static str),
+    /// There is a connection and nothing that says what was negotiated.
+    #[error("its record in the state memory is lost")]
+    NoRecord,
     /// What the record says cannot be.
     #[error("the record contradicts itself: {0}")]
     Record(&'static str),

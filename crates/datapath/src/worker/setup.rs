@@ -240,6 +240,10 @@ impl Worker {
         if record.name().as_deref() == Some(&setup.name) {
             // Told to a predecessor by the guest's first frame; there may not be another soon.
             inch.guest_mac = inch.guest_mac.or(record.mac());
+            if record.mac_is_damaged() {
+                record.note("the MAC address learned from its guest was damaged: learned again");
+                record.forget_mac();
+            }
         }
         let mut port = Port::new(setup.id, setup.network, setup.name, inch);
         port.quarantined = record.suspicion().quarantine().is_some();

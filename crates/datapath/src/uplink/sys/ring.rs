@@ -13,6 +13,14 @@
 //! `released` and `taken` count frames since the ring was made; a slot is a count modulo the number
 //! of slots.
 //!
+//! # Where the next frame is, if nobody knows
+//! A successor whose cursor was damaged finds the place in the ring itself ([`Ring::search`]). Slots
+//! are given back and filled in order, so those that are ours lie in a row: the first of them is
+//! next. If all are ours or all are the kernel's, the times that the kernel wrote tell: next is the
+//! slot after the youngest frame. (They are those of the clock on the wall. If that was set back
+//! within the last lap, the wrong slot may be found; frames then wait for a lap.) Two threads of the
+//! kernel may fill slots at once and finish out of order, so what was seen has to be seen again.
+//!
 //! # Why references into the ring are sound
 //! [`Ring::bytes`] lends out octets of slots between `released` and `taken` only. The kernel does
 //! not write to those; they become the kernel's again in [`Ring::release_one`] only, which needs
@@ -23,8 +31,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// How long the kernel may take to finish a slot that it has begun.
+const SETTLING: Duration = Duration::from_millis(1);
+/// How often a search looks at the ring until it sees the same twice.
+const LOOKS: usize = 8;
 
 /// How the slots lie in the ring. A block holds a whole number of slots and perhaps a rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +139,52 @@ impl Ring {
     pub fn is_ours(&self, count: u64) -> bool {
         self.word(count, 0)
             .is_some_and(|status| status.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0)
+    }
+
+    /// Goes on after `released` frames; what was taken and not released comes again.
+    pub fn go_on_at(&mut self, released: u64) {
+        self.released = released;
+        self.taken = released;
+    }
+
+    /// Finds the slot that is next, see the head of this file; `None` if the ring does not settle.
+    pub fn search(&self) -> Option<u64> {
+        let mut before = self.search_once();
+        for _ in 0..LOOKS {
+            std::thread::sleep(SETTLING);
+            let now = self.search_once();
+            if now.is_some() && now == before {
+                return now;
+            }
+            before = now;
+        }
+        None
+    }
+
+    fn search_once(&self) -> Option<u64> {
+        let slots = u64::from(self.geometry.frames());
+        let (mut first, mut rows) = (None, 0u32);
+        let (mut youngest, mut after) = ((0, 0), 0);
+        let mut ours_before = self.is_ours(slots.checked_sub(1)?);
+        for slot in 0..slots {
+            let ours = self.is_ours(slot);
+            if ours && !ours_before {
+                first = Some(slot);
+                rows = rows.saturating_add(1);
+            }
+            ours_before = ours;
+            let word = |offset| self.word(slot, offset).map(|w| w.load(Ordering::Relaxed));
+            let time = (word(16)?, word(20)?);
+            if time > youngest {
+                youngest = time;
+                after = slot.saturating_add(1).checked_rem(slots)?;
+            }
+        }
+        match rows {
+            0 => Some(after),
+            1 => first,
+            _ => None,
+        }
     }
 
     /// Takes the next frame: its count and what the kernel says of it.

@@ -1,5 +1,6 @@
 //! The uplink on a kernel, in network namespaces that each test makes: needs root.
 
+mod damage;
 mod guard;
 mod offloads;
 mod packet;

@@ -9,7 +9,7 @@ use crate::counters::Counter;
 use crate::names::{Mac, NetworkId, PortId};
 use crate::neighbor::{Lan, Settings};
 use crate::state::StateMemory;
-use crate::state::network::NetworkRecord;
+use crate::state::network::{NetworkRecord, Position, RingRecord};
 use crate::uplink::{Guard, Outgoing, PacketUplink, Received, Refusal, Sent, SocketFilter};
 use crate::worker::{self, NetworkSetup, UplinkFacts, UplinkSetup};
 
@@ -25,17 +25,17 @@ fn state() -> StateMemory {
 }
 
 /// A frame whose datagram carries a number.
-fn numbered(n: u32) -> Vec<u8> {
+pub(super) fn numbered(n: u32) -> Vec<u8> {
     let payload = [&n.to_be_bytes()[..], &[0; 40]].concat();
     frame_in(0x0800, &ip4("203.0.113.2", "203.0.113.10", 253, &payload))
 }
 
-fn number(bytes: &[u8]) -> u32 {
+pub(super) fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[34..38].try_into().unwrap())
 }
 
 /// Takes the next frame, waiting for it, and returns a copy.
-fn take(uplink: &mut PacketUplink) -> (NetHeader, Vec<u8>) {
+pub(super) fn take(uplink: &mut PacketUplink) -> (NetHeader, Vec<u8>) {
     for _ in 0..2 {
         match uplink.next() {
             Some(Received::Frame { header, bytes, .. }) => return (header, bytes.to_vec()),
@@ -268,7 +268,7 @@ fn a_death_between_giving_a_slot_back_and_counting_it_leaves_no_gap() {
         // As if it had died right before counting.
         let record = NetworkRecord::of(&state, NETWORK);
         record.released(0);
-        assert_eq!(record.position(), (0, true));
+        assert_eq!(record.position(), Position::Between(0));
         let kept = uplink.as_fd().try_clone_to_owned().unwrap();
         drop(uplink);
         let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
@@ -283,10 +283,14 @@ fn a_record_that_does_not_fit_the_ring_is_refused_with_its_numbers() {
         let state = state();
         let uplink = open(world, &state);
         let kept = uplink.as_fd().try_clone_to_owned().unwrap();
-        drop(uplink);
         let other = StateMemory::create().unwrap().0;
         let error = PacketUplink::adopt(kept, world.card.index, &other, NETWORK).unwrap_err();
-        assert!(error.to_string().contains("receive ring: 0 slots"), "{error}");
+        assert!(error.to_string().contains("its layout is damaged"), "{error}");
+        let record = NetworkRecord::of(&other, NETWORK);
+        record.start_ring(RingRecord { block_size: 4096, frame_size: 2048, blocks: 3 });
+        let again = uplink.as_fd().try_clone_to_owned().unwrap();
+        let error = PacketUplink::adopt(again, world.card.index, &other, NETWORK).unwrap_err();
+        assert!(error.to_string().contains("receive ring: 6 slots"), "{error}");
     });
 }
 

@@ -158,7 +158,7 @@ fn a_datagram_comes_again_until_it_is_done() {
         let mut path = HostPath::adopt(&mut world.netlink, kept, &state, NETWORK).unwrap();
         assert_eq!(read(&mut path), (header, first.clone()));
         // As if it had died before it could note the length.
-        HostSlot::of(&state, NETWORK).publish(0);
+        HostSlot::of(&state, NETWORK).publish(0, &[]);
         let kept = path.as_fd().try_clone_to_owned().unwrap();
         drop(path);
         let mut path = HostPath::adopt(&mut world.netlink, kept, &state, NETWORK).unwrap();

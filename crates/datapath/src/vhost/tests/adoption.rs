@@ -177,6 +177,8 @@ fn a_record_that_contradicts_what_was_kept_costs_the_connection_only() {
         let guest = Guest::new();
         let (stage, mut front) = negotiated(&guest);
         spoil(&stage);
+        // Behind the seal, each part is looked at again.
+        stage.record().seal();
         let without_connection = !stage.keeper.keys().contains(&"port/web/connection".to_owned());
         let stage = stage.succeed();
         stage.add(stage.door()).unwrap();
@@ -258,14 +260,17 @@ fn no_spoilt_record_harms_the_successor() {
     ];
     // The rings, the memory slots, and what lies before them.
     let place = prop_oneof![8..18usize, 32..64usize, 128..160usize];
-    let spoilt = prop::collection::vec((place, word), 1..5);
+    let spoilt = (prop::collection::vec((place, word), 1..5), any::<bool>());
     let guest = Guest::new();
     let config = ProptestConfig::with_cases(128);
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let outcome = runner.run(&spoilt, |words| {
+    let outcome = runner.run(&spoilt, |(words, sealed)| {
         let (stage, front) = negotiated(&guest);
         for (place, word) in words {
             stage.state.put(crate::state::port_at(ID) + place * 8, word);
+        }
+        if sealed {
+            stage.record().seal();
         }
         let stage = stage.succeed();
         stage.add(stage.door()).unwrap();

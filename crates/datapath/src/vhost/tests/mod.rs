@@ -4,6 +4,7 @@
 
 mod adoption;
 mod coming_and_going;
+mod damage;
 mod hostile;
 mod negotiation;
 mod poison;
