@@ -265,8 +265,9 @@ fn what_comes_for_a_quarantined_port_is_dropped_by_name_until_it_is_released() {
     suspicion.set_quarantine(Quarantine::Sending(0));
     let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
     // Its front end's rings are withheld by the doors.
-    let stop = |side| worker.stop(PortId(2), side);
-    Side::BOTH.map(stop);
+    for side in Side::BOTH {
+        worker.stop(PortId(2), side);
+    }
     let dropped = || Counters::of(&state, Owner::Port(PortId(2))).get(Counter::RxPortQuarantined);
     let frame = a.udp(b.address, b"first");
     a.send(&frame);
