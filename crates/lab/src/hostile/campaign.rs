@@ -1,6 +1,8 @@
 //! Rounds, until there are enough of each kind; after every few, what was counted and what arrived
 //! is compared with what must have been.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ use crate::frames;
 
 /// Most frames of one flight.
 const FLIGHT: u64 = 32;
+/// The place of [`Who::Tiny`] among the drivers that only have to be there.
+const TINY: usize = 1;
 /// How much more often than other things addresses are tried: they have many names.
 const OFTEN: usize = 6;
 /// Datagrams to neighbours that are not there.
