@@ -244,11 +244,20 @@ impl<'s> Campaign<'s> {
             Ok(())
         })?;
         self.stage.detach(Who::Hostile)?;
-        let now = self.stage.counters()?;
-        let grown = now[&Who::Hostile].since(&before);
-        if !grown.balances() {
-            return Err(LabError::Unexpected(format!("fates that do not add up: {:?}", grown.0)));
-        }
+        // What was rewritten to somebody on the LAN who is not there waits for him for a while.
+        let begun = Instant::now();
+        let grown = loop {
+            let now = self.stage.counters()?;
+            let grown = now[&Who::Hostile].since(&before);
+            if grown.balances() {
+                break grown;
+            }
+            if begun.elapsed() > PATIENCE {
+                let text = format!("fates that do not add up: {:?}", grown.0);
+                return Err(LabError::Unexpected(text));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         self.report.rounds += grown.get("taken") + grown.breaks();
         self.report.seen.add_all(&grown.fates());
         // What came after the last look.
