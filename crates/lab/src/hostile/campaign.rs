@@ -157,16 +157,26 @@ impl<'s> Campaign<'s> {
         }
     }
 
-    /// Looks at all that has arrived.
+    /// Looks at all that has arrived, and that is all there was to come.
     fn look(&mut self) -> Result<()> {
+        self.judge()?;
+        self.settled()
+    }
+
+    /// Looks at all that has arrived: whatever is wrong with it is wrong for good.
+    fn judge(&mut self) -> Result<()> {
         for (rig, judge) in &mut self.receivers {
             for (header, frame) in rig.arrived() {
                 judge.look(&header, &frame)?;
                 self.report.judged += 1;
             }
-            judge.settled()?;
         }
         Ok(())
+    }
+
+    /// Fails if something is still to come.
+    fn settled(&self) -> Result<()> {
+        self.receivers.iter().try_for_each(|(_, judge)| judge.settled())
     }
 
     /// Compares what was counted since the last time with what must have been.
@@ -421,13 +431,14 @@ impl<'s> Campaign<'s> {
         loop {
             let grown = self.stage.uplink()?.since(before);
             let missing = expected.since(&grown);
-            let arrived = self.look();
-            if missing.0.is_empty() && arrived.is_ok() {
+            self.judge()?;
+            let settled = self.settled();
+            if missing.0.is_empty() && settled.is_ok() {
                 self.report.lan.add_all(&grown.fates());
                 return Ok(());
             }
             if begun.elapsed() > PATIENCE {
-                arrived?;
+                settled?;
                 let grown = grown.since(expected);
                 let text = format!("not counted: {:?}; instead: {:?}", missing.0, grown.0);
                 return Err(LabError::Unexpected(text));
