@@ -327,11 +327,15 @@ impl<'s> Campaign<'s> {
             for _ in 0..rounds {
                 let last = last(dice);
                 let shot = to_nobody(dice, last);
-                speaker.add(&shot.header, &shot.frame, Shape::default());
-                if dice.once_in(32) {
+                // Chance may let the ring fill up.
+                let full = !speaker.add(&shot.header, &shot.frame, Shape::default());
+                if full || dice.once_in(32) {
                     speaker.expose();
                     speaker.wait_taken()?;
                     speaker.arrived();
+                }
+                if full {
+                    speaker.add(&shot.header, &shot.frame, Shape::default());
                 }
             }
             speaker.expose();
