@@ -16,6 +16,8 @@ const DEAD: [usize; 2] = [400, 1000];
 const WATCHED: Duration = Duration::from_secs(4);
 /// Slices of it whose rates are compared by their median: one stall of a busy machine is no rate.
 const SLICES: u32 = 8;
+/// No flow may stand still so long, on a machine whose cores others want too.
+const STILL: Duration = Duration::from_secs(2);
 /// A pause between two looks at what is due.
 const PAUSE: Duration = Duration::from_millis(5);
 /// ICMP errors that one VM may cause: at once, and then a second (`datapath/src/limiter.rs`).
@@ -155,7 +157,7 @@ fn a_scan_of_dead_addresses_slows_nobody_and_is_told() {
         println!("{name}: {alone} a slice without, {during} with; still for {silence:?}");
         exchange.of(*stream).assert_complete(name, 0);
         assert!(during * 2 > alone, "{name}: {alone} without, {during} with");
-        assert!(silence < Duration::from_millis(500), "{name}: still for {silence:?}");
+        assert!(silence < STILL, "{name}: still for {silence:?}");
     }
     // All flows of one VM together are a better measure than one of them.
     for (vm, from) in [("the scanner", [0, 2]), ("the other VM", [1, 4])] {
