@@ -8,10 +8,15 @@
 # compiler for libFuzzer. AddressSanitizer comes with stable Rust, behind RUSTC_BOOTSTRAP. What is
 # found lies in fuzz/artifacts/TARGET; run.sh fails then, and says how to repeat it. The corpus in
 # fuzz/corpus/TARGET grows from run to run; fuzz/seeds/TARGET is where it starts.
+#
+# A fuzzer that does not see which way its inputs went finds next to nothing: run.sh fails as well
+# if a target's coverage is not counted.
 set -euo pipefail
 cd "$(dirname "$0")"
 each=${SECONDS_EACH:-20}
 target=x86_64-unknown-linux-gnu
+# Places in the code that every target reaches at the very least.
+least=20
 coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-pc-table
@@ -40,8 +45,15 @@ fuzz() { # TARGET
     if "$CARGO_TARGET_DIR/$target/release/$1" "${folders[@]}" "${dictionary[@]}" \
         "-artifact_prefix=artifacts/$1/" "-max_total_time=$each" -max_len=4096 -timeout=10 \
         -rss_limit_mb=2048 -use_value_profile=0 -print_final_stats=1 >"$log" 2>&1; then
-        echo "fuzz $1: $(sed -n 's/^Done \(.*\)$/\1/p' "$log")," \
-            "$(grep -o 'cov: [0-9]*' "$log" | tail -1)"
+        local covered
+        covered=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -1)
+        if [ "${covered:-0}" -lt "$least" ]; then
+            tail -20 "$log"
+            echo "fuzz $1: BLIND: coverage ${covered:-none}, less than $least: the compiler's flags for" \
+                "coverage in run.sh do not work"
+            return 1
+        fi
+        echo "fuzz $1: $(sed -n 's/^Done \(.*\)$/\1/p' "$log"), cov: $covered"
     else
         tail -60 "$log"
         echo "fuzz $1: FOUND something; again: $CARGO_TARGET_DIR/$target/release/$1 artifacts/$1/FILE"

@@ -7,7 +7,7 @@
 # ThreadSanitizer runs the tests that have threads, twice. First with plain copies: data must be
 # ordered by the rings' own acquire and release, so the one test whose driver breaks that on purpose
 # is left out. Then that test alone, with copies made of atomics (feature atomic_copy).
-# sanitize.supp says what is suppressed, and why.
+# sanitize.supp says what is suppressed, and why. A run whose filter matches no test fails.
 set -euo pipefail
 cd "$(dirname "$0")"
 target=x86_64-unknown-linux-gnu
@@ -16,11 +16,18 @@ export RUSTC_BOOTSTRAP=1
 # Build directories of their own: other flags, other artefacts.
 root=${CARGO_TARGET_DIR:-../../target}
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
 run() { # NAME RUSTFLAGS CARGO-ARGUMENTS...
     local name=$1 flags=$2
     shift 2
     RUSTFLAGS="$flags" CARGO_TARGET_DIR="$root/sanitize-$name" \
-        cargo test -q -p virtqueue --lib --target "$target" "$@"
+        cargo test -q -p virtqueue --lib --target "$target" "$@" | tee "$log"
+    grep -q '^test result: ok\. [1-9]' "$log" || {
+        echo "sanitize.sh: no test ran under the $name sanitizer: cargo test $*" >&2
+        exit 1
+    }
 }
 
 [ $# -gt 0 ] || set -- address thread

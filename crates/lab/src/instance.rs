@@ -278,6 +278,21 @@ impl Drop for Instance {
     }
 }
 
+/// Processor time that all threads of a process have used.
+pub fn processor_time(process: i32) -> Result<Duration> {
+    let tasks = PathBuf::from(format!("/proc/{process}/task"));
+    let what = || format!("read {}", tasks.display());
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir(&tasks).attempt(what)? {
+        let path = task.attempt(what)?.path().join("schedstat");
+        // A thread that has ended meanwhile has nothing to add.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let used = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+        nanoseconds += used.unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,15 +53,21 @@ pub enum Stream {
     Udp,
 }
 
-/// What an iperf3 run showed.
+/// What an iperf3 run showed, by the receiver's count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// Octets that arrived.
     pub bytes: u64,
     /// Bits per second that arrived.
     pub bits_per_second: f64,
-    /// UDP: datagrams lost, of a hundred.
+    /// UDP: octets sent that did not arrive, of a hundred.
     pub lost_percent: f64,
+}
+
+impl Rate {
+    /// Less than this in a second is no working path: a hundredth of what an emulated guest carries,
+    /// and half of what a UDP run sends.
+    pub const ENOUGH: u64 = 100_000;
 }
 
 /// Bits per second of a UDP run: far below what a software-emulated guest can take.
@@ -123,17 +129,20 @@ fn parse_rate(text: &str, kind: Stream) -> std::result::Result<Rate, String> {
     if let Some(error) = report.get("error").and_then(Value::as_str) {
         return Err(error.to_owned());
     }
-    let sum = match kind {
-        Stream::Udp => "/end/sum",
-        _ => "/end/sum_received",
-    };
-    let number = |name: &str| report.pointer(&format!("{sum}/{name}")).and_then(Value::as_f64);
+    let number = |name: &str| report.pointer(&format!("/end/{name}")).and_then(Value::as_f64);
     let missing = || format!("no sums in iperf3's report: {}", last(text));
-    Ok(Rate {
-        bytes: number("bytes").ok_or_else(missing)? as u64,
-        bits_per_second: number("bits_per_second").ok_or_else(missing)?,
-        lost_percent: number("lost_percent").unwrap_or(0.0),
-    })
+    let bytes = number("sum_received/bytes").ok_or_else(missing)?;
+    // iperf3's own percentage counts gaps in what arrived: of a stream of which nothing arrives, it
+    // says that nothing was lost.
+    let lost_percent = match kind {
+        Stream::Udp => {
+            let sent = number("sum_sent/bytes").filter(|n| *n > 0.0).ok_or_else(missing)?;
+            (100.0 * (1.0 - bytes / sent)).max(0.0)
+        }
+        Stream::Tcp | Stream::TcpBack => 0.0,
+    };
+    let bits_per_second = number("sum_received/bits_per_second").ok_or_else(missing)?;
+    Ok(Rate { bytes: bytes as u64, bits_per_second, lost_percent })
 }
 
 /// The end of a text, for an error message.
@@ -164,8 +173,16 @@ mod tests {
                       "sum_received":{"bytes":5,"bits_per_second":40.0}}}"#;
         let rate = parse_rate(tcp, Stream::Tcp).unwrap();
         assert_eq!((rate.bytes, rate.bits_per_second), (5, 40.0));
-        let udp = r#"{"end":{"sum":{"bytes":5,"bits_per_second":40.0,"lost_percent":2.5}}}"#;
-        assert_eq!(parse_rate(udp, Stream::Udp).unwrap().lost_percent, 2.5);
+        // As iperf3 3.12 reports a UDP run of which nothing, or half, arrived.
+        for (received, lost) in [(0, 100.0), (50, 50.0), (100, 0.0)] {
+            let udp = format!(
+                r#"{{"end":{{"sum":{{"bytes":100,"bits_per_second":800.0,"lost_percent":0}},
+                    "sum_sent":{{"bytes":100,"bits_per_second":800.0,"lost_percent":0}},
+                    "sum_received":{{"bytes":{received},"bits_per_second":1.0,"lost_percent":0}}}}}}"#
+            );
+            let rate = parse_rate(&udp, Stream::Udp).unwrap();
+            assert_eq!((rate.bytes, rate.lost_percent), (received, lost));
+        }
         let error = parse_rate(r#"{"error":"unable to connect"}"#, Stream::Tcp).unwrap_err();
         assert_eq!(error, "unable to connect");
         assert!(parse_rate("iperf3: not found", Stream::Tcp).is_err());

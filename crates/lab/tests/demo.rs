@@ -1,18 +1,26 @@
 //! The demo itself: it ends well when everything works, and badly when a path is broken.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use lab::netns::Snapshot;
+
+/// How long people may have to wait, once everything is built.
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn demo(change: impl FnOnce(&mut Command)) -> (Output, String) {
     let _alone = lab::paths::alone().unwrap();
     let before = Snapshot::of_machine().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
     change(&mut command);
+    let start = Instant::now();
     let ended = command.output().unwrap();
+    let took = start.elapsed();
     let left = Snapshot::of_machine().unwrap().since(&before);
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+    println!("the demo took {took:?}");
     assert!(left.is_empty(), "{left}\n{text}");
+    assert!(took < LIMIT, "{took:?}\n{text}");
     (ended, text)
 }
 

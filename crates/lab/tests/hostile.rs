@@ -17,6 +17,7 @@ fn campaign(seed: u64) {
     let mut pair = Pair::start(&mut stage).unwrap();
     let mut campaign = Campaign::new(&mut stage, seed).unwrap();
     campaign.speech(SPEECH).unwrap();
+    campaign.effort().unwrap();
     campaign.rings(RINGS).unwrap();
     campaign.race(RACE, false).unwrap();
     campaign.race(RACE, true).unwrap();

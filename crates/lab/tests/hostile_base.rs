@@ -28,6 +28,8 @@ fn a_running_base_stays_what_it_is_whatever_a_driver_and_the_lan_do() {
     campaign.giants(&lan, GIANTS).unwrap();
     campaign.scan().unwrap();
     campaign.lan(&lan, LAN).unwrap();
+    campaign.effort().unwrap();
+    campaign.outrun(&lan).unwrap();
     campaign.speech(SPEECH).unwrap();
     campaign.check().unwrap();
     campaign.rings(RINGS).unwrap();

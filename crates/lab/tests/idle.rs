@@ -1,12 +1,12 @@
 //! Nobody polls when nobody talks: idle VMs cost next to no CPU, and their traffic still starts at
 //! once.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::driver::Settings;
 use lab::exchange::{DriverEnd, Exchange};
+use lab::instance::processor_time;
 use lab::numbered::{Flow, Stream};
 use lab::scene::vm;
 use lab::wired::{LIMIT, MACS, Wired, Wiring};
@@ -15,16 +15,6 @@ use lab::wired::{LIMIT, MACS, Wired, Wiring};
 const QUIET: Duration = Duration::from_secs(10);
 /// Of a core, in a thousand.
 const ALLOWED: f64 = 5.0;
-
-/// CPU time that all threads of a process have used.
-fn used(process: i32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let one = |task: std::io::Result<fs::DirEntry>| -> Option<u64> {
-        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse().ok()
-    };
-    Duration::from_nanos(tasks.filter_map(one).sum())
-}
 
 #[test]
 fn two_idle_vms_cost_next_to_nothing() {
@@ -43,27 +33,28 @@ fn two_idle_vms_cost_next_to_nothing() {
     sleep(Duration::from_secs(3));
 
     let processes = [instance.base_process().unwrap(), instance.holder_process().unwrap()];
-    let (start, before) = (Instant::now(), processes.map(used));
+    let used = || processes.map(|process| processor_time(process).unwrap());
+    let (before, start) = (used(), Instant::now());
     sleep(QUIET);
-    let (passed, after) = (start.elapsed(), processes.map(used));
+    let (passed, after) = (start.elapsed(), used());
     let [base, holder] = [0, 1].map(|i| after[i] - before[i]);
     let share = 1000.0 * (base + holder).as_secs_f64() / passed.as_secs_f64();
     println!("base {base:?}, holder {holder:?} in {passed:?}: {share:.2} in a thousand of a core");
     assert!(share < ALLOWED, "{share:.2} in a thousand");
 
     // Asleep, not dead; and busy it is seen to be busy.
-    let before = processes.map(used);
-    let start = Instant::now();
+    let (before, start) = (used(), Instant::now());
     exchange.begin();
     exchange.run_for(Duration::from_millis(300)).unwrap();
     exchange.settle(LIMIT).unwrap();
-    let busy = (processes.map(used)[0] - before[0]).as_secs_f64() / start.elapsed().as_secs_f64();
+    let busy = (used()[0] - before[0]).as_secs_f64() / start.elapsed().as_secs_f64();
     for stream in streams {
         let stream = exchange.of(stream);
         stream.assert_complete("after the rest", 0);
         let silence = stream.tally.take_silence();
         assert!(silence < Duration::from_millis(200), "traffic began after {silence:?}");
     }
-    assert!(busy > 0.05, "{busy} of a core under traffic: the measure is wrong");
+    // Other programs may have most of the cores: it is compared with itself.
+    assert!(1000.0 * busy > 5.0 * share, "{busy} of a core under traffic: the measure is wrong");
     instance.down().unwrap();
 }

@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use lab::capture::{Capture, Tap};
+use lab::command::wait_until;
 use lab::driver::{DriverPort, Settings};
 use lab::frames::{self, Mac, protocol};
 use lab::instance::Instance;
@@ -254,6 +255,40 @@ fn host_and_vm_reach_each_other() {
     }
     assert_eq!(counters.get("vm/a", "to_uplink"), 0, "{counters:?}");
     shared.down();
+}
+
+#[test]
+fn what_the_host_does_not_take_is_counted_by_name() {
+    /// Datagrams of each family.
+    const SENT: usize = 100;
+    let _alone = lab::paths::alone().unwrap();
+    let wiring = Wiring { drivers: [Settings::plain(); 2], ..Wiring::default() };
+    let mut wired = Wired::up(&wiring).unwrap();
+    // Somebody sets down the device that leads to the host's stack.
+    let route = wired.scene.host.run(&format!("ip route show {}", vm(0)[0])).unwrap();
+    let device = route.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap();
+    wired.scene.host.run(&format!("ip link set {device} down")).unwrap();
+    let before = wired.instance.counters().unwrap();
+    for (own, host) in vm(0).into_iter().zip(HOST) {
+        for number in 0..SENT {
+            let message = frames::udp(own, host, (7, 9), &number.to_be_bytes());
+            let datagram = frames::datagram(own, host, protocol::UDP, message);
+            wired.a.send_plain(&wired.from_a(&datagram)).unwrap();
+        }
+    }
+    let counted = wait_until(
+        LIMIT,
+        || format!("drops by the host: {:?}", wired.instance.counters()),
+        || {
+            let grown = wired.instance.counters()?.since(&before);
+            Ok((grown.get("vm/a", "drop.host_send") >= 2 * SENT as u64).then_some(grown))
+        },
+    )
+    .unwrap();
+    assert_eq!(counted.get("vm/a", "drop.host_send"), 2 * SENT as u64, "{counted:?}");
+    assert_eq!(counted.get("vm/a", "to_host"), 0, "{counted:?}");
+    wired.instance.balanced(LIMIT).unwrap();
+    wired.instance.down().unwrap();
 }
 
 #[test]

@@ -20,7 +20,9 @@
         clippy::expect_used,
         clippy::panic,
         clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
+        clippy::arithmetic_side_effects,
+        clippy::string_slice,
+        clippy::unreachable
     )
 )]
 

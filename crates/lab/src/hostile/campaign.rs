@@ -1,6 +1,8 @@
 //! Rounds, until there are enough of each kind; after every few, what was counted and what arrived
 //! is compared with what must have been.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ use crate::frames;
 
 /// Most frames of one flight.
 const FLIGHT: u64 = 32;
+/// The place of [`Who::Tiny`] among the drivers that only have to be there.
+const TINY: usize = 1;
 /// How much more often than other things addresses are tried: they have many names.
 const OFTEN: usize = 6;
 /// Datagrams to neighbours that are not there.
@@ -153,16 +157,26 @@ impl<'s> Campaign<'s> {
         }
     }
 
-    /// Looks at all that has arrived.
+    /// Looks at all that has arrived, and that is all there was to come.
     fn look(&mut self) -> Result<()> {
+        self.judge()?;
+        self.settled()
+    }
+
+    /// Looks at all that has arrived: whatever is wrong with it is wrong for good.
+    fn judge(&mut self) -> Result<()> {
         for (rig, judge) in &mut self.receivers {
             for (header, frame) in rig.arrived() {
                 judge.look(&header, &frame)?;
                 self.report.judged += 1;
             }
-            judge.settled()?;
         }
         Ok(())
+    }
+
+    /// Fails if something is still to come.
+    fn settled(&self) -> Result<()> {
+        self.receivers.iter().try_for_each(|(_, judge)| judge.settled())
     }
 
     /// Compares what was counted since the last time with what must have been.
@@ -240,11 +254,20 @@ impl<'s> Campaign<'s> {
             Ok(())
         })?;
         self.stage.detach(Who::Hostile)?;
-        let now = self.stage.counters()?;
-        let grown = now[&Who::Hostile].since(&before);
-        if !grown.balances() {
-            return Err(LabError::Unexpected(format!("fates that do not add up: {:?}", grown.0)));
-        }
+        // What was rewritten to somebody on the LAN who is not there waits for him for a while.
+        let begun = Instant::now();
+        let grown = loop {
+            let now = self.stage.counters()?;
+            let grown = now[&Who::Hostile].since(&before);
+            if grown.balances() {
+                break grown;
+            }
+            if begun.elapsed() > PATIENCE {
+                let text = format!("fates that do not add up: {:?}", grown.0);
+                return Err(LabError::Unexpected(text));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         self.report.rounds += grown.get("taken") + grown.breaks();
         self.report.seen.add_all(&grown.fates());
         // What came after the last look.
@@ -411,13 +434,14 @@ impl<'s> Campaign<'s> {
         loop {
             let grown = self.stage.uplink()?.since(before);
             let missing = expected.since(&grown);
-            let arrived = self.look();
-            if missing.0.is_empty() && arrived.is_ok() {
+            self.judge()?;
+            let settled = self.settled();
+            if missing.0.is_empty() && settled.is_ok() {
                 self.report.lan.add_all(&grown.fates());
                 return Ok(());
             }
             if begun.elapsed() > PATIENCE {
-                arrived?;
+                settled?;
                 let grown = grown.since(expected);
                 let text = format!("not counted: {:?}; instead: {:?}", missing.0, grown.0);
                 return Err(LabError::Unexpected(text));

@@ -70,9 +70,10 @@ impl Tally {
 }
 
 /// Drops that are counted at the receiver.
-pub const RECEIVERS: [&str; 5] = [
+pub const RECEIVERS: [&str; 6] = [
     "drop.rx_no_buffer",
     "drop.rx_buffer_too_small",
+    "drop.rx_effort",
     "drop.rx_port_down",
     "drop.rx_port_broken",
     "drop.mac_unknown",
@@ -131,6 +132,7 @@ const DRIVERS: &[&str] = &[
     "drop.segment_too_big",
     "drop.rx_no_buffer",
     "drop.rx_buffer_too_small",
+    "drop.rx_effort",
     "drop.rx_port_down",
     "drop.rx_port_broken",
     "drop.mac_unknown",
@@ -140,8 +142,12 @@ const DRIVERS: &[&str] = &[
 const DRIVERS_ALONE: &[&str] = &["drop.no_uplink", "drop.no_host_path"];
 
 /// And on a network with a card.
-const DRIVERS_WIRED: &[&str] =
-    &["drop.no_gateway", "drop.neighbor_unreachable", "drop.neighbor_queue_full"];
+const DRIVERS_WIRED: &[&str] = &[
+    "drop.no_gateway",
+    "drop.neighbor_unreachable",
+    "drop.neighbor_queue_full",
+    "drop.uplink_send",
+];
 
 /// Reasons that a peer on the LAN can cause.
 const PEERS: &[&str] = &[
@@ -184,16 +190,9 @@ const PEERS: &[&str] = &[
     "drop.uplink_ring_full",
 ];
 
-/// Reasons that neither can cause: the cable, the kernel, and the host's own stack do.
+/// Reasons that neither can cause: the cable, and the host's own stack do.
 #[cfg(test)]
-const OTHERS: &[&str] = &[
-    "drop.host_forwarded",
-    "drop.uplink_down",
-    "drop.uplink_send",
-    "drop.host_send",
-    // Needs a ring full of chains of pieces: `datapath/tests/two_ports.rs`.
-    "drop.rx_effort",
-];
+const OTHERS: &[&str] = &["drop.host_forwarded", "drop.uplink_down", "drop.host_send"];
 
 /// Reasons that a driver can cause; `wired`: on a network with a card.
 pub fn by_drivers(wired: bool) -> Vec<&'static str> {

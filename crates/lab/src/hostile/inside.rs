@@ -166,6 +166,10 @@ impl Stage for Inside {
     fn is_wired(&self) -> bool {
         false
     }
+
+    fn slow_card(&mut self, _slow: bool) -> Result<()> {
+        Err(LabError::Unexpected("there is no card".to_owned()))
+    }
 }
 
 impl Drop for Inside {

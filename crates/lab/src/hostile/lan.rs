@@ -75,6 +75,17 @@ impl Lan {
         }
     }
 
+    /// The datagrams that the card has sent and it has not forgotten.
+    pub fn heard(&self) -> Result<Vec<Vec<u8>>> {
+        let mut all = Vec::new();
+        while let Some(frame) = self.tap.receive(Duration::ZERO)? {
+            if !frame.outgoing {
+                all.push(frames::datagram_of(&frame.bytes).to_vec());
+            }
+        }
+        Ok(all)
+    }
+
     /// Forgets what it has heard.
     pub fn forget(&self) -> Result<()> {
         self.tap.drain()

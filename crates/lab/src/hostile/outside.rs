@@ -21,6 +21,10 @@ use crate::scene::{CARD, GATEWAY, LAN_CARD, Scene};
 /// How long the base may take to answer an operator.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// A card so slow that a flight of frames is more than it takes: room for some, and as much of a
+/// queue.
+const SLOW: &str = "rate 8mbit burst 6000 limit 6000";
+
 /// The base, its host, and what is outside.
 pub struct Outside {
     fronts: BTreeMap<Who, FrontEnd>,
@@ -164,5 +168,13 @@ impl Stage for Outside {
 
     fn is_wired(&self) -> bool {
         true
+    }
+
+    fn slow_card(&mut self, slow: bool) -> Result<()> {
+        let line = match slow {
+            true => format!("tc qdisc add dev {CARD} root tbf {SLOW}"),
+            false => format!("tc qdisc del dev {CARD} root"),
+        };
+        self.scene.host.run(&line).map(drop)
     }
 }

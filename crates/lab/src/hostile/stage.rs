@@ -37,6 +37,9 @@ pub trait Stage {
 
     /// Whether there is a network card, with a LAN behind it.
     fn is_wired(&self) -> bool;
+
+    /// Makes the card slow, or as fast again as it was. What it has not sent yet is lost then.
+    fn slow_card(&mut self, slow: bool) -> Result<()>;
 }
 
 /// Waits until more than `before` breaks were counted for a port.

@@ -7,6 +7,7 @@ mod answers;
 mod beside;
 mod carried;
 mod detection;
+mod idle;
 mod life;
 mod overcommit;
 mod probing;

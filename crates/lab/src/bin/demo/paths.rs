@@ -4,7 +4,7 @@ use std::fmt;
 
 use lab::guest::Guest;
 use lab::instance::Counters;
-use lab::measure::{Stream, echo, stream};
+use lab::measure::{Rate, Stream, echo, stream};
 use lab::scene::{HOST, OUTSIDE, Pair, Place, Scene, vm};
 
 /// From where to where.
@@ -169,32 +169,34 @@ impl Stage<'_> {
     pub fn measure(&self, path: PathName, family: Family, kind: Kind, silent: bool) -> Measured {
         let (from, at, to) = self.ends(path);
         let to = to[family as usize];
-        let shown =
-            match kind {
-                Kind::Ping => echo(from, to, ECHOES).map_err(|e| e.to_string()).and_then(|seen| {
-                    match seen.sent == ECHOES && seen.received == ECHOES {
-                        true => Ok(format!("{:.2} ms", seen.milliseconds)),
-                        false => Err(format!("{} of {} replies", seen.received, seen.sent)),
+        let shown = match kind {
+            Kind::Ping => echo(from, to, ECHOES).map_err(|e| e.to_string()).and_then(|seen| {
+                match seen.sent == ECHOES && seen.received == ECHOES {
+                    true => Ok(format!("{:.2} ms", seen.milliseconds)),
+                    false => Err(format!("{} of {} replies", seen.received, seen.sent)),
+                }
+            }),
+            Kind::Stream(_) if silent => Err("not tried, as there was no echo".to_owned()),
+            Kind::Stream(which) => {
+                stream(from, at, to, which).map_err(|e| e.to_string()).and_then(|rate| {
+                    match rate.bytes >= Rate::ENOUGH && rate.lost_percent <= MOST_LOST {
+                        true => Ok(show_rate(&rate, which)),
+                        false => Err(format!(
+                            "{} octets arrived, {:.0} % lost",
+                            rate.bytes, rate.lost_percent
+                        )),
                     }
-                }),
-                Kind::Stream(_) if silent => Err("not tried, as there was no echo".to_owned()),
-                Kind::Stream(which) => stream(from, at, to, which)
-                    .map_err(|e| e.to_string())
-                    .and_then(|rate| match rate.bytes > 0 && rate.lost_percent <= MOST_LOST {
-                        true => Ok(show_rate(rate.bits_per_second, rate.lost_percent, which)),
-                        false => {
-                            Err(format!("{} octets, {:.0} % lost", rate.bytes, rate.lost_percent))
-                        }
-                    }),
-            };
+                })
+            }
+        };
         Measured { path, family, kind, shown }
     }
 }
 
-fn show_rate(bits_per_second: f64, lost_percent: f64, which: Stream) -> String {
-    let megabits = bits_per_second / 1e6;
+fn show_rate(rate: &Rate, which: Stream) -> String {
+    let megabits = rate.bits_per_second / 1e6;
     match which {
-        Stream::Udp => format!("{megabits:.1} Mb/s, {lost_percent:.0} % lost"),
+        Stream::Udp => format!("{megabits:.1} Mb/s, {:.0} % lost", rate.lost_percent),
         _ if megabits >= 1000.0 => format!("{:.2} Gb/s", megabits / 1000.0),
         _ => format!("{megabits:.0} Mb/s"),
     }

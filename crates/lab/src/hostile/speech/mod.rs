@@ -339,6 +339,14 @@ pub const WIRED: &[(&str, Saying)] = &[
     }),
 ];
 
+/// Datagram number `number` to somebody, nearly as large as the link takes.
+pub fn numbered(number: u64, to: IpAddr, fate: Fate) -> Shot {
+    let from = Who::Hostile.ip(to.is_ipv4());
+    let data = [&number.to_be_bytes()[..], &[0x5a; 1300]].concat();
+    let message = frames::udp(from, to, (4000, 4001), &data);
+    clean(carried(&frames::datagram(from, to, protocol::UDP, message)), fate)
+}
+
 /// A datagram to an address on the LAN that nobody has.
 pub fn to_nobody(d: &mut Dice, last: u8) -> Shot {
     let to = match last % 2 {
