@@ -130,9 +130,7 @@ impl WorkerHandle {
         self.call(move |worker| {
             let now = Instant::now();
             if let Some(uplink) = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
-                if facts.up && !uplink.facts.up {
-                    uplink.lan.link_restored(now);
-                }
+                uplink.lan.set_link(now, facts.up);
                 uplink.facts = facts;
                 uplink.card.set_carrier(facts.up);
             }
@@ -269,6 +267,7 @@ impl Worker {
         let Some(mut setup) = uplink else { return Ok(()) };
         let known = LanRecord::of(&self.state, id).neighbors();
         setup.lan.restore_neighbors(Instant::now(), known);
+        setup.lan.set_link(Instant::now(), setup.facts.up);
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
         let mut card = setup.card;
         card.set_carrier(setup.facts.up);
