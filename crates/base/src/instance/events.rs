@@ -63,7 +63,7 @@ impl Instance {
         }
         self.host_changed()?;
         if let Some(side) = name.as_ref().and_then(|n| self.networks.get(n)) {
-            side.withdraw(address);
+            side.withdraw(&self.around());
         }
         Ok(())
     }

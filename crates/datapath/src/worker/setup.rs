@@ -251,9 +251,7 @@ impl Worker {
     /// Takes an address out of a network's list: somebody on the LAN has it.
     pub(super) fn withdraw(&mut self, id: NetworkId, address: IpAddr) {
         let Some(network) = self.networks.get_mut(id.0) else { return };
-        let Some(Target::Port(owner)) = network.admission.fib.remove(address.into()) else {
-            return;
-        };
+        let Some(owner) = network.admission.fib.withdraw(address) else { return };
         if let Some(port) = self.ports.get_mut(owner.0) {
             port.inch.addresses4.retain(|lease| IpAddr::V4(lease.address) != address);
             port.inch.addresses6.retain(|own| IpAddr::V6(*own) != address);
