@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datapath::answer::{BASE6, LastInch, Lease4};
+use datapath::answer::{BASE4, BASE6, LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
 use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
 use datapath::state::StateMemory;
@@ -88,15 +88,35 @@ impl Vm {
         frame
     }
 
-    /// The next frame that carries IPv4: router advertisements are not what is waited for here.
+    fn echo(&self, to: Ipv4Addr) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
+            .ipv4(self.address.octets(), to.octets(), 7)
+            .icmpv4_echo_request(1, 1)
+            .write(&mut frame, b"ping")
+            .unwrap();
+        frame
+    }
+
+    /// The next frame that carries IPv4.
     fn receive(&mut self) -> Vec<u8> {
+        loop {
+            let frame = self.receive_any();
+            if frame[12..14] == [8, 0] {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame but for router advertisements, which are not what is waited for here.
+    fn receive_any(&mut self) -> Vec<u8> {
         let until = Instant::now() + PATIENCE;
         let mut frame = Vec::new();
         loop {
             if self.rx.receive(&mut frame).is_some() {
                 self.rx.fill(2048);
                 self.rx.queue.expose();
-                if frame[12..14] == [8, 0] {
+                if frame[12..14] != [0x86, 0xdd] {
                     return frame;
                 }
             }
@@ -178,6 +198,37 @@ fn a_datagram_from_somebody_elses_address_is_dropped_by_name() {
     let until = Instant::now() + PATIENCE;
     while counters.get(Counter::DropSourceNotOwn) == 0 {
         assert!(Instant::now() < until);
+    }
+    worker.shut_down();
+}
+
+#[test]
+fn a_vm_is_told_of_no_address_that_is_not_in_the_list() {
+    let (_state, worker) = world();
+    let mut a = Vm::attach(&worker, 1);
+    // As if told in the same moment in which a LAN host was found to have the second.
+    let withdrawn = Ipv4Addr::new(203, 0, 113, 99);
+    let lease = |address| Lease4 { address, prefix_len: 24, router: BASE4 };
+    let addresses4 = vec![lease(a.address), lease(withdrawn)];
+    let inch = LastInch { guest_mac: Some(a.mac), addresses4, ..silent() };
+    worker.set_inch(PortId(1), inch).unwrap();
+    // The base answers ARP for every address but the guest's own.
+    for (target, answered) in [(withdrawn, true), (a.address, false)] {
+        let mut request = [&[0xff; 6], &a.mac.0[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+        request.extend(a.mac.0);
+        request.extend(a.address.octets());
+        request.extend([0; 6]);
+        request.extend(target.octets());
+        a.send(&request);
+        // What follows in the ring comes after the answer.
+        let ping = a.echo(BASE4);
+        a.send(&ping);
+        let mut frame = a.receive_any();
+        if answered {
+            assert_eq!((&frame[12..14], &frame[28..32]), (&[8, 6][..], &target.octets()[..]));
+            frame = a.receive_any();
+        }
+        assert_eq!(frame[12..14], [8, 0], "{target}");
     }
     worker.shut_down();
 }

@@ -105,10 +105,18 @@ impl WorkerHandle {
         self.call(move |worker| worker.remove_port(id))
     }
 
-    /// Changes what is said on a port's last inch. What was learned of the guest's MAC stays.
+    /// Changes what is said on a port's last inch. What was learned of the guest's MAC stays. An
+    /// address that the list does not give to the port (it was withdrawn while the caller wrote
+    /// this) is not told.
     pub fn set_inch(&self, id: PortId, mut inch: LastInch) -> Result<(), Gone> {
         self.call(move |worker| {
-            if let Some(port) = worker.ports.get_mut(id.0) {
+            if let Some(port) = worker.ports.get_mut(id.0)
+                && let Some(network) = worker.networks.get_mut(port.network.0)
+            {
+                let fib = &network.admission.fib;
+                let own = |address: IpAddr| fib.lookup(address) == Some(Target::Port(id));
+                inch.addresses4.retain(|lease| own(lease.address.into()));
+                inch.addresses6.retain(|address| own((*address).into()));
                 inch.guest_mac = inch.guest_mac.or(port.inch.guest_mac);
                 port.inch = inch;
             }
