@@ -82,8 +82,10 @@ impl Worker {
                 continue;
             };
             let asker = Asker { owner, address: None };
-            if let Lookup::Known(mac) = uplink.lan.lookup(now, hop, asker, &mut uplink.outbox) {
-                self.send_waiting(id, hop, mac);
+            match uplink.lan.lookup(now, hop, asker, &mut uplink.outbox) {
+                Lookup::Known(mac) => self.send_waiting(id, hop, mac),
+                Lookup::Resolving => {}
+                Lookup::Unreachable => self.fail_waiting(id, hop, now),
             }
         }
         for id in self.networks.ids() {

@@ -287,6 +287,10 @@ impl Worker {
             });
         }
         self.poll_lan(id, Instant::now());
+        if self.serving {
+            // A predecessor's datagrams may wait for the card to be back.
+            self.ask_again();
+        }
         Ok(())
     }
 
