@@ -49,11 +49,9 @@ impl Worker {
                 // Woken without a frame: the socket has an error to report (its link went down).
                 let _ = uplink.card.take_error();
             }
-            if now.saturating_duration_since(uplink.drops_read) >= DROPS_EVERY {
-                uplink.drops_read = now;
-                let drops = uplink.card.kernel_drops();
-                Counters::of(&self.state, Owner::Uplink(id))
-                    .add(Counter::DropUplinkRingFull, drops.into());
+            // By a timer, so that the drops of a burst are counted after its last frame too.
+            if uplink.drops_due.is_none() {
+                uplink.drops_due = now.checked_add(DROPS_EVERY);
             }
         }
         self.networks.put(id.0, network);

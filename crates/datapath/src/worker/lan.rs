@@ -22,6 +22,9 @@ impl Worker {
         if let Some(network) = self.networks.get_mut(id.0)
             && let Some(uplink) = &mut network.uplink
         {
+            if uplink.drops_due.is_some_and(|at| at <= now) {
+                uplink.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
+            }
             uplink.lan.poll(now, &mut uplink.outbox);
         }
         self.lan_events(id, now);

@@ -19,6 +19,7 @@ use super::network::{Network, UplinkFacts, UplinkSide};
 use super::{Active, Token, Worker};
 use crate::admit::Admission;
 use crate::answer::{self, LastInch};
+use crate::counters::Counters;
 use crate::event::Event;
 use crate::fib::{Taken, Target};
 use crate::limiter::Limiter;
@@ -267,8 +268,9 @@ impl Worker {
     }
 
     fn set_uplink(&mut self, id: NetworkId, uplink: Option<UplinkSetup>) -> io::Result<()> {
-        if let Some(old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
+        if let Some(mut old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
             self.unwatch(&old.card);
+            old.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
         }
         let Some(mut setup) = uplink else { return Ok(()) };
         let known = LanRecord::of(&self.state, id).neighbors();
@@ -283,7 +285,8 @@ impl Worker {
                 facts: setup.facts,
                 lan: setup.lan,
                 outbox: Outbox::default(),
-                drops_read: Instant::now(),
+                // What the kernel has dropped since a predecessor looked is not read yet.
+                drops_due: Some(Instant::now()),
             });
         }
         self.poll_lan(id, Instant::now());
