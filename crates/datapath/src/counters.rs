@@ -217,6 +217,8 @@ counters! {
     Fragments = "fragments",
     /// The receiver's buffers of this batch are cut into too many descriptors.
     RxEffort = "drop.rx_effort",
+    /// For one VM, but in a frame from the LAN to a group of cards or to all.
+    DropGroupFrame = "drop.group_frame",
 }
 
 /// The counters of one owner.

@@ -86,8 +86,8 @@ impl Network {
         Some(inch)
     }
 
-    /// When something is due on the LAN side.
+    /// When something is due at the card.
     pub fn deadline(&self) -> Option<Instant> {
-        self.uplink.as_ref().and_then(|u| u.lan.next_deadline())
+        self.uplink.as_ref().and_then(UplinkSide::deadline)
     }
 }
