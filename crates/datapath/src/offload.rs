@@ -98,6 +98,11 @@ impl Segmentation {
     pub fn segment_len(&self) -> usize {
         usize::from(self.size).saturating_add(self.header_len.into())
     }
+
+    /// Segments that a datagram of `len` octets stands for.
+    pub fn segments(&self, len: usize) -> usize {
+        len.saturating_sub(self.header_len.into()).div_ceil(self.size.max(1).into())
+    }
 }
 
 /// What is left to do with a datagram, checked.

@@ -65,9 +65,13 @@ impl Worker {
             let Some(uplink) = &mut network.uplink else { break };
             let fate = match uplink.card.next() {
                 None => break,
-                Some(Received::Dropped(reason)) => Err(reason),
+                Some(Received::Dropped(reason)) => {
+                    self.storage.looked_at(0);
+                    Err(reason)
+                }
                 Some(Received::Frame { header, bytes, .. }) => {
                     let len = bytes.len();
+                    self.storage.looked_at(len);
                     octets = octets.saturating_add(len.saturating_sub(ETHERNET) as u64);
                     match self.storage.room().get_mut(..len) {
                         Some(room) => {
@@ -129,7 +133,7 @@ impl Worker {
             return Err(reason);
         }
         let bytes = payload.bytes().len();
-        let index = self.storage.push(behind_ethernet(bytes), None);
+        let index = self.storage.push(behind_ethernet(bytes));
         #[cfg(feature = "fault-injection")]
         if crate::faults::spoil("lan-to-vm", self.storage.datagram_mut(index)) {
             return Ok(Counter::ToVm);
@@ -138,9 +142,7 @@ impl Worker {
             deliver::complete(&offload, self.storage.datagram_mut(index));
             return self.fragment_to_port(index, network, to);
         }
-        if let Some(item) = self.storage.item_mut(index) {
-            item.offload = offload;
-        }
+        self.storage.set_offload(index, offload);
         Ok(self.note_for(to, index))
     }
 
@@ -162,7 +164,7 @@ impl Worker {
     ) -> Result<Counter, Counter> {
         let mut piece = 0;
         while let Some(len) = write_fragment(&mut self.storage, index, network.mtu, piece) {
-            let cut = self.storage.push(0..len, None);
+            let cut = self.storage.push(0..len);
             self.note_for(to, cut);
             piece = piece.saturating_add(1);
         }

@@ -17,7 +17,7 @@ use crate::neighbor::{Asker, Event as LanEvent, Lookup};
 use crate::state::lan::LanRecord;
 
 impl Worker {
-    /// Lets the LAN side's timers run.
+    /// Lets the timers of the card and the LAN side run.
     pub(super) fn poll_lan(&mut self, id: NetworkId, now: Instant) {
         if let Some(network) = self.networks.get_mut(id.0)
             && let Some(uplink) = &mut network.uplink
@@ -124,10 +124,8 @@ impl Worker {
                 continue;
             };
             room.copy_from_slice(datagram);
-            let index = self.storage.push(0..datagram.len(), None);
-            if let Some(item) = self.storage.item_mut(index) {
-                item.offload = waiting.offload();
-            }
+            let index = self.storage.push(0..datagram.len());
+            self.storage.set_offload(index, waiting.offload());
             network.to_uplink.push((index, mac));
             let owner = waiting.owner();
             self.finish(&mut network, owner);

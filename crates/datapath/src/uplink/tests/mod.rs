@@ -4,5 +4,6 @@ mod guard;
 mod offloads;
 mod packet;
 mod privileges;
+mod served;
 mod tun;
 pub(crate) mod world;
