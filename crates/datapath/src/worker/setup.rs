@@ -372,10 +372,17 @@ impl Worker {
         }
         port.break_rings(fault, &self.state);
         port.active = false;
+        let told = port.breaks.spend(Instant::now());
         if let Some(kick) = kick {
             self.unwatch(&kick);
         }
-        self.emit(Event::RingBroken { port: id, fault: fault.to_string() });
+        if let Some(untold) = told {
+            let fault = match untold {
+                0 => fault.to_string(),
+                more => format!("{fault} (and {more} times before this, not told)"),
+            };
+            self.emit(Event::RingBroken { port: id, fault });
+        }
     }
 
     /// Tells a guest about its router, unasked.
