@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use datapath::budget::Budget;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::form::{self, Paths, Plan};
 use super::lifecycle::{Action, Ending, Input, Lifecycle, State};
@@ -28,6 +30,10 @@ const REST: Duration = Duration::from_millis(200);
 /// A kernel that reboots resets its machine again and again until the machine obeys: resets that
 /// follow each other sooner than this are one reboot.
 const ONE_REBOOT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the VM's logs have grown too long.
+const TIDY: Duration = Duration::from_secs(10);
+/// Characters of a refusal of the monitor that are passed on.
+const LONGEST_REFUSAL: usize = 300;
 
 /// What a driver is told.
 #[derive(Debug)]
@@ -187,6 +193,8 @@ impl Driver {
 
     /// Runs until the base ends.
     pub(super) async fn run(mut self) {
+        let mut tidy = tokio::time::interval(TIDY);
+        tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.life.deadline().map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -212,6 +220,11 @@ impl Driver {
                 () = sleep_until(deadline) => {
                     let actions = self.life.tick(Instant::now());
                     self.act(actions).await;
+                }
+                _ = tidy.tick() => {
+                    if self.life.state().has_vessel() {
+                        self.paths.tidy();
+                    }
                 }
             }
             self.publish();
