@@ -69,6 +69,8 @@ pub(super) struct Driver {
     starts: u64,
     started_at: Option<u64>,
     log_from: u64,
+    /// How much the vessel can make the base say: its guest may have taken it over.
+    budget: Budget,
 }
 
 impl Driver {
@@ -102,6 +104,7 @@ impl Driver {
             starts: 0,
             started_at: None,
             log_from: 0,
+            budget: Budget::default(),
         };
         let known = driver.adopt(kept);
         driver.publish();
@@ -307,7 +310,7 @@ impl Driver {
         match message {
             Message::Event { name, .. } if name == "GUEST_PANICKED" => {
                 self.panicked = true;
-                self.tell(Happening::Panicked);
+                self.tell_of_vessel(Happening::Panicked);
             }
             Message::Event { name, data } if name == "RESET" => {
                 if data.get("guest").and_then(serde_json::Value::as_bool) == Some(true) {
@@ -317,7 +320,10 @@ impl Driver {
                     }
                 }
             }
-            Message::Refused(why) => self.trouble(format!("QEMU refused: {why}")),
+            Message::Refused(why) => {
+                let why: String = why.chars().take(LONGEST_REFUSAL).collect();
+                self.tell_of_vessel(Happening::Trouble(format!("QEMU refused: {why}")));
+            }
             Message::Event { .. } | Message::Greeting | Message::Done => {}
         }
     }
@@ -399,6 +405,15 @@ impl Driver {
 
     fn trouble(&self, text: String) {
         self.tell(Happening::Trouble(text));
+    }
+
+    /// Tells what the vessel can bring about as often as it likes.
+    fn tell_of_vessel(&mut self, what: Happening) {
+        let Some(untold) = self.budget.spend(Instant::now()) else { return };
+        if untold > 0 {
+            self.trouble(format!("{untold} more messages of its vessel were too many to be told"));
+        }
+        self.tell(what);
     }
 
     fn tell(&self, what: Happening) {
