@@ -258,14 +258,13 @@ fn a_servers_message_a_relayed_and_a_malformed_one_are_dropped_by_name() {
 #[test]
 fn a_message_longer_than_the_link_carries_is_not_even_read() {
     let mut long = message(MessageType::Discover, &[]).to_vec().unwrap();
-    let told = |bytes: &[u8], inch: &LastInch| {
-        fate(inch, &frame4(&udp4((NOBODY, Ipv4Addr::BROADCAST), (68, 67), bytes)))
-    };
     // Who was not told of a smaller MTU yet takes the link for Ethernet.
     long.resize(1500 - 28, 0);
-    assert_eq!(told(&long, &LastInch { mtu: 600, ..inch() }), Answer::Replied);
+    let frame = frame4(&udp4((NOBODY, Ipv4Addr::BROADCAST), (68, 67), &long));
+    heard(&reply(&LastInch { mtu: 600, ..inch() }, &frame));
     long.push(0);
-    assert_eq!(told(&long, &inch()), Answer::Drop(Counter::DropTooBig));
+    let frame = frame4(&udp4((NOBODY, Ipv4Addr::BROADCAST), (68, 67), &long));
+    assert_eq!(fate(&inch(), &frame), Answer::Drop(Counter::DropTooBig));
 }
 
 #[test]
