@@ -21,7 +21,8 @@
 //!
 //! # Invariants
 //! - The dispatcher's thread writes; the MAC address and two words per ring (fault, progress) belong
-//!   to the worker.
+//!   to the worker while the ring runs. The dispatcher resets both words when a ring is set up anew:
+//!   it has stopped the ring before, so that the worker does not write them.
 //! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
 
 use super::{PORT_LEN, StateMemory, port_at};

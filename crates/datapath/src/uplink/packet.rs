@@ -20,6 +20,12 @@
 //!   protocol, and without one nothing is received.
 //! - What this machine sends is not seen.
 //! - A frame that is not whole, or carries a tag, is reported as a drop by its name.
+//!
+//! # Limits
+//! All VMs of a network share the socket's send buffer and the card's queueing discipline. Where the
+//! card is the bottleneck, a VM that offers more than it carries keeps both full, and the datagrams
+//! of a modest one are refused as often as its own (`drop.uplink_send`); a discipline that is fair to
+//! flows (fq_codel, fq) helps.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
