@@ -167,7 +167,9 @@ mod tests {
         assert_eq!(taken.matches('\n').count() as u64 + lost, 1000);
         words.say(b"at last\n");
         let news = read();
-        assert!(news.ends_with(&format!("{lost} messages before this one could not be written\nat last\n")));
+        assert!(news.ends_with(&format!(
+            "{lost} messages before this one could not be written\nat last\n"
+        )));
         words.say(b"and more\n");
         assert_eq!(read(), "and more\n");
     }

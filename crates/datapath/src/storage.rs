@@ -206,8 +206,13 @@ mod tests {
             let mut sends = 0;
             while storage.has_room() {
                 let index = storage.push(14..64_014);
-                let large =
-                    Segmentation { kind: Kind::Tcp4, size, transport: 20, header_len: 40, ecn: false };
+                let large = Segmentation {
+                    kind: Kind::Tcp4,
+                    size,
+                    transport: 20,
+                    header_len: 40,
+                    ecn: false,
+                };
                 let offload = Offload { segmentation: Some(large), ..Offload::default() };
                 storage.set_offload(index, offload);
                 sends += 1;

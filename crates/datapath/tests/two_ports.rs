@@ -253,7 +253,9 @@ fn a_front_end_that_breaks_its_rings_without_end_is_told_of_seldom() {
     };
     let (worker, _thread) = worker::spawn(state.clone(), Box::new(tell)).unwrap();
     let on_link = vec!["203.0.113.0/24".parse().unwrap()];
-    worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward: silent() }).unwrap();
+    worker
+        .add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward: silent() })
+        .unwrap();
     worker.serve().unwrap();
     let vm = Vm::attach(&worker, 1);
     let memory = vm.tx.queue.memory().share();

@@ -32,8 +32,7 @@ fn a_terminal_that_takes_nothing_holds_up_neither_holder_nor_successor() {
     let (_nobody_reads, write) = rustix::pipe::pipe().unwrap();
     // Full, as behind a pager that is not read on.
     let path = format!("/proc/self/fd/{}", write.as_raw_fd());
-    let mut other =
-        File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    let mut other = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
     while other.write(&[0; 4096]).is_ok() {}
     let mut world = World::start_saying("plain", write.into());
     for generation in 0..3 {

@@ -30,11 +30,7 @@ pub fn program(role: &str, play: &str, state: &Path) -> Program {
         }
         _ => (exe, own.to_vec()),
     };
-    Program {
-        path,
-        arguments,
-        environment: variables.map(|(k, v)| (k.into(), v.into())).to_vec(),
-    }
+    Program { path, arguments, environment: variables.map(|(k, v)| (k.into(), v.into())).to_vec() }
 }
 
 /// Where bases write what they live through: beside the state directory, which goes.

@@ -16,9 +16,7 @@ use crate::offload::Offload;
 use crate::pending::Pending;
 use crate::state::StateMemory;
 use crate::uplink::{Guard, PacketUplink};
-use crate::worker::{
-    self, NetworkSetup, PortSetup, UplinkFacts, UplinkSetup, WorkerHandle,
-};
+use crate::worker::{self, NetworkSetup, PortSetup, UplinkFacts, UplinkSetup, WorkerHandle};
 
 const NETWORK: NetworkId = NetworkId(0);
 const UPLINK: Owner = Owner::Uplink(NETWORK);
@@ -56,8 +54,7 @@ impl Base {
 
     fn give_card(&self, world: &World, up: bool) {
         let filter = Guard::open("test").unwrap().socket_filter().unwrap();
-        let card =
-            PacketUplink::open(world.card.index, 64, &filter, &self.state, NETWORK).unwrap();
+        let card = PacketUplink::open(world.card.index, 64, &filter, &self.state, NETWORK).unwrap();
         let settings = Settings {
             mac: CARD_MAC,
             prefixes: vec!["203.0.113.0/24".parse().unwrap()],
@@ -145,8 +142,7 @@ fn what_waits_since_before_the_card_came_back_is_asked_for_and_sent() {
         let hop = "203.0.113.2".parse().unwrap();
         let owner = Owner::Port(PORT);
         let offload = Offload::default();
-        let evicted =
-            Pending::adopt(state.clone()).push(NETWORK, owner, hop, &offload, &datagram);
+        let evicted = Pending::adopt(state.clone()).push(NETWORK, owner, hop, &offload, &datagram);
         assert_eq!(evicted, None);
 
         let (base, peer) = (Base::serving(state, 1500), world.peer());
