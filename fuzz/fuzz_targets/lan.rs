@@ -164,6 +164,7 @@ fn run(input: &mut Input<'_>, lan: &mut Lan, state: &mut (Instant, Outbox, HashS
                 lan.poll(*now, out);
             }
             4 if step >> 3 == 0 => lan.link_restored(*now),
+            4 if matches!(step >> 3, 2 | 3) => lan.set_link(*now, step >> 3 == 3),
             4 if step >> 3 == 1 => {
                 let settings = Settings { gateway4: None, on_link: false, ..settings() };
                 lan.reconfigure(*now, settings);

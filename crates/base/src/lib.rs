@@ -27,3 +27,4 @@ pub mod ledger;
 pub mod readable;
 pub mod state_dir;
 pub mod vm;
+mod words;

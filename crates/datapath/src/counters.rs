@@ -225,6 +225,8 @@ counters! {
     RxPortQuarantined = "drop.rx_port_quarantined",
     /// It rested in the state memory when the base died, and was damaged there.
     DropStateDamaged = "drop.state_damaged",
+    /// For one VM, but in a frame from the LAN to a group of cards or to all.
+    DropGroupFrame = "drop.group_frame",
 }
 
 /// The counters of one owner.

@@ -156,6 +156,11 @@ pub fn to_uplink(
             *slot = Outgoing { header: h, ethernet: header(*to, mac, datagram), datagram };
         }
         let frames = frames.get(..chunk.len()).unwrap_or_default();
+        let octets = frames.iter().fold(0usize, |sum, f| sum.saturating_add(f.datagram.len()));
+        if !card.may_put(from, frames.len(), octets) {
+            Counters::of(state, from).add(Counter::DropUplinkSend, frames.len() as u64);
+            continue;
+        }
         send(card, frames, |frame, fate| {
             let counters = Counters::of(state, from);
             match fate {

@@ -41,6 +41,25 @@ pub struct Taken {
     pub owner: Target,
 }
 
+/// `prefix` without `address`: what is left of it, the larger first. All of it if it does not hold
+/// the address, nothing if it is the address.
+pub fn without(prefix: IpNet, address: IpAddr) -> Vec<IpNet> {
+    let (mut left, mut around) = (Vec::new(), prefix.trunc());
+    while around.contains(&address) {
+        // The address itself has no halves.
+        let Ok(halves) = around.subnets(around.prefix_len().saturating_add(1)) else { return left };
+        for half in halves {
+            if half.contains(&address) {
+                around = half;
+            } else {
+                left.push(half);
+            }
+        }
+    }
+    left.push(around);
+    left
+}
+
 /// One network's list.
 #[derive(Default)]
 pub struct Fib {
@@ -83,6 +102,38 @@ impl Fib {
             IpNet::V6(p) if p.prefix_len() == 128 => self.exact6.remove(&p.addr()),
             IpNet::V4(p) => self.prefixes4.remove(&p),
             IpNet::V6(p) => self.prefixes6.remove(&p),
+        }
+    }
+
+    /// Takes an address away from the port that has it, from the prefixes around it too; whose it
+    /// was. What is left of them stays the port's.
+    pub fn withdraw(&mut self, address: IpAddr) -> Option<PortId> {
+        let mut was = None;
+        while let Some((prefix, Target::Port(port))) = self.longest(address) {
+            self.remove(prefix);
+            for rest in without(prefix, address) {
+                // An entry that is there already is as good.
+                let _ = self.insert(rest, Target::Port(port));
+            }
+            was = Some(port);
+        }
+        was
+    }
+
+    /// The entry that says whose an address is.
+    fn longest(&self, address: IpAddr) -> Option<(IpNet, Target)> {
+        if let Some(target) = self.entry(address.into()) {
+            return Some((address.into(), target));
+        }
+        match address {
+            IpAddr::V4(a) => {
+                let found = self.prefixes4.get_lpm(&Ipv4Net::from(a));
+                found.map(|(prefix, target)| (IpNet::V4(prefix), *target))
+            }
+            IpAddr::V6(a) => {
+                let found = self.prefixes6.get_lpm(&Ipv6Net::from(a));
+                found.map(|(prefix, target)| (IpNet::V6(prefix), *target))
+            }
         }
     }
 
@@ -184,7 +235,57 @@ mod tests {
         assert_eq!(fib.lookup("203.0.113.6".parse().unwrap()), Some(Target::Port(PortId(2))));
     }
 
+    #[test]
+    fn an_address_that_is_withdrawn_is_nobodys_and_its_neighbours_stay() {
+        let (port, other) = (PortId(1), Target::Port(PortId(2)));
+        for (prefix, address, neighbours) in [
+            ("203.0.113.64/28", "203.0.113.70", ["203.0.113.69", "203.0.113.71"]),
+            ("203.0.113.64/28", "203.0.113.64", ["203.0.113.65", "203.0.113.79"]),
+            ("2001:db8:1::/64", "2001:db8:1::9", ["2001:db8:1::8", "2001:db8:1:0:8000::"]),
+        ] {
+            let mut fib = Fib::default();
+            fib.insert(net(prefix), Target::Port(port)).unwrap();
+            let address: IpAddr = address.parse().unwrap();
+            // The VM may have it by itself too.
+            fib.insert(address.into(), Target::Port(port)).unwrap();
+            fib.insert(net("198.51.100.0/24"), other).unwrap();
+            assert_eq!(fib.withdraw(address), Some(port));
+            assert_eq!(fib.lookup(address), None);
+            for neighbour in neighbours {
+                assert_eq!(fib.lookup(neighbour.parse().unwrap()), Some(Target::Port(port)));
+            }
+            assert_eq!(fib.lookup("198.51.100.1".parse().unwrap()), Some(other));
+            assert_eq!(fib.withdraw(address), None);
+            fib.remove_owner(Target::Port(port));
+            assert_eq!(fib.lookup(neighbours[0].parse().unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn the_hosts_own_address_is_not_withdrawn() {
+        let mut fib = Fib::default();
+        fib.insert(net("203.0.113.64/28"), Target::Port(PortId(1))).unwrap();
+        fib.insert(net("203.0.113.70/32"), Target::Host).unwrap();
+        let address = "203.0.113.70".parse().unwrap();
+        assert_eq!(fib.withdraw(address), None);
+        assert_eq!(fib.lookup(address), Some(Target::Host));
+    }
+
     proptest! {
+        #[test]
+        fn what_is_left_of_a_prefix_is_all_but_the_address(
+            base in any::<u32>(), len in 20u8..=32, address in any::<u32>(), other in any::<u32>(),
+        ) {
+            let prefix = Ipv4Net::new(base.into(), len).unwrap().trunc();
+            // Near enough to be in it, mostly.
+            let near = |a: u32| Ipv4Addr::from(u32::from(prefix.addr()) ^ (a & 0x1fff));
+            let (address, other) = (near(address), near(other));
+            let left = without(prefix.into(), address.into());
+            let times = left.iter().filter(|p| p.contains(&IpAddr::V4(other))).count();
+            prop_assert_eq!(times, usize::from(prefix.contains(&other) && other != address));
+            prop_assert!(left.is_sorted_by_key(|p| p.prefix_len()));
+        }
+
         #[test]
         fn look_ups_agree_with_a_linear_search(
             entries in prop::collection::vec((any::<u32>(), 8u8..=32, 0u16..5), 0..60),

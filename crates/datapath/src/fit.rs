@@ -26,8 +26,7 @@ impl Fit {
     /// Whether `payload` fits a link whose largest datagram has `mtu` octets.
     pub fn of(offload: &Offload, payload: &Payload<'_>, mtu: u32) -> Self {
         if let Some(large) = offload.segmentation {
-            let segment = u32::from(large.header_len).saturating_add(large.size.into());
-            let fits = segment <= mtu;
+            let fits = large.segment_len() <= mtu as usize;
             return if fits { Self::Whole } else { Self::Refused(Counter::DropSegmentTooBig) };
         }
         if payload.bytes().len() <= mtu as usize {

@@ -25,6 +25,7 @@
 
 pub mod admit;
 pub mod answer;
+pub mod budget;
 pub mod checksum;
 pub mod counters;
 pub mod datagram;

@@ -47,8 +47,9 @@ pub(crate) const TCP_FLAGS: usize = 13;
 /// The TCP flag that answers a congestion notice.
 pub(crate) const TCP_CWR: u8 = 0x80;
 
-/// Payload octets of a segment, at least. Linux sends no less than 48, TCP options included; a guest
-/// that asked for 1 would have the base make 65,000 segments of one buffer.
+/// Payload octets of a segment of a guest's large send, at least. Linux sends no less than 48, TCP
+/// options included; a guest that asked for 1 would have the base make 65,000 segments of one
+/// buffer. What the kernel has merged may be of any size: so small were the segments that came.
 pub const MIN_SEGMENT: u16 = 32;
 
 /// What is known of a datagram's transport checksum.
@@ -96,6 +97,11 @@ impl Segmentation {
     /// Octets of the longest segment, IP header included: what a link's MTU must fit.
     pub fn segment_len(&self) -> usize {
         usize::from(self.size).saturating_add(self.header_len.into())
+    }
+
+    /// Segments that a datagram of `len` octets stands for.
+    pub fn segments(&self, len: usize) -> usize {
+        len.saturating_sub(self.header_len.into()).div_ceil(self.size.max(1).into())
     }
 }
 
@@ -222,7 +228,11 @@ impl Offload {
         if header.gso_type == NetHeader::GSO_NONE {
             return Ok(Self { checksum, segmentation: None });
         }
+        let least = if believed { 1 } else { MIN_SEGMENT };
         let segmentation = segmentation(header, transport, allowed, checksum)?;
+        if segmentation.is_some_and(|large| large.size < least) {
+            return Err(Counter::DropOffloadSegmentation);
+        }
         Ok(Self { checksum, segmentation })
     }
 
@@ -327,9 +337,6 @@ fn large_tcp(
     }
     if payload <= size.into() {
         return Some(None);
-    }
-    if size < MIN_SEGMENT {
-        return None;
     }
     let header_len = u16::try_from(transport.start.checked_add(tcp_len)?).ok()?;
     let ecn = ecn && tcp.get(TCP_FLAGS)? & TCP_CWR != 0;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use virtqueue::{Delivered, NetHeader, QueueFeatures, RingFault, RxQueue, Taken, TxQueue};
 
 use crate::answer::LastInch;
+use crate::budget::Budget;
 use crate::counters::{Counter, Counters};
 use crate::faults::{self, Point};
 use crate::limiter::Limiter;
@@ -85,6 +86,8 @@ pub struct Port {
     pub inch: LastInch,
     /// How many ICMP errors it may still cause.
     pub limiter: Limiter,
+    /// How often it may still be told that its rings broke.
+    pub breaks: Budget,
     /// First and last datagram of the current batch that goes to this port.
     pub inbox: Option<(u16, u16)>,
     /// Polled in this turn of the loop.
@@ -110,6 +113,7 @@ impl Port {
             name,
             inch,
             limiter: Limiter::default(),
+            breaks: Budget::default(),
             inbox: None,
             active: false,
             care: Care::default(),

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use datapath::answer::{BASE6, LastInch, Lease4};
+use datapath::answer::{BASE4, BASE6, LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
+use datapath::event::Event;
 use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
 use datapath::state::StateMemory;
 use datapath::state::marks::Stretch;
@@ -16,7 +18,7 @@ use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
 use etherparse::PacketBuilder;
 use rustix::event::{EventfdFlags, eventfd};
 use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
-use virtqueue::{NetHeader, QueueFeatures};
+use virtqueue::{NetHeader, QueueFeatures, QueueLayout};
 
 const NETWORK: NetworkId = NetworkId(0);
 const FEATURES: u64 = features::VERSION_1
@@ -31,18 +33,23 @@ struct Vm {
     tx: DriverTx,
     rx: DriverRx,
     kick: Arc<OwnedFd>,
+    tx_call: Arc<OwnedFd>,
     rings: [Ring; 2],
 }
 
 impl Vm {
     fn attach(worker: &WorkerHandle, id: u16) -> Self {
-        let mut vm = Self::attach_without_buffers(worker, id);
+        Self::attach_with(worker, id, FEATURES)
+    }
+
+    fn attach_with(worker: &WorkerHandle, id: u16, features: u64) -> Self {
+        let mut vm = Self::attach_without_buffers(worker, id, features);
         vm.rx.fill(2048);
         vm.rx.queue.expose();
         vm
     }
 
-    fn attach_without_buffers(worker: &WorkerHandle, id: u16) -> Self {
+    fn attach_without_buffers(worker: &WorkerHandle, id: u16, features: u64) -> Self {
         let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
         let mac = Mac([2, 0, 0, 0, 0, id as u8]);
         let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
@@ -55,22 +62,26 @@ impl Vm {
             .unwrap()
             .unwrap();
         let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
-        let queue = QueueFeatures::from_bits(FEATURES);
+        let queue = QueueFeatures::from_bits(features);
         let tx = DriverTx::new(memory.clone(), 256, queue, 2048);
         let rx = DriverRx::new(memory.clone(), 256, queue, 2048);
         let event = || Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let kick = event();
         let shared = memory.share();
-        let ring = |layout, kick| Ring {
+        let tx_call = event();
+        let ring = |layout, kick, call| Ring {
             memory: shared.clone(),
             layout,
-            features: FEATURES,
+            features,
             kick: Some(kick),
-            call: Some(event()),
+            call: Some(call),
             err: None,
         };
-        let rings = [ring(rx.queue.layout(), event()), ring(tx.queue.layout(), kick.clone())];
-        let vm = Self { address, mac, tx, rx, kick, rings };
+        let rings = [
+            ring(rx.queue.layout(), event(), event()),
+            ring(tx.queue.layout(), kick.clone(), tx_call.clone()),
+        ];
+        let vm = Self { address, mac, tx, rx, kick, tx_call, rings };
         vm.start(worker, port);
         vm
     }
@@ -98,15 +109,35 @@ impl Vm {
         frame
     }
 
-    /// The next frame that carries IPv4: router advertisements are not what is waited for here.
+    fn echo(&self, to: Ipv4Addr) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
+            .ipv4(self.address.octets(), to.octets(), 7)
+            .icmpv4_echo_request(1, 1)
+            .write(&mut frame, b"ping")
+            .unwrap();
+        frame
+    }
+
+    /// The next frame that carries IPv4.
     fn receive(&mut self) -> Vec<u8> {
+        loop {
+            let frame = self.receive_any();
+            if frame[12..14] == [8, 0] {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame but for router advertisements, which are not what is waited for here.
+    fn receive_any(&mut self) -> Vec<u8> {
         let until = Instant::now() + PATIENCE;
         let mut frame = Vec::new();
         loop {
             if self.rx.receive(&mut frame).is_some() {
                 self.rx.fill(2048);
                 self.rx.queue.expose();
-                if frame[12..14] == [8, 0] {
+                if frame[12..14] != [0x86, 0xdd] {
                     return frame;
                 }
             }
@@ -193,10 +224,102 @@ fn a_datagram_from_somebody_elses_address_is_dropped_by_name() {
 }
 
 #[test]
+fn a_vm_is_told_of_no_address_that_is_not_in_the_list() {
+    let (_state, worker) = world();
+    let mut a = Vm::attach(&worker, 1);
+    // As if told in the same moment in which a LAN host was found to have the second.
+    let withdrawn = Ipv4Addr::new(203, 0, 113, 99);
+    let lease = |address| Lease4 { address, prefix_len: 24, router: BASE4 };
+    let addresses4 = vec![lease(a.address), lease(withdrawn)];
+    let inch = LastInch { guest_mac: Some(a.mac), addresses4, ..silent() };
+    worker.set_inch(PortId(1), inch).unwrap();
+    // The base answers ARP for every address but the guest's own.
+    for (target, answered) in [(withdrawn, true), (a.address, false)] {
+        let mut request = [&[0xff; 6], &a.mac.0[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+        request.extend(a.mac.0);
+        request.extend(a.address.octets());
+        request.extend([0; 6]);
+        request.extend(target.octets());
+        a.send(&request);
+        // What follows in the ring comes after the answer.
+        let ping = a.echo(BASE4);
+        a.send(&ping);
+        let mut frame = a.receive_any();
+        if answered {
+            assert_eq!((&frame[12..14], &frame[28..32]), (&[8, 6][..], &target.octets()[..]));
+            frame = a.receive_any();
+        }
+        assert_eq!(frame[12..14], [8, 0], "{target}");
+    }
+    worker.shut_down();
+}
+
+#[test]
+fn a_front_end_that_breaks_its_rings_without_end_is_told_of_seldom() {
+    let (state, _fd) = StateMemory::create().unwrap();
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = told.clone();
+    let tell = move |event| {
+        if matches!(event, Event::RingBroken { .. }) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let (worker, _thread) = worker::spawn(state.clone(), Box::new(tell)).unwrap();
+    let on_link = vec!["203.0.113.0/24".parse().unwrap()];
+    worker
+        .add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward: silent() })
+        .unwrap();
+    worker.serve().unwrap();
+    let vm = Vm::attach(&worker, 1);
+    let memory = vm.tx.queue.memory().share();
+    let layout = QueueLayout { size: 3, ..vm.tx.queue.layout() };
+    let start = Instant::now();
+    for _ in 0..2000 {
+        let (memory, kick) = (memory.clone(), Some(vm.kick.clone()));
+        let ring = Ring { memory, layout, features: FEATURES, kick, call: None, err: None };
+        worker.start(PortId(1), Side::Tx, ring);
+    }
+    worker.comes_round().unwrap();
+    let counters = Counters::of(&state, Owner::Port(PortId(1)));
+    assert_eq!(counters.get(Counter::BreakLayout), 2000);
+    let most = 64 + start.elapsed().as_millis() as usize / 100 + 1;
+    let told = told.load(Ordering::Relaxed);
+    assert!((1..=most).contains(&told), "{told} events");
+    worker.shut_down();
+}
+
+#[test]
+fn frames_that_go_nowhere_make_no_longer_batches_than_others() {
+    let (state, worker) = world();
+    // Without event indices, so that each batch that gives buffers back notifies.
+    let mut a = Vm::attach_with(&worker, 1, FEATURES & !features::RING_EVENT_IDX);
+    let batches = |call: &OwnedFd| {
+        let mut count = [0; 8];
+        rustix::io::read(call, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    };
+    batches(&a.tx_call);
+    let mut nonsense = a.udp(Ipv4Addr::new(203, 0, 113, 99), b"");
+    nonsense[12..14].copy_from_slice(&[0x88, 0xb5]);
+    for _ in 0..256 {
+        a.tx.send(&NetHeader::default(), &nonsense, Shape::default()).unwrap();
+    }
+    a.tx.queue.expose();
+    rustix::io::write(&*a.kick, &1u64.to_ne_bytes()).unwrap();
+    let counters = Counters::of(&state, Owner::Port(PortId(1)));
+    let until = Instant::now() + PATIENCE;
+    while counters.get(Counter::DropEthertype) < 256 {
+        assert!(Instant::now() < until);
+    }
+    worker.comes_round().unwrap();
+    assert_eq!(batches(&a.tx_call), 4, "batches of 64");
+    worker.shut_down();
+}
+
+#[test]
 fn a_receiver_whose_buffers_are_all_pieces_loses_its_own_datagrams_and_nobodys_time() {
     let (state, worker) = world();
     let mut a = Vm::attach(&worker, 1);
-    let mut b = Vm::attach_without_buffers(&worker, 2);
+    let mut b = Vm::attach_without_buffers(&worker, 2, FEATURES);
     // Buffers that are many empty descriptors before one that holds something.
     let mut cuts = [0; 200];
     cuts[199] = 2000;

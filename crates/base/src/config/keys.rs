@@ -118,7 +118,7 @@ pub const KEYS: &[Key] = &[
         "The VM's own: it receives what is sent to them and may send from no other. DHCP gives the first single address of each family; a prefix is routed to the VM as a whole.")
         .also(&["address", "ip", "ips", "ip4", "ip6", "ipv4", "ipv6"]),
     key(Table::Vm, "mac", "a MAC address", "made from the names of network and VM; `external`: learned from its first frame", "\"02:00:00:00:00:01\"",
-        "The MAC address of the VM's network card. Nobody outside ever sees it.")
+        "The MAC address of the VM's network card. Nobody outside ever sees it. A learned one is kept until `down`: write it where another front end, with another address, may come.")
         .also(&["hwaddr", "ethernet"]),
     key(Table::Vm, "mtu", "a whole number from 1280 (576 without IPv6) to 65535", "the network's", "1400",
         "Octets of the largest datagram that the VM is told to send."),

@@ -54,7 +54,7 @@ impl OpenDisk {
         let access = if backed {
             Access::Path(disk.path.clone())
         } else {
-            // Opened anew without O_NONBLOCK: the vessel inherits the flags of what it is given.
+            // O_NONBLOCK has served: the vessel inherits the flags of what it is given.
             rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty())?;
             Access::Descriptor(file.into())
         };

@@ -192,7 +192,14 @@ fn sockets(vessel: &Vessel<'_>, to: &mut Arguments) {
     let (path, log) = (escaped(vessel.console), escaped(vessel.console_log));
     to.joined(
         "-chardev",
-        &["socket,id=console,path=".as_ref(), &path, listen, ",logfile=".as_ref(), &log],
+        // Appended to, so that the file can be cut under the vessel.
+        &[
+            "socket,id=console,path=".as_ref(),
+            &path,
+            listen,
+            ",logappend=on,logfile=".as_ref(),
+            &log,
+        ],
     );
     to.option("-serial", "chardev:console");
 }
@@ -266,7 +273,7 @@ mod tests {
             "-chardev socket,id=monitor,path=/run/i/vm/web.monitor,server=on,wait=off",
             "-mon chardev=monitor,mode=control",
             "-chardev socket,id=console,path=/run/i/vm/web.console,server=on,wait=off,\
-             logfile=/run/i/vm/web.console.log",
+             logappend=on,logfile=/run/i/vm/web.console.log",
             "-serial chardev:console",
         ];
         assert_eq!(lines(&vessel(&[], Some(&kernel))), expected);

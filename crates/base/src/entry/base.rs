@@ -1,6 +1,7 @@
 //! The base's first steps: take over from a predecessor, then run the instance.
 
-use std::io::{self, IsTerminal, Write};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use super::{Failure, exit};
 use crate::keeper::{self, Hello, HolderKeeper, HolderLink, Inheritance};
 use crate::state_dir::StateDir;
+use crate::words;
 
 /// What the holder tells a base on its command line.
 #[derive(Clone, Debug)]
@@ -64,7 +66,7 @@ where
         Ok(()) => exit::CLEAN,
         Err(failure) => {
             let word = if failure.is_report() { "" } else { "error: " };
-            let _ = writeln!(io::stderr(), "{word}{}", failure.message.trim_end());
+            words::say(&format!("{word}{}\n", failure.message.trim_end()));
             failure.status
         }
     }
@@ -96,9 +98,14 @@ fn take_stdin() -> io::Result<OwnedFd> {
 
 /// A panic in any thread ends the whole base: a successor takes over whole, half a base does not.
 fn die_of_panics() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        report(info);
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let trace = Backtrace::capture();
+        let trace = match trace.status() {
+            BacktraceStatus::Captured => trace.to_string(),
+            _ => String::new(),
+        };
+        words::say(&format!("thread '{}' {info}\n{trace}", thread.name().unwrap_or("?")));
         std::process::abort();
     }));
 }
@@ -108,7 +115,7 @@ fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("IPVISOR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(words::Writer::default)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
         .try_init();

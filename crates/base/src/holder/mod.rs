@@ -31,7 +31,9 @@
 //! The handover goes out in pieces as the socket takes them; the holder never waits in a send.
 //!
 //! # Invariants
-//! - The holder never blocks but in `poll`.
+//! - The holder never blocks but in `poll`, once it has started: not for what it says either
+//!   ([`crate::words`]). (Starting a base waits until its program is executed, and a log of some
+//!   megabytes is copied now and then; both end by themselves.)
 //! - A base that never served is not started again: its status is the holder's.
 //! - At the end no child is left that was not there at the beginning.
 
@@ -44,7 +46,6 @@ mod registry;
 mod signals;
 
 use std::collections::{HashSet, VecDeque};
-use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -52,6 +53,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::entry::{causes, exit};
 use crate::state_dir::{Lock, StateDir};
+use crate::words;
 use backoff::Backoff;
 use child::{BaseChild, Flush};
 use process::Program;
@@ -127,7 +129,7 @@ pub fn run(dir: &StateDir, lock: Lock, options: Options) -> u8 {
 
 /// A message for people. That nobody may be there to read it is no reason to fail.
 fn say(message: &str) {
-    let _ = writeln!(io::stderr(), "ipvisor: {message}");
+    words::say(&format!("ipvisor: {message}\n"));
 }
 
 /// What to do about the instance's end.

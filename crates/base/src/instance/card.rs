@@ -192,9 +192,9 @@ impl Card {
         if has { self.guard.add_host(address) } else { self.guard.remove_host(address) }
     }
 
-    /// An address left the list: the host's stack sees it again.
-    pub fn withdraw(&self, prefix: IpNet) -> Result<(), UplinkError> {
-        self.guard.remove_vm(prefix)
+    /// The list has become this: the host's stack sees again what has left it.
+    pub fn guard_vms(&self, vms: &[IpNet]) -> Result<(), UplinkError> {
+        share_vms(&self.guard, vms)
     }
 
     /// Undoes everything but the socket, which the worker closes.
@@ -215,11 +215,16 @@ fn share(guard: &Guard, host: &[IpAddr], vms: &[IpNet]) -> Result<(), UplinkErro
     for address in host {
         guard.add_host(*address)?;
     }
-    for prefix in vms {
-        guard.add_vm(*prefix)?;
-    }
     for gone in guard.hosts()?.iter().filter(|a| !host.contains(a)) {
         guard.remove_host(*gone)?;
+    }
+    share_vms(guard, vms)
+}
+
+/// New ones first: what takes the place of a larger one is there before it goes.
+fn share_vms(guard: &Guard, vms: &[IpNet]) -> Result<(), UplinkError> {
+    for prefix in vms {
+        guard.add_vm(*prefix)?;
     }
     for gone in guard.vms()?.iter().filter(|p| !vms.contains(p)) {
         guard.remove_vm(*gone)?;

@@ -26,7 +26,7 @@ impl Instance {
             Event::AddressConflict { network, address, mac } => {
                 let text = format!(
                     "{address} is refused: {mac} has it on the LAN; give the VM another address, \
-                     or take it from that machine and run `up` again"
+                     or take it from that machine; then `ipvisor down` and `up`"
                 );
                 self.about_network(EventLevel::Error, "address_conflict", network, text);
                 self.refuse(network, address)?;
@@ -63,7 +63,7 @@ impl Instance {
         }
         self.host_changed()?;
         if let Some(side) = name.as_ref().and_then(|n| self.networks.get(n)) {
-            side.withdraw(address);
+            side.withdraw(&self.around());
         }
         Ok(())
     }

@@ -63,9 +63,9 @@ impl HostFacts {
         .find(Ipv6Addr::is_unicast_link_local)
     }
 
-    /// The host's IPv4 gateway through an interface.
+    /// The host's IPv4 gateway through an interface, if it has an IPv4 address.
     pub fn gateway4(&self, index: u32) -> Option<Ipv4Addr> {
-        self.gateways.iter().filter(|g| g.index == index).find_map(|g| match g.address {
+        self.gateways_of(index, true).find_map(|gateway| match gateway {
             IpAddr::V4(a) => Some(a),
             IpAddr::V6(_) => None,
         })
@@ -73,13 +73,41 @@ impl HostFacts {
 
     /// The host's IPv6 gateway through an interface.
     pub fn gateway6(&self, index: u32) -> Option<Ipv6Addr> {
-        self.gateways.iter().filter(|g| g.index == index).find_map(|g| match g.address {
+        self.gateways_of(index, false).find_map(|gateway| match gateway {
             IpAddr::V6(a) => Some(a),
             IpAddr::V4(_) => None,
         })
     }
 
+    /// The gateways of one family's destinations, the preferred first.
+    fn gateways_of(&self, index: u32, for_ip4: bool) -> impl Iterator<Item = IpAddr> {
+        let serves = move |g: &&Gateway| g.index == index && g.for_ip4 == for_ip4;
+        self.gateways.iter().filter(serves).map(|g| g.address)
+    }
+
     fn usable(&self) -> impl Iterator<Item = &Address> {
         self.addresses.iter().filter(|a| a.global && !a.tentative && !a.net.addr().is_loopback())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ip6_next_hop_of_the_ip4_default_route_is_no_gateway_for_ip6() {
+        let gateway = |address: &str, for_ip4, metric| Gateway {
+            index: 2,
+            address: address.parse().unwrap(),
+            for_ip4,
+            metric,
+        };
+        // As providers do it: `default via inet6 fe80::1` (RFC 5549).
+        let mut host =
+            HostFacts { gateways: vec![gateway("fe80::1", true, 0)], ..HostFacts::default() };
+        assert_eq!((host.gateway4(2), host.gateway6(2)), (None, None));
+        host.gateways.push(gateway("fe80::2", false, 1024));
+        assert_eq!(host.gateway6(2), Some("fe80::2".parse().unwrap()));
+        assert_eq!(host.gateway6(3), None, "through another card");
     }
 }

@@ -8,6 +8,10 @@
 //! Two networks may use the same addresses, but the host's kernel has one routing table: the second
 //! network then has no host path, and says so.
 //!
+//! The kernel tells everybody of each route that is written, this base's own main loop too, which
+//! then looks at the host again. So a route that is right already is left alone: else a base with
+//! many VMs would wake itself for ever.
+//!
 //! # Invariants
 //! - Routes exist only for addresses that are in the list, and through our own device only.
 //! - Closing the last descriptor of the device removes it, and its routes with it.
@@ -18,7 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use datapath::keeper::Keeper;
 use datapath::names::NetworkId;
-use datapath::netlink::{Netlink, NetlinkError};
+use datapath::netlink::{Netlink, NetlinkError, Route};
 use datapath::state::StateMemory;
 use datapath::uplink::{HostPath, UplinkError};
 use datapath::worker::{Gone, WorkerHandle};
@@ -50,6 +54,7 @@ pub struct HostSide {
     /// The device's name.
     pub device: String,
     index: u32,
+    /// Routes that this base made or found right.
     routes: BTreeSet<IpNet>,
     /// Routes that the kernel refused: tried again whenever the host changes, and told once.
     refused: BTreeSet<IpNet>,
@@ -114,16 +119,21 @@ impl HostSide {
         }
         self.listed = listed;
         let mut errors = Vec::new();
-        for prefix in self.routes.difference(prefixes) {
-            errors.extend(netlink.remove_route(*prefix, self.index).err());
-        }
+        // What cannot be listed is written anew: that is right too, only louder.
+        let there = netlink.routes_through(self.index).unwrap_or_default();
+        let there = BTreeSet::from_iter(there);
         let (mut routes, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for prefix in prefixes {
             let source = match prefix {
                 IpNet::V4(_) => facts.host4.map(IpAddr::V4),
                 IpNet::V6(_) => facts.host6.map(IpAddr::V6),
             };
-            match netlink.replace_route(*prefix, self.index, source) {
+            let set = if there.contains(&Route { prefix: prefix.trunc(), source }) {
+                Ok(())
+            } else {
+                netlink.replace_route(*prefix, self.index, source)
+            };
+            match set {
                 Ok(()) => {
                     routes.insert(*prefix);
                 }
@@ -134,6 +144,12 @@ impl HostSide {
                     refused.insert(*prefix);
                 }
             }
+        }
+        // After the new ones: what takes the place of a larger one is there before it goes. What a
+        // predecessor left is among them.
+        let present = there.iter().map(|route| route.prefix).chain(self.routes.iter().copied());
+        for prefix in BTreeSet::from_iter(present).difference(prefixes) {
+            errors.extend(netlink.remove_route(*prefix, self.index).err());
         }
         self.routes = routes;
         self.refused = refused;

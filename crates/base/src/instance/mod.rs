@@ -246,7 +246,7 @@ impl Instance {
             marks.set_network(None);
             side.taken_over(&around);
             if side.host.is_some() {
-                taken.extend(side.listed());
+                taken.extend(side.configured());
             }
         }
         for name in self.config.vms.keys() {
@@ -271,8 +271,7 @@ impl Instance {
         };
         let Some(side) = self.networks.get(&vm.network) else { return Ok(()) };
         let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-        let listed: BTreeSet<_> = side.listed().collect();
-        let prefixes = vm.addresses.iter().filter(|a| listed.contains(a)).copied().collect();
+        let prefixes = side.listed().filter(|(_, p)| *p == id).map(|(prefix, _)| prefix).collect();
         let (name, network) = (name.to_owned(), side.id);
         self.worker.add_port(PortSetup { id, network, name, inch, prefixes })??;
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use datapath::fib::without;
 use datapath::keeper::Keeper;
 use datapath::names::{Mac, NetworkId, PortId};
 use datapath::neighbor::{Lan, Settings};
@@ -147,7 +148,7 @@ impl NetworkSide {
     ) -> Result<(), CardOpen> {
         let Some(link) = self.link.clone().filter(|_| !self.barred) else { return Ok(()) };
         let own: Vec<IpAddr> = self.guarded_addresses(host).into_iter().collect();
-        let vms: Vec<IpNet> = self.listed().collect();
+        let vms: Vec<IpNet> = self.listed().map(|(prefix, _)| prefix).collect();
         let label = format!("{} {}", around.label, self.name);
         let setup = CardSetup {
             network: &self.name,
@@ -260,11 +261,19 @@ impl NetworkSide {
         self.no_host = Some(why);
     }
 
-    /// The prefixes that are in the list: all but those refused.
-    pub fn listed(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.prefixes.keys().copied().filter(|p| {
-            let single = p.prefix_len() == p.max_prefix_len();
-            !(single && self.refused.contains(&p.addr()))
+    /// The VMs' prefixes as configured, whatever was refused of them.
+    pub fn configured(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.prefixes.keys().copied()
+    }
+
+    /// What is in the list, with whose it is: the VMs' prefixes without the addresses refused.
+    pub fn listed(&self) -> impl Iterator<Item = (IpNet, PortId)> + '_ {
+        self.prefixes.iter().flat_map(|(prefix, port)| {
+            let mut left = vec![*prefix];
+            for address in &self.refused {
+                left = left.into_iter().flat_map(|p| without(p, *address)).collect();
+            }
+            left.into_iter().map(|p| (p, *port))
         })
     }
 
@@ -289,7 +298,7 @@ impl NetworkSide {
             }
         }
         self.guard(around, self.guarded_addresses(host));
-        let listed = self.listed().collect();
+        let listed = self.listed().map(|(prefix, _)| prefix).collect();
         if let Some(side) = &mut self.host {
             let refused = side.refresh(&listed, &own, &self.facts, netlink, around.worker)?;
             for error in refused {
@@ -407,8 +416,7 @@ impl NetworkSide {
     /// The addresses to be claimed on the LAN: every single one, and each of a small IPv4 prefix.
     /// Larger prefixes are routed to this host by whoever gave them.
     fn claims(&self) -> impl Iterator<Item = (IpAddr, PortId)> + '_ {
-        self.listed().flat_map(|prefix| {
-            let port = self.prefixes.get(&prefix).copied();
+        let all = self.prefixes.iter().flat_map(|(prefix, port)| {
             let addresses: Vec<IpAddr> = match prefix {
                 IpNet::V4(p) if p.prefix_len() >= CLAIMED_PREFIX => {
                     let (first, last) = (u32::from(p.network()), u32::from(p.broadcast()));
@@ -417,8 +425,9 @@ impl NetworkSide {
                 IpNet::V6(p) if p.prefix_len() == 128 => vec![IpAddr::V6(p.addr())],
                 _ => Vec::new(),
             };
-            addresses.into_iter().zip(std::iter::repeat(port)).filter_map(|(a, p)| Some((a, p?)))
-        })
+            addresses.into_iter().map(|address| (address, *port))
+        });
+        all.filter(|(address, _)| !self.refused.contains(address))
     }
 
     /// Somebody on the LAN has `address`: it is not in the list any more, and has no route when the
@@ -430,10 +439,15 @@ impl NetworkSide {
         }
     }
 
-    /// The host's stack gets datagrams to `address` again: last, when nothing leads here any more.
-    pub fn withdraw(&self, address: IpAddr) {
-        if let Some(card) = &self.card {
-            let _ = card.withdraw(address.into());
+    /// The host's stack gets datagrams to an address that was refused again: last, when nothing
+    /// leads here any more.
+    pub fn withdraw(&self, around: &Around<'_>) {
+        let listed: Vec<_> = self.listed().map(|(prefix, _)| prefix).collect();
+        if let Some(card) = &self.card
+            && let Err(error) = card.guard_vms(&listed)
+        {
+            let subject = format!("network/{}", self.name);
+            around.events.push(EventLevel::Warning, "guard", &subject, causes(&error));
         }
     }
 

@@ -124,12 +124,8 @@ impl Ledger {
         self.capacity
     }
 
-    /// Changes whether more may be given out than there is; what was given stays given.
-    pub fn set_overcommit(&mut self, overcommit: bool) {
-        self.overcommit = overcommit;
-    }
-
     /// Who has what.
+    #[cfg(test)]
     pub fn held(&self) -> impl Iterator<Item = (&str, &Claim)> {
         self.held.iter().map(|(vm, claim)| (vm.as_str(), claim))
     }

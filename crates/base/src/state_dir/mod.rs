@@ -7,6 +7,7 @@
 //!   base                   process of the base and when it started
 //!   control.sock           see `control`
 //!   accepted.toml          the configuration that runs: a successor reads this copy
+//!   refused.json           the VMs' addresses that somebody on the LAN has, by network
 //!   ports/NAME.sock        vhost-user sockets of ports that listen
 //!   vm/                    0700: consoles and other sockets of the VMs
 //!   log                    messages of a detached instance, with log.1 before it

@@ -11,8 +11,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datapath::budget::Budget;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::form::{self, Paths, Plan};
 use super::lifecycle::{Action, Ending, Input, Lifecycle, State};
@@ -28,6 +30,10 @@ const REST: Duration = Duration::from_millis(200);
 /// A kernel that reboots resets its machine again and again until the machine obeys: resets that
 /// follow each other sooner than this are one reboot.
 const ONE_REBOOT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the VM's logs have grown too long.
+const TIDY: Duration = Duration::from_secs(10);
+/// Characters of a refusal of the monitor that are passed on.
+const LONGEST_REFUSAL: usize = 300;
 
 /// What a driver is told.
 #[derive(Debug)]
@@ -63,6 +69,8 @@ pub(super) struct Driver {
     starts: u64,
     started_at: Option<u64>,
     log_from: u64,
+    /// How much the vessel can make the base say: its guest may have taken it over.
+    budget: Budget,
 }
 
 impl Driver {
@@ -96,6 +104,7 @@ impl Driver {
             starts: 0,
             started_at: None,
             log_from: 0,
+            budget: Budget::default(),
         };
         let known = driver.adopt(kept);
         driver.publish();
@@ -187,6 +196,8 @@ impl Driver {
 
     /// Runs until the base ends.
     pub(super) async fn run(mut self) {
+        let mut tidy = tokio::time::interval(TIDY);
+        tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.life.deadline().map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -212,6 +223,11 @@ impl Driver {
                 () = sleep_until(deadline) => {
                     let actions = self.life.tick(Instant::now());
                     self.act(actions).await;
+                }
+                _ = tidy.tick() => {
+                    if self.life.state().has_vessel() {
+                        self.paths.tidy();
+                    }
                 }
             }
             self.publish();
@@ -294,7 +310,7 @@ impl Driver {
         match message {
             Message::Event { name, .. } if name == "GUEST_PANICKED" => {
                 self.panicked = true;
-                self.tell(Happening::Panicked);
+                self.tell_of_vessel(Happening::Panicked);
             }
             Message::Event { name, data } if name == "RESET" => {
                 if data.get("guest").and_then(serde_json::Value::as_bool) == Some(true) {
@@ -304,7 +320,10 @@ impl Driver {
                     }
                 }
             }
-            Message::Refused(why) => self.trouble(format!("QEMU refused: {why}")),
+            Message::Refused(why) => {
+                let why: String = why.chars().take(LONGEST_REFUSAL).collect();
+                self.tell_of_vessel(Happening::Trouble(format!("QEMU refused: {why}")));
+            }
             Message::Event { .. } | Message::Greeting | Message::Done => {}
         }
     }
@@ -386,6 +405,15 @@ impl Driver {
 
     fn trouble(&self, text: String) {
         self.tell(Happening::Trouble(text));
+    }
+
+    /// Tells what the vessel can bring about as often as it likes.
+    fn tell_of_vessel(&mut self, what: Happening) {
+        let Some(untold) = self.budget.spend(Instant::now()) else { return };
+        if untold > 0 {
+            self.trouble(format!("{untold} more messages of its vessel were too many to be told"));
+        }
+        self.tell(what);
     }
 
     fn tell(&self, what: Happening) {

@@ -19,6 +19,10 @@ use crate::state_dir::{StateDir, StateDirError};
 
 /// Octets of a vessel's messages before they are put aside.
 const LOG_LIMIT: u64 = 1 << 20;
+/// Octets of what a console showed before all but the last of it goes.
+const CONSOLE_LIMIT: u64 = 8 << 20;
+/// Octets of either that are kept then.
+const LOG_END: u64 = 1 << 20;
 /// Octets at the end of a vessel's messages in which its last words are looked for.
 const LAST_WORDS: u64 = 4096;
 /// Characters of its last words that are passed on.
@@ -122,10 +126,21 @@ impl Paths {
         })
     }
 
+    /// Keeps what vessel and guest write from filling the disk, or the memory where the state
+    /// directory is in memory. They append, so the files can be cut under them.
+    pub(super) fn tidy(&self) {
+        for (path, limit) in [(&self.log, LOG_LIMIT), (&self.console_log, CONSOLE_LIMIT)] {
+            // It is looked at again, and a VM does not end for its log.
+            let _ = cut(path, limit);
+        }
+    }
+
     /// The last thing that the vessel said since its log had `from` octets.
     pub(super) fn last_words(&self, from: u64) -> Option<String> {
         let mut file = File::open(&self.log).ok()?;
         let len = file.metadata().ok()?.len();
+        // It may have been cut meanwhile.
+        let from = if from <= len { from } else { 0 };
         file.seek(SeekFrom::Start(from.max(len.saturating_sub(LAST_WORDS)))).ok()?;
         let mut octets = Vec::new();
         file.take(LAST_WORDS).read_to_end(&mut octets).ok()?;
@@ -241,12 +256,30 @@ fn logs(paths: &Paths) -> io::Result<(File, u64)> {
     Ok((log, len))
 }
 
-/// Renames a file that is longer than `limit`, in the place of the one before it.
-fn put_aside(path: &Path, limit: u64) -> io::Result<()> {
+fn old(path: &Path) -> PathBuf {
     let mut old = path.as_os_str().to_owned();
     old.push(".1");
+    old.into()
+}
+
+/// Empties a file that is longer than `limit`; the end of it takes the place of the one before.
+fn cut(path: &Path, limit: u64) -> io::Result<()> {
+    let mut file = File::options().read(true).write(true).open(path)?;
+    let len = file.metadata()?.len();
+    if len > limit {
+        file.seek(SeekFrom::Start(len.saturating_sub(LOG_END)))?;
+        let mut end = Vec::new();
+        (&file).take(LOG_END).read_to_end(&mut end)?;
+        file.set_len(0)?;
+        std::fs::write(old(path), end)?;
+    }
+    Ok(())
+}
+
+/// Renames a file that is longer than `limit`, in the place of the one before it.
+fn put_aside(path: &Path, limit: u64) -> io::Result<()> {
     match std::fs::metadata(path) {
-        Ok(found) if found.len() > limit => std::fs::rename(path, old),
+        Ok(found) if found.len() > limit => std::fs::rename(path, old(path)),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -255,6 +288,8 @@ fn put_aside(path: &Path, limit: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -270,6 +305,29 @@ mod tests {
         assert_eq!(paths.last_words(0).unwrap(), "-kernel: [2Jno such file");
         std::fs::write(&paths.log, old).unwrap();
         assert_eq!(paths.last_words(old.len() as u64), None);
+    }
+
+    #[test]
+    fn what_a_guest_writes_without_end_is_cut_under_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::at(dir.path());
+        std::fs::create_dir(state_dir.vm_directory()).unwrap();
+        let paths = Paths::of(&state_dir, "web").unwrap();
+        // As QEMU opens it.
+        let mut console =
+            File::options().append(true).create(true).open(&paths.console_log).unwrap();
+        let line = [b'y'; 1 << 20];
+        let size = || std::fs::metadata(&paths.console_log).unwrap().len();
+        for written in 1..=64 {
+            console.write_all(&line).unwrap();
+            paths.tidy();
+            assert!(size() <= CONSOLE_LIMIT, "{} after {written} MiB", size());
+        }
+        console.write_all(b"the end").unwrap();
+        paths.tidy();
+        let shown = std::fs::read(&paths.console_log).unwrap();
+        assert!(shown.ends_with(b"the end") && !shown.contains(&0), "a hole");
+        assert_eq!(std::fs::metadata(old(&paths.console_log)).unwrap().len(), LOG_END);
     }
 
     #[test]

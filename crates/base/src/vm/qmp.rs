@@ -21,8 +21,11 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-/// Octets of the longest line that is read.
-const LONGEST: usize = 1 << 20;
+/// Octets of the longest line that is read: what the base asks for has short answers.
+const LONGEST: usize = 64 * 1024;
+/// Lines in a row before others have their turn. The monitor's process may have been taken over by
+/// its guest, and send without end.
+const TURN: u32 = 64;
 /// Time between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -73,6 +76,10 @@ impl Message {
 pub(super) struct Monitor {
     stream: UnixStream,
     read: Vec<u8>,
+    /// Where in it the next line begins.
+    next: usize,
+    /// Lines taken since others had their turn.
+    taken: u32,
 }
 
 impl Monitor {
@@ -86,9 +93,13 @@ impl Monitor {
         }
     }
 
+    fn on(stream: UnixStream) -> Self {
+        Self { stream, read: Vec::new(), next: 0, taken: 0 }
+    }
+
     async fn try_connect(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path).await?;
-        let mut monitor = Self { stream, read: Vec::new() };
+        let mut monitor = Self::on(stream);
         while monitor.next().await? != Message::Greeting {}
         monitor.command("qmp_capabilities").await?;
         Ok(monitor)
@@ -102,11 +113,20 @@ impl Monitor {
 
     /// The next line. Cancel safe: what was read of a line is kept.
     pub(super) async fn next(&mut self) -> io::Result<Message> {
+        if self.taken >= TURN {
+            self.taken = 0;
+            tokio::task::yield_now().await;
+        }
         loop {
-            if let Some(end) = self.read.iter().position(|o| *o == b'\n') {
-                let line: Vec<u8> = self.read.drain(..=end).collect();
-                return Message::parse(&line);
+            let rest = self.read.get(self.next..).unwrap_or_default();
+            if let Some(len) = rest.iter().position(|o| *o == b'\n') {
+                let message = Message::parse(rest.get(..len).unwrap_or_default());
+                self.next = self.next.saturating_add(len).saturating_add(1);
+                self.taken = self.taken.saturating_add(1);
+                return message;
             }
+            self.read.drain(..self.next.min(self.read.len()));
+            self.next = 0;
             if self.read.len() > LONGEST {
                 return Err(io::Error::other("the monitor's line has no end"));
             }
@@ -141,7 +161,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_line_in_pieces_is_read_whole_although_reading_is_given_up_between() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut monitor = Monitor { stream: ours, read: Vec::new() };
+        let mut monitor = Monitor::on(ours);
         for piece in ["{\"ret", "urn\"", ": {}}\n{\"return\": {}}"] {
             let short = Duration::from_millis(5);
             assert!(tokio::time::timeout(short, monitor.next()).await.is_err());
@@ -152,6 +172,42 @@ mod tests {
         assert_eq!(monitor.next().await.unwrap(), Message::Done);
         drop(theirs);
         assert_eq!(monitor.next().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_monitor_that_never_stops_talking_leaves_others_their_turn() {
+        const LINES: usize = 20_000;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let talking = tokio::spawn(async move {
+            let long = [&vec![b' '; LONGEST - 100][..], b"{\"return\": {}}\n"].concat();
+            theirs.write_all(&long).await.unwrap();
+            theirs.write_all(&b"{\"return\":{}}\n".repeat(LINES)).await.unwrap();
+        });
+        let other = tokio::spawn(async {
+            let mut turns = 0;
+            loop {
+                turns += 1;
+                tokio::task::yield_now().await;
+                if turns > LINES / 100 {
+                    return;
+                }
+            }
+        });
+        let mut monitor = Monitor::on(ours);
+        for _ in 0..=LINES {
+            assert_eq!(monitor.next().await.unwrap(), Message::Done);
+        }
+        assert!(monitor.read.capacity() <= 4 * LONGEST);
+        assert!(other.is_finished(), "the other task had few turns");
+        talking.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_line_without_end_is_given_up() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let talking = tokio::spawn(async move { theirs.write_all(&[b' '; 1 << 20]).await });
+        assert!(Monitor::on(ours).next().await.is_err());
+        assert!(talking.await.unwrap().is_err());
     }
 
     proptest! {

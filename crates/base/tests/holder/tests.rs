@@ -1,5 +1,9 @@
 //! What the holder promises, one test each.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
 use base::entry::{exit, start_detached};
@@ -21,6 +25,22 @@ fn a_killed_base_is_replaced_and_an_instance_told_to_end_leaves_nothing() {
     let said = world.end_in_order();
     assert!(said.contains("was killed by signal 9: the next is started at once"), "{said}");
     assert!(!lives(second));
+}
+
+#[test]
+fn a_terminal_that_takes_nothing_holds_up_neither_holder_nor_successor() {
+    let (_nobody_reads, write) = rustix::pipe::pipe().unwrap();
+    // Full, as behind a pager that is not read on.
+    let path = format!("/proc/self/fd/{}", write.as_raw_fd());
+    let mut other = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    while other.write(&[0; 4096]).is_ok() {}
+    let mut world = World::start_saying("plain", write.into());
+    for generation in 0..3 {
+        world.wait_for(&format!("serving {generation}"));
+        kill(world.base(), Signal::KILL);
+    }
+    world.wait_for("serving 3");
+    world.end_in_order();
 }
 
 #[test]

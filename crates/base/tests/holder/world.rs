@@ -20,13 +20,17 @@ pub fn program(role: &str, play: &str, state: &Path) -> Program {
         ("IPVISOR_TEST_PLAY", play.to_owned()),
         ("IPVISOR_TEST_STATE", state.display().to_string()),
     ];
-    Program {
-        path: std::env::current_exe().unwrap(),
-        arguments: ["actors::role", "--exact", "--nocapture", "--test-threads=1"]
-            .map(Into::into)
-            .to_vec(),
-        environment: variables.map(|(k, v)| (k.into(), v.into())).to_vec(),
-    }
+    let exe = std::env::current_exe().unwrap();
+    let own = ["actors::role", "--exact", "--nocapture", "--test-threads=1"].map(Into::into);
+    // What the test's own frame prints is no part of the play: a base's goes to its messages.
+    let (path, arguments) = match role {
+        "base" => {
+            let shell = ["-c".into(), "exec \"$0\" \"$@\" > /dev/null".into(), exe.into()];
+            ("/bin/sh".into(), [&shell[..], &own].concat())
+        }
+        _ => (exe, own.to_vec()),
+    };
+    Program { path, arguments, environment: variables.map(|(k, v)| (k.into(), v.into())).to_vec() }
 }
 
 /// Where bases write what they live through: beside the state directory, which goes.
@@ -43,9 +47,14 @@ pub struct World {
 impl World {
     /// Starts a holder in the foreground.
     pub fn start(play: &str) -> Self {
+        Self::start_saying(play, Stdio::piped())
+    }
+
+    /// The same, whose messages go there.
+    pub fn start_saying(play: &str, stderr: Stdio) -> Self {
         let mut world = Self::empty();
         let mut command = program("holder", play, &world.state()).command();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         world.holder = Some(command.spawn().unwrap());
         world
     }

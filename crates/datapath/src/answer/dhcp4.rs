@@ -118,6 +118,9 @@ pub(super) fn answer(guest: &Guest<'_>, ip: &Ip4<'_>, replies: &mut Replies) -> 
     if !source.is_unspecified() && !guest.inch.owns4(source) {
         return Answer::Drop(Counter::DropSourceNotOwn);
     }
+    if !guest.may_send(ip.bytes().len()) {
+        return Answer::Drop(Counter::DropTooBig);
+    }
     let Ok(udp) = UdpPacket::new_checked(ip.payload()) else {
         return MALFORMED;
     };

@@ -17,11 +17,11 @@ pub(super) fn answer4(guest: &Guest<'_>, ip: &Ip4<'_>, replies: &mut Replies) ->
     if request.msg_type() != Icmpv4Message::EchoRequest || request.msg_code() != 0 {
         return Answer::Drop(Counter::DropNotServed);
     }
-    if !guest.checksum_pending && !request.verify_checksum() {
-        return Answer::Drop(Counter::DropAnswerMalformed);
-    }
     if ip.bytes().len() > guest.inch.mtu.into() {
         return Answer::Drop(Counter::DropTooBig);
+    }
+    if !guest.checksum_pending && !request.verify_checksum() {
+        return Answer::Drop(Counter::DropAnswerMalformed);
     }
     let addresses = (ip.destination(), ip.source());
     let len = ip.payload().len();
@@ -44,11 +44,11 @@ pub(super) fn answer6(guest: &Guest<'_>, ip: &Ip6<'_>, replies: &mut Replies) ->
     }
     let request = Icmpv6Packet::new_unchecked(message);
     let (source, destination) = (ip.source(), ip.destination());
-    if !guest.checksum_pending && !request.verify_checksum(&source, &destination) {
-        return Answer::Drop(Counter::DropAnswerMalformed);
-    }
     if ip.bytes().len() > guest.inch.mtu.into() {
         return Answer::Drop(Counter::DropTooBig);
+    }
+    if !guest.checksum_pending && !request.verify_checksum(&source, &destination) {
+        return Answer::Drop(Counter::DropAnswerMalformed);
     }
     let addresses = (destination, source);
     let len = message.len();

@@ -38,8 +38,6 @@ pub enum Unreachable {
     Network,
     /// The neighbour that has the address does not answer.
     Host,
-    /// It is forbidden to talk to that destination.
-    Prohibited,
 }
 
 /// Tells the sender that its datagram does not fit the next link and that `mtu` octets would:
@@ -61,7 +59,6 @@ pub fn unreachable(
     let (code4, code6) = match kind {
         Unreachable::Network => (0, 0),
         Unreachable::Host => (1, 3),
-        Unreachable::Prohibited => (13, 1),
     };
     let head4 = [Icmpv4Message::DstUnreachable.into(), code4, 0, 0, 0, 0, 0, 0];
     let head6 = [Icmpv6Message::DstUnreachable.into(), code6, 0, 0, 0, 0, 0, 0];

@@ -58,6 +58,9 @@ pub const BASE4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// The base's IPv6 address on every last inch.
 pub const BASE6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// What a link carries unless something else is told.
+const ETHERNET_MTU: u16 = 1500;
+
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// An IPv4 address of a VM, as DHCP tells it.
@@ -131,6 +134,14 @@ struct Guest<'a> {
     mac: Mac,
     /// The guest left the transport checksum to offload.
     checksum_pending: bool,
+}
+
+impl Guest<'_> {
+    /// Whether a request is no longer than its link carries. A guest that was not told its MTU yet
+    /// takes it for Ethernet's.
+    fn may_send(&self, octets: usize) -> bool {
+        octets <= self.inch.mtu.max(ETHERNET_MTU).into()
+    }
 }
 
 /// Answers what is the base's to answer. At most one frame is added to `replies`.

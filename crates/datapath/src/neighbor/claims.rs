@@ -18,6 +18,9 @@
 //! no one else has, whatever the uplink is like, and it costs a second once. A refused address stays
 //! refused until it is claimed anew: who is to have it is not decided here.
 //!
+//! While the card has no link, no time passes here (the caller does not poll): a probe that cannot
+//! leave asks nobody.
+//!
 //! A successor of a dead base gets the addresses that were held with `restore`: nothing is probed
 //! or announced, as nothing has changed on the LAN.
 //!

@@ -28,6 +28,9 @@
 //! - The base answers for addresses that are held and for nothing else: not for the host's, which
 //!   its own stack answers for, nor for addresses that are still probed for, or refused.
 //! - Nothing heard on the LAN makes the tables grow.
+//! - No address is held that nobody could have objected to: while the link is down the time of claims
+//!   stands still, and probing begins anew when it comes back. Questions for neighbours go on, so
+//!   that what waits for them is not kept for ever.
 //! - A hop that was `Resolving` ends in one event, `Resolved` or `Unreachable`.
 //!
 //! # Limits
@@ -112,6 +115,9 @@ pub struct Lan {
     cache: Cache,
     claims: Claims,
     groups: Groups,
+    /// Whether the link is there: without it nobody hears a probe, an announcement or a report, and
+    /// their time stands still.
+    up: bool,
     /// Emptied before each use; kept for their buffers.
     asks: Vec<Ask>,
     says: Vec<(IpAddr, Say)>,
@@ -125,6 +131,7 @@ impl Lan {
             cache: Cache::default(),
             claims: Claims::default(),
             groups: Groups::default(),
+            up: true,
             asks: Vec::new(),
             says: Vec::new(),
         }
@@ -142,6 +149,14 @@ impl Lan {
             self.groups.renew(now);
         }
         self.settings = settings;
+    }
+
+    /// Whether the card has its link now. That it comes back is a [`Lan::link_restored`].
+    pub fn set_link(&mut self, now: Instant, up: bool) {
+        if up && !self.up {
+            self.link_restored(now);
+        }
+        self.up = up;
     }
 
     /// The link came back, perhaps to another switch: neighbours are asked anew when they are next
@@ -241,6 +256,9 @@ impl Lan {
             self.ask(ask, out);
         }
         self.asks = asks;
+        if !self.up {
+            return;
+        }
         let mut says = std::mem::take(&mut self.says);
         self.claims.poll(now, &mut says, out);
         for (address, say) in says.drain(..) {
@@ -252,8 +270,8 @@ impl Lan {
 
     /// When [`Lan::poll`] is next needed, if ever.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.cache.next(), self.claims.next(), self.groups.next()];
-        deadlines.into_iter().flatten().min()
+        let said = self.up.then(|| [self.claims.next(), self.groups.next()]);
+        said.into_iter().flatten().chain([self.cache.next()]).flatten().min()
     }
 
     fn ask(&self, ask: Ask, out: &mut Outbox) {

@@ -22,7 +22,7 @@ pub use address::Address;
 pub use error::NetlinkError;
 pub use link::Link;
 pub use monitor::{Event, Monitor};
-pub use route::Gateway;
+pub use route::{Gateway, Route};
 pub use socket::Netlink;
 pub use tc::{Direction, Filter};
 

@@ -26,6 +26,45 @@ pub struct Gateway {
     pub metric: u32,
 }
 
+/// A route through a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to.
+    pub prefix: IpNet,
+    /// What the host sends there carries this address, if it was asked for.
+    pub source: Option<IpAddr>,
+}
+
+impl Route {
+    /// What a message says of a route in the main table through the device `index`.
+    fn from_message(message: &RouteMessage, index: u32) -> Option<Self> {
+        if !in_main_table(message)
+            || message.header.kind != RouteType::Unicast
+            || device_of(&message.attributes) != Some(index)
+        {
+            return None;
+        }
+        let (mut destination, mut source) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => destination = address_of(address),
+                RouteAttribute::PrefSource(address) => source = address_of(address),
+                _ => {}
+            }
+        }
+        let prefix = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;
+        Some(Self { prefix, source })
+    }
+}
+
+fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    }
+}
+
 fn in_main_table(message: &RouteMessage) -> bool {
     let table = message.attributes.iter().find_map(|a| match a {
         RouteAttribute::Table(table) => Some(*table),
@@ -163,20 +202,38 @@ impl Netlink {
         .map_err(|e| NetlinkError::new(format!("route {prefix} through link number {index}"), e))
     }
 
-    /// Whether the main table routes exactly this prefix through the device `index`.
-    fn has_route(&mut self, prefix: IpNet, index: u32) -> io::Result<bool> {
+    /// The main table's routes through the device `index`.
+    pub fn routes_through(&mut self, index: u32) -> Result<Vec<Route>, NetlinkError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let found = self.routes_of(family, index).map_err(|e| {
+                NetlinkError::new(format!("list the routes through link number {index}"), e)
+            })?;
+            routes.extend(found);
+        }
+        Ok(routes)
+    }
+
+    fn routes_of(&mut self, family: AddressFamily, index: u32) -> io::Result<Vec<Route>> {
         let mut message = RouteMessage::default();
-        message.header.address_family = family(prefix);
+        message.header.address_family = family;
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.attributes.push(RouteAttribute::Oif(index));
-        let answer = self.list(&RouteNetlinkMessage::GetRoute(message))?;
-        Ok(answer.iter().any(|raw| {
-            let Some(RouteNetlinkMessage::NewRoute(m)) = raw.parse() else { return false };
-            m.header.destination_prefix_length == prefix.prefix_len()
-                && in_main_table(&m)
-                && device_of(&m.attributes) == Some(index)
-                && m.attributes.contains(&RouteAttribute::Destination(prefix.network().into()))
-        }))
+        let answer = match self.list(&RouteNetlinkMessage::GetRoute(message)) {
+            // A namespace in which no route was ever made has no such table.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        let routes = answer.iter().filter_map(|raw| match raw.parse() {
+            Some(RouteNetlinkMessage::NewRoute(m)) => Route::from_message(&m, index),
+            _ => None,
+        });
+        Ok(routes.collect())
+    }
+
+    /// Whether the main table routes exactly this prefix through the device `index`.
+    fn has_route(&mut self, prefix: IpNet, index: u32) -> io::Result<bool> {
+        Ok(self.routes_of(family(prefix), index)?.iter().any(|r| r.prefix == prefix.trunc()))
     }
 
     /// Removes such a route; that there is none is no error.

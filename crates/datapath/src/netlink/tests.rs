@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use super::{Address, Direction, Event, Gateway, Monitor};
+use super::{Address, Direction, Event, Gateway, Monitor, Route};
 use crate::uplink::tests::world::{CARD, CARD_MAC, PEER, World, readable, without_capabilities};
 
 fn ip(text: &str) -> IpAddr {
@@ -96,6 +96,34 @@ fn a_route_is_replaced_if_it_is_ours_and_left_alone_if_not() {
             world.netlink.remove_route(prefix, card).unwrap();
             world.netlink.replace_route(prefix, lo, None).unwrap();
         }
+    });
+}
+
+#[test]
+fn the_routes_through_a_device_are_listed_with_their_sources() {
+    World::run(|world| {
+        world.address();
+        let (card, lo) = (world.card.index, world.netlink.link("lo").unwrap().unwrap().index);
+        assert_eq!(world.netlink.routes_through(lo).unwrap(), []);
+        let route = |prefix: &str, source: Option<&str>| Route {
+            prefix: prefix.parse().unwrap(),
+            source: source.map(ip),
+        };
+        let ours = [
+            route("198.51.100.7/32", Some("203.0.113.1")),
+            route("198.51.100.64/28", None),
+            route("2001:db8:2::7/128", Some("2001:db8:1::1")),
+            route("2001:db8:3::/64", None),
+        ];
+        for Route { prefix, source } in ours {
+            world.netlink.replace_route(prefix, card, source).unwrap();
+        }
+        world.netlink.replace_route("198.51.100.8/32".parse().unwrap(), lo, None).unwrap();
+        let found = world.netlink.routes_through(card).unwrap();
+        for route in ours {
+            assert!(found.contains(&route), "{route:?} in {found:?}");
+        }
+        assert!(found.iter().all(|r| r.prefix.addr() != ip("198.51.100.8")), "{found:?}");
     });
 }
 

@@ -147,6 +147,12 @@ fn a_large_send_that_is_none_is_refused_or_sent_as_the_one_segment_it_is() {
     assert_eq!(check(large(H::GSO_TCPV4, 34, 0), &four, ALL), SEGMENTATION);
     assert_eq!(check(large(H::GSO_TCPV4, 34, MIN_SEGMENT - 1), &four, ALL), SEGMENTATION);
     assert!(check(large(H::GSO_TCPV4, 34, MIN_SEGMENT), &four, ALL).is_ok());
+    // What the kernel merged came in segments of that size.
+    for size in [1, 20, MIN_SEGMENT - 1] {
+        let offload = check(large(H::GSO_TCPV4, 34, size), &four, Sender::Kernel).unwrap();
+        assert_eq!(offload.segmentation.unwrap().size, size);
+    }
+    assert_eq!(check(large(H::GSO_TCPV4, 34, 0), &four, Sender::Kernel), SEGMENTATION);
     let mut udp_header = large(H::GSO_TCPV4, 34, 1000);
     udp_header.csum_offset = 6;
     assert_eq!(check(udp_header, &udp, ALL), SEGMENTATION);

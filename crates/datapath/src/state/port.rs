@@ -27,7 +27,8 @@
 //!
 //! # Invariants
 //! - The dispatcher's thread writes; the MAC address and one word per ring (fault) belong to the
-//!   worker.
+//!   worker while the ring runs. The dispatcher resets that word when a ring is set up anew: it has
+//!   stopped the ring before, so that the worker does not write it.
 //! - While a front end is connected and the request mark is not set, the seal is right.
 //! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
 

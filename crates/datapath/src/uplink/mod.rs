@@ -29,6 +29,7 @@ mod error;
 mod guard;
 mod offloads;
 mod packet;
+mod shares;
 pub(crate) mod sys;
 #[cfg(test)]
 pub(crate) mod tests;

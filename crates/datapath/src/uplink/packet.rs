@@ -21,18 +21,25 @@
 //!   protocol, and without one nothing is received.
 //! - What this machine sends is not seen.
 //! - A frame that is not whole, or carries a tag, is reported as a drop by its name.
+//!
+//! # Limits
+//! All VMs of a network share the socket's send buffer and the card's queueing discipline. The buffer
+//! is shared out (`shares`); a discipline that is shorter than it, and not fair to flows as fq_codel
+//! and fq are, refuses a modest VM's datagrams as often as those of one that floods.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use virtqueue::NetHeader;
 
+use super::shares::Shares;
 use super::sys::{self, Geometry, Ring};
 use super::{Refusal, SocketFilter, UplinkError};
 use crate::counters::Counter;
 use crate::faults::{self, Point};
-use crate::names::{Mac, NetworkId};
+use crate::names::{Mac, NetworkId, Owner};
 use crate::state::StateMemory;
 use crate::state::network::{NetworkRecord, Position, RingRecord};
 
@@ -102,6 +109,7 @@ pub struct PacketUplink {
     carrier: bool,
     /// How often a group may have been joined on this socket: once a life.
     joins: u32,
+    shares: Shares,
 }
 
 /// An error about the packet socket, which needs CAP_NET_RAW.
@@ -152,7 +160,8 @@ impl PacketUplink {
             frame_size: geometry.frame_size,
             blocks: geometry.blocks,
         });
-        let mut uplink = Self { socket, ring, record, index, carrier: true, joins: 1 };
+        let shares = shares_of(&socket);
+        let mut uplink = Self { socket, ring, record, index, carrier: true, joins: 1, shares };
         uplink.rebind(index)?;
         Ok(uplink)
     }
@@ -187,7 +196,8 @@ impl PacketUplink {
         ring.go_on_at(released);
         record.set_position(released);
         let joins = record.count_adoption().saturating_add(1);
-        let mut uplink = Self { socket, ring, record, index, carrier: true, joins };
+        let shares = shares_of(&socket);
+        let mut uplink = Self { socket, ring, record, index, carrier: true, joins, shares };
         // Binding anew would lose what arrives meanwhile, so only if the card is another.
         if sys::bound_to(uplink.socket.as_fd()).is_ok_and(|bound| bound != index) {
             uplink.rebind(index)?;
@@ -265,6 +275,19 @@ impl PacketUplink {
     /// How many frames were released since the ring was made: names the first frame of a batch.
     pub fn position(&self) -> u64 {
         self.ring.released()
+    }
+
+    /// Whether `owner` may put so many frames, of so many octets in all, into the send buffer: not
+    /// if it has used up its share of a buffer that is more than half full.
+    #[inline]
+    pub fn may_put(&mut self, owner: Owner, frames: usize, octets: usize) -> bool {
+        let socket = &self.socket;
+        self.shares.may_put(owner, frames, octets, || {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut asked = [PollFd::new(socket, PollFlags::OUT)];
+            // What cannot be asked is tried: the kernel says so itself.
+            poll(&mut asked, Some(&now)).is_err() || asked.iter().any(|fd| !fd.revents().is_empty())
+        })
     }
 
     /// Sends frames in order until one is refused. No system call for an empty slice.
@@ -351,6 +374,12 @@ impl PacketUplink {
         }
         Ok(())
     }
+}
+
+/// The shares of a socket's send buffer.
+fn shares_of(socket: &OwnedFd) -> Shares {
+    let buffer = rustix::net::sockopt::socket_send_buffer_size(socket);
+    Shares::new(buffer.unwrap_or(SEND_BUFFER as usize))
 }
 
 impl AsFd for PacketUplink {

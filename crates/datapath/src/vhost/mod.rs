@@ -20,7 +20,7 @@
 //! # Invariants
 //! - No front end can hold up another: nothing is read before it is there whole, nothing is sent
 //!   that does not fit, each has its turn.
-//! - No front end can make the base say more than so much (see `budget`); what is, rather than what
+//! - No front end can make the base say more than so much (see [`crate::budget`]); what is, rather than what
 //!   happened, stands in the record.
 //! - Nothing a front end sends makes the base panic, map more than was shared, or believe an index.
 //! - The process holds no state of a negotiation that a successor could not rebuild.
@@ -30,7 +30,6 @@
 
 mod adopt;
 mod bell;
-mod budget;
 mod connection;
 mod dispatcher;
 mod door;

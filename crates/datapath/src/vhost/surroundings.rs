@@ -10,11 +10,11 @@ use std::time::Instant;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::budget::Budget;
 use super::event::{EventSink, PortEvent};
 use super::keys::Keys;
 use super::owner::RingOwner;
 use super::token::Token;
+use crate::budget::Budget;
 use crate::keeper::Keeper;
 use crate::names::PortId;
 

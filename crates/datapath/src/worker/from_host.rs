@@ -84,14 +84,12 @@ impl Worker {
             Fit::Refused(reason) => return Err(reason),
         }
         let len = payload.bytes().len();
-        let index = self.storage.push(0..len, None);
+        let index = self.storage.push(0..len);
         #[cfg(feature = "fault-injection")]
         if crate::faults::spoil("host-to-vm", self.storage.datagram_mut(index)) {
             return Ok(Counter::ToVm);
         }
-        if let Some(item) = self.storage.item_mut(index) {
-            item.offload = offload;
-        }
+        self.storage.set_offload(index, offload);
         Ok(self.note_for(to, index))
     }
 }

@@ -21,8 +21,8 @@ use crate::datagram;
 use crate::deliver;
 use crate::faults::{self, Point};
 use crate::fit::Fit;
-use crate::names::{NetworkId, Owner, PortId};
-use crate::neighbor::{Asker, Heard, Lookup};
+use crate::names::{Mac, NetworkId, Owner, PortId};
+use crate::neighbor::Heard;
 use crate::offload::{Offload, Sender};
 use crate::port::{ETHERNET, behind_ethernet};
 use crate::uplink::{Outgoing, Received};
@@ -50,11 +50,9 @@ impl Worker {
                 // Woken without a frame: the socket has an error to report (its link went down).
                 let _ = uplink.card.take_error();
             }
-            if now.saturating_duration_since(uplink.drops_read) >= DROPS_EVERY {
-                uplink.drops_read = now;
-                let drops = uplink.card.kernel_drops();
-                Counters::of(&self.state, Owner::Uplink(id))
-                    .add(Counter::DropUplinkRingFull, drops.into());
+            // By a timer, so that the drops of a burst are counted after its last frame too.
+            if uplink.drops_due.is_none() {
+                uplink.drops_due = now.checked_add(DROPS_EVERY);
             }
         }
         self.marks.done();
@@ -74,10 +72,17 @@ impl Worker {
             self.marks.frame(network.id, uplink.card.position(), nth);
             let fate = match uplink.card.next() {
                 None => break,
-                Some(_) if uplink.care.skip => Err(Counter::DropPoison),
-                Some(Received::Dropped(reason)) => Err(reason),
+                Some(_) if uplink.care.skip => {
+                    self.storage.looked_at(0);
+                    Err(Counter::DropPoison)
+                }
+                Some(Received::Dropped(reason)) => {
+                    self.storage.looked_at(0);
+                    Err(reason)
+                }
                 Some(Received::Frame { header, bytes, .. }) => {
                     let len = bytes.len();
+                    self.storage.looked_at(len);
                     octets = octets.saturating_add(len.saturating_sub(ETHERNET) as u64);
                     match self.storage.room().get_mut(..len) {
                         Some(room) => {
@@ -128,22 +133,25 @@ impl Worker {
         };
         let offload = Offload::check(header, ETHERNET, &payload, Sender::Kernel)?;
         let to = network.admission.from_uplink(source, destination)?;
+        if ethernet.destination.is_multicast() {
+            return Err(Counter::DropGroupFrame);
+        }
         let fit = Fit::of(&offload, &payload, network.mtu);
         if let Fit::Refused(reason) = fit {
-            let counters = Counters::of(&self.state, Owner::Uplink(network.id));
             let mtu = mtu16(network.mtu);
             if !network.limiter.allow(now) {
+                let counters = Counters::of(&self.state, Owner::Uplink(network.id));
                 counters.add(Counter::IcmpLimited, 1);
             } else if let Some(inch) = network.outward_to(source)
+                && !ethernet.source.is_multicast()
                 && answer::too_big(&inch, &payload, mtu, &mut self.replies)
             {
-                counters.add(Counter::IcmpErrors, 1);
+                self.tell_outside(network, ethernet.source);
             }
-            self.tell_outside(network, now);
             return Err(reason);
         }
         let bytes = payload.bytes().len();
-        let index = self.storage.push(behind_ethernet(bytes), None);
+        let index = self.storage.push(behind_ethernet(bytes));
         #[cfg(feature = "fault-injection")]
         if crate::faults::spoil("lan-to-vm", self.storage.datagram_mut(index)) {
             return Ok(Counter::ToVm);
@@ -152,9 +160,7 @@ impl Worker {
             deliver::complete(&offload, self.storage.datagram_mut(index));
             return self.fragment_to_port(index, network, to);
         }
-        if let Some(item) = self.storage.item_mut(index) {
-            item.offload = offload;
-        }
+        self.storage.set_offload(index, offload);
         Ok(self.note_for(to, index))
     }
 
@@ -176,7 +182,7 @@ impl Worker {
     ) -> Result<Counter, Counter> {
         let mut piece = 0;
         while let Some(len) = write_fragment(&mut self.storage, index, network.mtu, piece) {
-            let cut = self.storage.push(0..len, None);
+            let cut = self.storage.push(0..len);
             self.note_for(to, cut);
             piece = piece.saturating_add(1);
         }
@@ -188,22 +194,18 @@ impl Worker {
         Ok(Counter::ToVm)
     }
 
-    /// Sends the ICMP errors among the replies to whom they are meant for on the LAN, if the next
-    /// hop is known: an error is not worth waiting for.
-    fn tell_outside(&mut self, network: &mut Network, now: Instant) {
-        let owner = Owner::Uplink(network.id);
+    /// Sends the ICMP error among the replies to whoever on the LAN sent the frame that it is about:
+    /// the datagram's source or its router. Nobody is asked for: the address in the datagram is
+    /// whatever its sender wrote there.
+    fn tell_outside(&mut self, network: &mut Network, to: Mac) {
         let Some(uplink) = &mut network.uplink else { return };
         for frame in self.replies.iter() {
-            let Ok((_, payload)) = datagram::parse(frame) else { continue };
-            let Some((source, destination)) = addresses(&payload) else { continue };
-            let Ok(hop) = uplink.lan.next_hop(destination) else { continue };
-            let asker = Asker { owner, address: Some(source) };
-            let found = uplink.lan.lookup(now, hop, asker, &mut uplink.outbox);
-            if let Lookup::Known(mac) = found {
-                let datagram = payload.bytes();
-                let ethernet = crate::port::header(mac, uplink.facts.mac, datagram);
-                let header = NetHeader::default();
-                let _ = uplink.card.send(&[Outgoing { header, ethernet, datagram }]);
+            let datagram = frame.get(ETHERNET..).unwrap_or_default();
+            let ethernet = crate::port::header(to, uplink.facts.mac, datagram);
+            let header = NetHeader::default();
+            if uplink.card.send(&[Outgoing { header, ethernet, datagram }]).count > 0 {
+                let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+                counters.add(Counter::IcmpErrors, 1);
             }
         }
         self.replies.clear();

@@ -185,6 +185,7 @@ impl Batch<'_> {
                 Ok(None) => break None,
                 Err(fault) => break Some(fault),
             };
+            self.storage.looked_at(frame.len);
             taken = taken.saturating_add(1);
             octets = octets.saturating_add(frame.len.saturating_sub(ETHERNET) as u64);
             match self.decide(port, &frame) {
@@ -248,15 +249,13 @@ impl Batch<'_> {
             return Err(reason);
         }
         let len = payload.bytes().len();
-        let index = self.storage.push(behind_ethernet(len), Some(port.id));
+        let index = self.storage.push(behind_ethernet(len));
         let to = Destination { way, source, destination };
         if matches!(fit, Fit::InFragments) {
             deliver::complete(&offload, self.storage.datagram_mut(index));
             return self.fragment(port, index, mtu, to);
         }
-        if let Some(item) = self.storage.item_mut(index) {
-            item.offload = offload;
-        }
+        self.storage.set_offload(index, offload);
         self.route(port, index, to)
     }
 
@@ -329,7 +328,7 @@ impl Batch<'_> {
         let counters = Counters::of(self.state, Owner::Port(port.id));
         let mut piece = 0;
         while let Some(len) = write_fragment(self.storage, index, mtu, piece) {
-            let cut = self.storage.push(0..len, Some(port.id));
+            let cut = self.storage.push(0..len);
             match self.route(port, cut, to) {
                 Ok(Fate::Met(fate)) | Err(fate) => counters.add(fate, 1),
                 Ok(Fate::Noted) => {}

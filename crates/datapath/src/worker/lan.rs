@@ -17,11 +17,14 @@ use crate::neighbor::{Asker, Event as LanEvent, Lookup};
 use crate::state::lan::LanRecord;
 
 impl Worker {
-    /// Lets the LAN side's timers run.
+    /// Lets the timers of the card and the LAN side run.
     pub(super) fn poll_lan(&mut self, id: NetworkId, now: Instant) {
         if let Some(network) = self.networks.get_mut(id.0)
             && let Some(uplink) = &mut network.uplink
         {
+            if uplink.drops_due.is_some_and(|at| at <= now) {
+                uplink.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
+            }
             uplink.lan.poll(now, &mut uplink.outbox);
         }
         self.lan_events(id, now);
@@ -82,8 +85,10 @@ impl Worker {
                 continue;
             };
             let asker = Asker { owner, address: None };
-            if let Lookup::Known(mac) = uplink.lan.lookup(now, hop, asker, &mut uplink.outbox) {
-                self.send_waiting(id, hop, mac);
+            match uplink.lan.lookup(now, hop, asker, &mut uplink.outbox) {
+                Lookup::Known(mac) => self.send_waiting(id, hop, mac),
+                Lookup::Resolving => {}
+                Lookup::Unreachable => self.fail_waiting(id, hop, now),
             }
         }
         for id in self.networks.ids() {
@@ -120,10 +125,8 @@ impl Worker {
                 continue;
             };
             room.copy_from_slice(datagram);
-            let index = self.storage.push(0..datagram.len(), None);
-            if let Some(item) = self.storage.item_mut(index) {
-                item.offload = waiting.offload();
-            }
+            let index = self.storage.push(0..datagram.len());
+            self.storage.set_offload(index, waiting.offload());
             network.to_uplink.push((index, mac));
             let owner = waiting.owner();
             self.finish(&mut network, owner);

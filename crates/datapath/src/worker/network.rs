@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::admit::Admission;
 use crate::answer::{BASE4, LastInch, Lease4};
+use crate::counters::{Counter, Counters};
 use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId};
 use crate::neighbor::{Lan, Outbox};
@@ -29,10 +30,23 @@ pub struct UplinkSide {
     pub facts: UplinkFacts,
     pub lan: Lan,
     pub outbox: Outbox,
-    /// When the kernel's overflow counter was read last.
-    pub drops_read: Instant,
+    /// When the kernel's overflow counter is to be read next, if frames have come in since it was.
+    pub drops_due: Option<Instant>,
     /// How its ring is served after a death.
     pub care: Care,
+}
+
+impl UplinkSide {
+    /// Counts what the kernel has dropped because the ring was full.
+    pub fn count_drops(&mut self, counters: Counters<'_>) {
+        self.drops_due = None;
+        counters.add(Counter::DropUplinkRingFull, self.card.kernel_drops().into());
+    }
+
+    /// When something is due: on the LAN side, or at the overflow counter.
+    fn deadline(&self) -> Option<Instant> {
+        self.lan.next_deadline().into_iter().chain(self.drops_due).min()
+    }
 }
 
 /// One network.
@@ -77,8 +91,8 @@ impl Network {
         Some(inch)
     }
 
-    /// When something is due on the LAN side.
+    /// When something is due at the card.
     pub fn deadline(&self) -> Option<Instant> {
-        self.uplink.as_ref().and_then(|u| u.lan.next_deadline())
+        self.uplink.as_ref().and_then(UplinkSide::deadline)
     }
 }

@@ -19,6 +19,7 @@ use super::network::{Network, UplinkFacts, UplinkSide};
 use super::{Active, Token, Worker};
 use crate::admit::Admission;
 use crate::answer::{self, LastInch};
+use crate::counters::Counters;
 use crate::event::Event;
 use crate::fib::{Taken, Target};
 use crate::limiter::Limiter;
@@ -111,10 +112,18 @@ impl WorkerHandle {
         self.call(move |worker| worker.release_port(id))
     }
 
-    /// Changes what is said on a port's last inch. What was learned of the guest's MAC stays.
+    /// Changes what is said on a port's last inch. What was learned of the guest's MAC stays. An
+    /// address that the list does not give to the port (it was withdrawn while the caller wrote
+    /// this) is not told.
     pub fn set_inch(&self, id: PortId, mut inch: LastInch) -> Result<(), Gone> {
         self.call(move |worker| {
-            if let Some(port) = worker.ports.get_mut(id.0) {
+            if let Some(port) = worker.ports.get_mut(id.0)
+                && let Some(network) = worker.networks.get_mut(port.network.0)
+            {
+                let fib = &network.admission.fib;
+                let own = |address: IpAddr| fib.lookup(address) == Some(Target::Port(id));
+                inch.addresses4.retain(|lease| own(lease.address.into()));
+                inch.addresses6.retain(|address| own((*address).into()));
                 inch.guest_mac = inch.guest_mac.or(port.inch.guest_mac);
                 port.inch = inch;
             }
@@ -136,9 +145,7 @@ impl WorkerHandle {
         self.call(move |worker| {
             let now = Instant::now();
             if let Some(uplink) = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
-                if facts.up && !uplink.facts.up {
-                    uplink.lan.link_restored(now);
-                }
+                uplink.lan.set_link(now, facts.up);
                 uplink.facts = facts;
                 uplink.card.set_carrier(facts.up);
             }
@@ -265,9 +272,7 @@ impl Worker {
     /// Takes an address out of a network's list: somebody on the LAN has it.
     pub(super) fn withdraw(&mut self, id: NetworkId, address: IpAddr) {
         let Some(network) = self.networks.get_mut(id.0) else { return };
-        let Some(Target::Port(owner)) = network.admission.fib.remove(address.into()) else {
-            return;
-        };
+        let Some(owner) = network.admission.fib.withdraw(address) else { return };
         if let Some(port) = self.ports.get_mut(owner.0) {
             port.inch.addresses4.retain(|lease| IpAddr::V4(lease.address) != address);
             port.inch.addresses6.retain(|own| IpAddr::V6(*own) != address);
@@ -275,12 +280,14 @@ impl Worker {
     }
 
     fn set_uplink(&mut self, id: NetworkId, uplink: Option<UplinkSetup>) -> io::Result<()> {
-        if let Some(old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
+        if let Some(mut old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
             self.unwatch(&old.card);
+            old.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
         }
         let Some(mut setup) = uplink else { return Ok(()) };
         let known = LanRecord::of(&self.state, id).neighbors();
         setup.lan.restore_neighbors(Instant::now(), known);
+        setup.lan.set_link(Instant::now(), setup.facts.up);
         self.watch(setup.card.as_fd(), Token::Card(id), false)?;
         let mut card = setup.card;
         card.set_carrier(setup.facts.up);
@@ -291,11 +298,16 @@ impl Worker {
                 facts: setup.facts,
                 lan: setup.lan,
                 outbox: Outbox::default(),
-                drops_read: Instant::now(),
+                // What the kernel has dropped since a predecessor looked is not read yet.
+                drops_due: Some(Instant::now()),
                 care,
             });
         }
         self.poll_lan(id, Instant::now());
+        if self.serving {
+            // A predecessor's datagrams may wait for the card to be back.
+            self.ask_again();
+        }
         Ok(())
     }
 
@@ -376,10 +388,17 @@ impl Worker {
         }
         port.break_rings(fault, &self.state);
         port.active = false;
+        let told = port.breaks.spend(Instant::now());
         if let Some(kick) = kick {
             self.unwatch(&kick);
         }
-        self.emit(Event::RingBroken { port: id, fault: fault.to_string() });
+        if let Some(untold) = told {
+            let fault = match untold {
+                0 => fault.to_string(),
+                more => format!("{fault} (and {more} times before this, not told)"),
+            };
+            self.emit(Event::RingBroken { port: id, fault });
+        }
     }
 
     /// Tells a guest about its router, unasked.

@@ -94,19 +94,6 @@ pub enum Ending {
     Unknown,
 }
 
-impl Ending {
-    /// From what `wait` says about a process.
-    pub fn from_wait_status(status: i32) -> Self {
-        if libc::WIFEXITED(status) {
-            Self::Code(libc::WEXITSTATUS(status))
-        } else if libc::WIFSIGNALED(status) {
-            Self::Signal(libc::WTERMSIG(status))
-        } else {
-            Self::Unknown
-        }
-    }
-}
-
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

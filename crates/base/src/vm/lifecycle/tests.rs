@@ -172,14 +172,6 @@ fn a_successor_goes_on_where_the_base_died() {
     assert_eq!(resume(State::Stopped, false, Some(1)), (State::Starting, vec![]));
 }
 
-#[test]
-fn wait_statuses_are_told_apart() {
-    assert_eq!(Ending::from_wait_status(0), Ending::Code(0));
-    assert_eq!(Ending::from_wait_status(0x0100), Ending::Code(1));
-    assert_eq!(Ending::from_wait_status(11), Ending::Signal(11));
-    assert_eq!(Ending::from_wait_status(0x137f), Ending::Unknown);
-}
-
 fn inputs() -> impl Strategy<Value = (Input, u64)> {
     let input = prop_oneof![
         Just(Input::Start),

@@ -70,6 +70,9 @@ pub(super) fn answer(guest: &Guest<'_>, ip: &Ip6<'_>, replies: &mut Replies) -> 
     if !guest.inch.may_ask6(source) {
         return Answer::Drop(Counter::DropSourceNotOwn);
     }
+    if !guest.may_send(ip.bytes().len()) {
+        return Answer::Drop(Counter::DropTooBig);
+    }
     let Ok(udp) = UdpPacket::new_checked(ip.upper_bytes()) else {
         return MALFORMED;
     };

@@ -256,6 +256,18 @@ fn a_servers_message_a_relayed_and_a_malformed_one_are_dropped_by_name() {
 }
 
 #[test]
+fn a_message_longer_than_the_link_carries_is_not_even_read() {
+    let mut long = message(MessageType::Discover, &[]).to_vec().unwrap();
+    // Who was not told of a smaller MTU yet takes the link for Ethernet.
+    long.resize(1500 - 28, 0);
+    let frame = frame4(&udp4((NOBODY, Ipv4Addr::BROADCAST), (68, 67), &long));
+    heard(&reply(&LastInch { mtu: 600, ..inch() }, &frame));
+    long.push(0);
+    let frame = frame4(&udp4((NOBODY, Ipv4Addr::BROADCAST), (68, 67), &long));
+    assert_eq!(fate(&inch(), &frame), Answer::Drop(Counter::DropTooBig));
+}
+
+#[test]
 fn a_message_without_udp_checksum_is_heard() {
     let discover = message(MessageType::Discover, &[]).to_vec().unwrap();
     let mut datagram = udp4((NOBODY, Ipv4Addr::BROADCAST), (68, 67), &discover);

@@ -247,7 +247,9 @@ fn a_status_code_too_short_to_be_one_is_ignored() {
 #[test]
 fn a_reply_never_exceeds_the_least_mtu() {
     let many: Vec<_> = (0..100).map(|i| Ipv6Addr::from(u128::from(OWN6) + i)).collect();
-    let full = LastInch { addresses6: many.clone(), dns: vec![DNS6.into(); 20], ..inch() };
+    // A link that carries a request as long as this one.
+    let mtu = 65_000;
+    let full = LastInch { addresses6: many.clone(), dns: vec![DNS6.into(); 20], mtu, ..inch() };
     let asked: Vec<_> = (0..8).map(|id| wants(id, &many[..50])).collect();
     let long = Opt::ClientId(vec![7; 130]);
     let renew = sent(MessageType::Renew, &[&[long, server()], &asked[..]].concat());

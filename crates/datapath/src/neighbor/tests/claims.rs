@@ -53,6 +53,45 @@ fn an_address_is_probed_for_and_then_held_and_announced() {
 }
 
 #[test]
+fn without_a_link_nothing_is_claimed_and_probing_begins_when_it_comes() {
+    for (address, probe, rival) in [
+        (IpAddr::V4(VM4), probe4(), arp(OTHER, true, VM4, ANY4)),
+        (IpAddr::V6(VM6), probe6(), na(OTHER, VM6, ndp::ALL_NODES, 0x20, Some(OTHER))),
+    ] {
+        // From the start, and lost in the midst of probing.
+        for before in [0, 1000] {
+            let mut bench = Bench::new(settings());
+            bench.lan.set_link(bench.now, before > 0);
+            bench.claim(address);
+            bench.pass(millis(before));
+            bench.lan.set_link(bench.now, false);
+            bench.sent();
+            bench.told();
+            bench.pass(Duration::from_secs(10));
+            assert_eq!((bench.sent(), bench.told()), (vec![], vec![]));
+            assert_eq!(bench.lan.next_deadline(), None, "nobody wakes for nothing");
+            assert_eq!(bench.lan.standing(address), Some(Standing::Probing));
+
+            bench.lan.set_link(bench.now, true);
+            bench.pass(millis(1199));
+            assert_eq!(without_reports(bench.sent()), vec![probe.clone(); 3]);
+            assert_eq!(bench.told(), []);
+            bench.feed(&rival).unwrap();
+            assert_eq!(bench.told(), [Event::Conflict { address, port: PORT, mac: OTHER }]);
+        }
+    }
+}
+
+#[test]
+fn a_question_for_a_neighbour_ends_without_a_link_too() {
+    let mut bench = Bench::holding();
+    bench.lan.set_link(bench.now, false);
+    bench.lookup(PEER4, VM);
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.told(), [Event::Unreachable { hop: PEER4.into() }]);
+}
+
+#[test]
 fn a_held_address_is_answered_for_with_the_cards_mac() {
     let mut bench = Bench::holding();
     let answer =

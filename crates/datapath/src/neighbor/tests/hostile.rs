@@ -199,7 +199,8 @@ enum Step {
         flags: u8,
         changes: Vec<(u16, u8)>,
     },
-    Link,
+    Link(bool),
+    Moved,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -213,7 +214,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(kind, a, b, from, flags, changes)| {
                 Step::Frame { kind, a, b, from, flags, changes }
             }),
-        1 => Just(Step::Link),
+        1 => any::<bool>().prop_map(Step::Link),
+        1 => Just(Step::Moved),
     ]
 }
 
@@ -265,7 +267,8 @@ proptest! {
                 Step::Claim(n) => bench.claim(either(n)),
                 Step::Release(n) => bench.release(either(n)),
                 Step::Pass(time) => bench.pass(millis(time.into())),
-                Step::Link => bench.lan.link_restored(bench.now),
+                Step::Link(up) => bench.lan.set_link(bench.now, up),
+                Step::Moved => bench.lan.link_restored(bench.now),
                 Step::Frame { kind, a, b, from, flags, changes } => {
                     let mut frame = frame(kind, a, b, from, flags);
                     for (at, value) in changes {

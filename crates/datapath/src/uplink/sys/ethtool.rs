@@ -26,9 +26,11 @@ fn command(interface: &str, words: &mut [u32]) -> io::Result<()> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
     let mut request = request(interface)?;
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
-    // SAFETY: the request names an interface and points to `words`, which outlive the call. How
-    // much the kernel writes there follows from the count in the words themselves, and each caller
-    // sizes them by it.
+    // SAFETY: the request names an interface and points to `words`, which outlive the call. For
+    // GSSET_INFO and the features, how much the kernel writes there follows from the count in the
+    // words themselves, and each caller sizes them by it. For GSTRINGS it does not: the kernel writes
+    // as many names as it has, whatever the caller says. Of features that is the same number for
+    // every interface of one kernel, and GSSET_INFO has told it just before (`count`).
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })
         .map(|_| ())
 }
@@ -70,7 +72,7 @@ struct Feature {
 }
 
 impl Features {
-    /// Whether a feature is on and can be turned off.
+    /// Whether a feature is on, changeable or not.
     pub fn is_on(&self, name: &str) -> bool {
         self.0.iter().any(|f| f.name == name && f.active)
     }

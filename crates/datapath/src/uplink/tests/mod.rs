@@ -5,5 +5,6 @@ mod guard;
 mod offloads;
 mod packet;
 mod privileges;
+mod served;
 mod tun;
 pub(crate) mod world;

@@ -6,7 +6,7 @@ use virtqueue::NetHeader;
 
 use super::world::{CARD_MAC, PEER_MAC, World, ethernet, frame_in, ip4, readable, readable_within};
 use crate::counters::Counter;
-use crate::names::{Mac, NetworkId, PortId};
+use crate::names::{Mac, NetworkId, Owner, PortId};
 use crate::neighbor::{Lan, Settings};
 use crate::state::StateMemory;
 use crate::state::network::{NetworkRecord, Position, RingRecord};
@@ -447,5 +447,36 @@ fn another_hosts_frame_and_a_card_that_is_not_there_are_refused() {
         let filter = SocketFilter::keeping(40);
         let error = PacketUplink::open(4242, 15, &filter, &state, NETWORK).unwrap_err();
         assert_eq!(error.to_string(), "cannot bind a packet socket to link number 4242");
+    });
+}
+
+#[test]
+fn who_floods_a_slow_card_does_not_keep_others_from_it() {
+    World::run(|world| {
+        // A card that carries less than is offered, behind a queue longer than the send buffer.
+        let slow = "qdisc add dev card root tbf rate 10mbit burst 32kb limit 64mb";
+        let done = std::process::Command::new("tc").args(slow.split(' ')).status().unwrap();
+        assert!(done.success(), "tc {slow}");
+        let datagram = ip4("203.0.113.10", "203.0.113.2", 253, &[7; 1400]);
+        let flood = [outgoing(&datagram); 32];
+        let (busy, modest) = (Owner::Port(PortId(1)), Owner::Port(PortId(2)));
+        // Without shares the modest one is refused: the test can tell.
+        for shared in [false, true] {
+            let mut uplink = open(world, &state());
+            let (mut refused, mut lost) = (0, 0);
+            for turn in 0..2000 {
+                if !shared || uplink.may_put(busy, flood.len(), flood.len() * datagram.len()) {
+                    refused += flood.len() - uplink.send(&flood).count;
+                } else {
+                    refused += flood.len();
+                }
+                if turn % 10 == 0 {
+                    let may = !shared || uplink.may_put(modest, 1, datagram.len());
+                    lost += usize::from(!may || uplink.send(&flood[..1]).count == 0);
+                }
+            }
+            assert!(refused > 0, "the flood found no limit");
+            assert_eq!(lost == 0, shared, "{lost} of 200 lost");
+        }
     });
 }

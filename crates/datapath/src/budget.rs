@@ -1,8 +1,8 @@
-//! How much one port's front end can make the base say.
+//! How much somebody outside can make the base say.
 //!
-//! A front end can come and go, enable and disable, and be refused as fast as it likes. Each port
-//! has a budget of events: so many at once, and then so many a second. What exceeds it is counted
-//! and told as a number with the next event that is told.
+//! A front end can come and go, be refused and break its rings as fast as it likes, and a vessel can
+//! send what it likes. Each has a budget of events: so many at once, and then so many a second. What
+//! exceeds it is counted and told as a number with the next event that is told.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ const BURST: u32 = 64;
 /// After them, one in this time.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// One port's budget.
+/// The budget of one who causes events.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub struct Budget {
     /// How far into the future the events so far have been paid for.
     paid_until: Option<Instant>,
     untold: u64,
@@ -21,7 +21,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// Whether one more event can be told: then the number that was not told since the last one.
-    pub(super) fn spend(&mut self, now: Instant) -> Option<u64> {
+    pub fn spend(&mut self, now: Instant) -> Option<u64> {
         let from = self.paid_until.map_or(now, |until| until.max(now));
         let until = from.checked_add(PERIOD)?;
         if until.saturating_duration_since(now) > PERIOD.saturating_mul(BURST) {
