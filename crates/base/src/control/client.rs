@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::types::{Console, CounterOwner, Event, OwnerCounters, Ps, Refusal, Reply, Request};
+use super::types::{
+    Console, CounterOwner, Event, OwnerCounters, Ps, Refusal, Reply, Request, Switching,
+};
 use super::wire::{self, MAX_LINE, WireError};
 
 /// Why a request did not get its answer.
@@ -35,7 +37,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection ended before the answer.
-    #[error("the instance ended before it answered")]
+    #[error("the instance ended, or another base took over, before it answered")]
     Ended,
     /// The answer could not be read.
     #[error("the instance's answer is not understood")]
@@ -120,6 +122,22 @@ impl Client {
     /// See [`Request::Console`].
     pub fn console(&mut self, vm: &str) -> Result<Console, ClientError> {
         self.ask(&Request::Console { vm: vm.to_owned() })
+    }
+
+    /// See [`Request::Upgrade`].
+    pub fn upgrade(&mut self, binary: &Path) -> Result<Switching, ClientError> {
+        self.ask(&Request::Upgrade { binary: binary.to_owned() })
+    }
+
+    /// See [`Request::Reload`].
+    pub fn reload(
+        &mut self,
+        path: &Path,
+        text: &str,
+        binary: Option<&Path>,
+    ) -> Result<Switching, ClientError> {
+        let (path, text) = (path.to_owned(), text.to_owned());
+        self.ask(&Request::Reload { path, text, binary: binary.map(Path::to_owned) })
     }
 
     /// See [`Request::Down`].

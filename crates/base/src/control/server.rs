@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::events::EventLog;
 use super::types::{
-    Console, CounterOwner, OwnerCounters, Ps, Refusal, RefusalKind, Reply, Request,
+    Console, CounterOwner, OwnerCounters, Ps, Refusal, RefusalKind, Reply, Request, SwitchWish,
+    Switching,
 };
 use super::wire;
 use crate::keeper::Inheritance;
@@ -58,6 +59,8 @@ pub enum Call {
     },
     /// See [`Request::Console`].
     Console(String, Answer<Console>),
+    /// See [`Request::Upgrade`] and [`Request::Reload`].
+    Switch(SwitchWish, Answer<Switching>),
     /// See [`Request::Down`]: answered before the work begins.
     Down(Answer<()>),
 }
@@ -180,6 +183,14 @@ async fn answer(
             ask(writer, calls, |answer| Call::Restart { vm, force, answer }).await
         }
         Request::Console { vm } => ask(writer, calls, |a| Call::Console(vm, a)).await,
+        Request::Upgrade { binary } => {
+            let wish = SwitchWish { binary: Some(binary), config: None };
+            ask(writer, calls, |a| Call::Switch(wish, a)).await
+        }
+        Request::Reload { path, text, binary } => {
+            let wish = SwitchWish { binary, config: Some((path, text)) };
+            ask(writer, calls, |a| Call::Switch(wish, a)).await
+        }
         Request::Down => ask(writer, calls, Call::Down).await,
         Request::Events { .. } => Ok(()),
     }

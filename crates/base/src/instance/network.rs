@@ -168,17 +168,37 @@ impl NetworkSide {
             .worker
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
-        // What a predecessor found to be ours stays so; everything else is probed for.
+        // What a predecessor found to be ours stays so; everything else is probed for. What is in
+        // the list no longer is let go of, and its group left.
         let record = LanRecord::of(around.state, self.id);
+        let claims: BTreeMap<IpAddr, PortId> = self.claims().collect();
+        let gone: Vec<_> = record.held().into_iter().filter(|a| !claims.contains_key(a)).collect();
+        gone.iter().for_each(|address| record.set_held(*address, false));
         let (held, wanted): (Vec<_>, Vec<_>) =
-            self.claims().partition(|(address, _)| record.is_held(*address));
+            claims.into_iter().partition(|(address, _)| record.is_held(*address));
         around.worker.with_lan(self.id, move |lan, now, out| {
             lan.restore_claimed(held, out);
+            for address in gone {
+                lan.restore_claimed([(address, PortId(0))], out);
+                lan.release(now, address, out);
+            }
             for (address, port) in wanted {
                 lan.claim(now, address, port, out);
             }
         })?;
         Ok(())
+    }
+
+    /// The card that a predecessor left attached is brought to how it would be attached now.
+    fn settle_card(&mut self, around: &Around<'_>, host: &HostFacts, netlink: &mut Netlink) {
+        let own: Vec<IpAddr> = self.guarded_addresses(host).into_iter().collect();
+        let vms: Vec<IpNet> = self.listed().collect();
+        let Some(card) = self.card.as_mut().filter(|card| !card.settled) else { return };
+        if let Err(error) = card.settle(self.id, &own, &vms, around, netlink) {
+            let subject = format!("network/{}", self.name);
+            around.events.push(EventLevel::Error, "card_unsettled", &subject, causes(&error));
+        }
+        self.guarded = own.into_iter().collect();
     }
 
     /// Opens the card if this base has none yet: it was not there, or could not be taken over.
@@ -271,6 +291,7 @@ impl NetworkSide {
         netlink: &mut Netlink,
     ) -> Result<(), Gone> {
         self.look_for_card(around, host, netlink)?;
+        self.settle_card(around, host, netlink);
         self.follow_link(around, host, netlink)?;
         let facts = self.facts_of(host);
         let own = self.own_addresses(host);
@@ -286,14 +307,23 @@ impl NetworkSide {
         self.guard(around, self.guarded_addresses(host));
         let listed = self.listed().collect();
         if let Some(side) = &mut self.host {
-            let refused = side.refresh(&listed, &own, &self.facts, netlink, around.worker)?;
-            for error in refused {
+            side.list(&own, around.worker)?;
+            for error in side.route(&listed, &self.facts, netlink) {
                 let text = format!("host path: {}", causes(&error));
                 let subject = format!("network/{}", self.name);
                 around.events.push(EventLevel::Warning, "route_refused", &subject, text);
             }
         }
         Ok(())
+    }
+
+    /// Puts the host's own addresses into the list: what must be there before anything is carried.
+    pub fn list_host(&mut self, around: &Around<'_>, host: &HostFacts) -> Result<(), Gone> {
+        let own = self.own_addresses(host);
+        match &mut self.host {
+            Some(side) => side.list(&own, around.worker),
+            None => Ok(()),
+        }
     }
 
     /// The host's own addresses, but for those that are VMs' here.

@@ -35,6 +35,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datapath::keeper::Keeper;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -169,6 +170,7 @@ struct Handle {
     autostart: bool,
     /// Whether a predecessor of this base had it already.
     known: bool,
+    driver: tokio::task::JoinHandle<()>,
 }
 
 /// All VMs that the base forms. Dropping it leaves their vessels running.
@@ -195,9 +197,22 @@ impl Vms {
         let kept = pidfd.and_then(Process::from_pidfd);
         let (driver, known) = Driver::new(plan, paths, self.shared.clone(), kept, received);
         let status = driver.status();
-        tokio::spawn(driver.run());
-        self.vms.insert(name, Handle { requests, status, console, autostart, known });
+        let driver = tokio::spawn(driver.run());
+        self.vms.insert(name, Handle { requests, status, console, autostart, known, driver });
         Ok(())
+    }
+
+    /// Ends all drivers, each when it has written down what it is about. Their vessels go on, and
+    /// their monitors are free for others.
+    pub async fn rest(self, limit: Duration) {
+        let until = tokio::time::Instant::now().checked_add(limit);
+        let until = until.unwrap_or_else(tokio::time::Instant::now);
+        let drivers: Vec<_> = self.vms.into_values().map(|vm| vm.driver).collect();
+        for mut driver in drivers {
+            if tokio::time::timeout_at(until, &mut driver).await.is_err() {
+                driver.abort();
+            }
+        }
     }
 
     /// The VMs that `up` starts and that no base has started yet.

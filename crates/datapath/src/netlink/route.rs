@@ -1,5 +1,6 @@
 //! Routes: those to the VMs through the host's TUN device, and the host's own gateways.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -88,6 +89,30 @@ fn gateways_of(message: &RouteMessage) -> Vec<Gateway> {
     gateways
 }
 
+fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    }
+}
+
+fn source_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(a) => address_of(a),
+        _ => None,
+    })
+}
+
+/// What a route leads to, but for a default route.
+fn destination_of(message: &RouteMessage) -> Option<IpNet> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(a) => address_of(a),
+        _ => None,
+    })?;
+    IpNet::new(address, message.header.destination_prefix_length).ok()
+}
+
 fn family(prefix: IpNet) -> AddressFamily {
     match prefix {
         IpNet::V4(_) => AddressFamily::Inet,
@@ -161,6 +186,38 @@ impl Netlink {
             other => other,
         }
         .map_err(|e| NetlinkError::new(format!("route {prefix} through link number {index}"), e))
+    }
+
+    /// The routes of the main table through the device `index`, each with the source address that
+    /// it prefers.
+    pub fn routes_through(
+        &mut self,
+        index: u32,
+    ) -> Result<BTreeMap<IpNet, Option<IpAddr>>, NetlinkError> {
+        let failed = |e| NetlinkError::new(format!("list the routes through link {index}"), e);
+        let mut routes = BTreeMap::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            message.header.table = RouteHeader::RT_TABLE_MAIN;
+            message.attributes.push(RouteAttribute::Oif(index));
+            let answer = match self.list(&RouteNetlinkMessage::GetRoute(message)) {
+                // A namespace in which no route was ever made has no such table.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => continue,
+                answer => answer.map_err(failed)?,
+            };
+            for raw in answer {
+                let Some(RouteNetlinkMessage::NewRoute(m)) = raw.parse() else { continue };
+                if in_main_table(&m)
+                    && m.header.kind == RouteType::Unicast
+                    && device_of(&m.attributes) == Some(index)
+                    && let Some(prefix) = destination_of(&m)
+                {
+                    routes.insert(prefix, source_of(&m.attributes));
+                }
+            }
+        }
+        Ok(routes)
     }
 
     /// Whether the main table routes exactly this prefix through the device `index`.

@@ -23,6 +23,7 @@
 
 pub mod lan;
 pub(crate) mod network;
+pub mod network_name;
 pub mod pending;
 pub mod port;
 
@@ -53,6 +54,8 @@ pub const PENDING_SLOTS: usize = 1024;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"ipvisor\0");
 const VERSION: u64 = 1;
+/// The layouts that [`StateMemory::adopt`] reads.
+pub const LAYOUTS: std::ops::RangeInclusive<u32> = VERSION as u32..=VERSION as u32;
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 8;
 const TAKEOVERS_AT: usize = 16;
@@ -121,6 +124,11 @@ impl StateMemory {
 
     fn map(fd: BorrowedFd<'_>) -> Result<Self, MappingError> {
         Mapping::shared(fd, 0, LEN as u64).map(|m| Self(Arc::new(m)))
+    }
+
+    /// The layout's version.
+    pub fn layout(&self) -> u32 {
+        u32::try_from(self.get(VERSION_AT)).unwrap_or(u32::MAX)
     }
 
     /// How often a successor has taken over.
