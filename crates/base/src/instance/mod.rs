@@ -243,7 +243,9 @@ impl Instance {
             networks.insert(name.clone(), side);
         }
         let (dir, kept) = (&start.state_dir, &mut start.inheritance);
-        let vms = vms::open(&config, &networks, dir, &start.keeper, from_vms, kept)?;
+        let keeper = &start.keeper;
+        let vms =
+            vms::open(&config, &networks, dir, keeper, &events, from_vms, kept, takeover)?;
         Ok(Self {
             config,
             release: start.release.clone(),

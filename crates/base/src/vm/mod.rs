@@ -12,6 +12,9 @@
 //! record says what was wanted of it (`record`); the holder keeps its memory and its pidfd, is its
 //! parent once the base is dead, and says how it ended ([`Vms::exited`]).
 //!
+//! When the holder is dead as well, nobody has memory and pidfd, and the next instance finds the
+//! vessel by lock and record alone; one that is in its configuration no longer is ended (`stray`).
+//!
 //! # Who calls
 //! All of it runs on the base's main thread. Futures that [`Vms`] hands out borrow nothing, so that
 //! the main loop can go on while a VM takes its time.
@@ -27,6 +30,7 @@ mod lifecycle;
 mod link;
 mod qmp;
 mod record;
+mod stray;
 mod vessel;
 
 use std::collections::BTreeMap;
@@ -47,6 +51,7 @@ use crate::state_dir::{StateDir, StateDirError};
 
 pub use form::{FormError, Plan};
 pub use lifecycle::{Ending, Refused, State};
+pub use stray::{Stray, strays};
 
 use driver::{Driver, Request};
 use form::Paths;
