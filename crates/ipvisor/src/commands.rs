@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base::config;
 use base::control::Client;
-use base::entry::{
-    self, BaseArguments, HolderArguments, ReleaseArguments, UpArguments, exit,
-};
+use base::entry::{self, BaseArguments, HolderArguments, ReleaseArguments, UpArguments, exit};
 use base::state_dir;
 
 use crate::args::{Args, Command, Json};

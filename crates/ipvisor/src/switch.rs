@@ -50,7 +50,10 @@ pub fn upgrade(dir: &Path, binary: Option<&Path>, json: Json) -> Result<(), Fail
     };
     let before = client.ps()?;
     let version = version_of(&binary)?;
-    tell(&format!("{} -> {version}: the next base is started beside the one that runs", before.instance.version));
+    tell(&format!(
+        "{} -> {version}: the next base is started beside the one that runs",
+        before.instance.version
+    ));
     let asked = client.upgrade(&binary);
     finish(dir, &before, asked, "upgraded", json)
 }
@@ -92,7 +95,9 @@ fn patiently(dir: &Path) -> Result<Client, Failure> {
     let end = Instant::now() + PATIENCE;
     loop {
         match Client::connect(dir) {
-            Err(ClientError::NotRunning { .. }) if Instant::now() < end => std::thread::sleep(PAUSE),
+            Err(ClientError::NotRunning { .. }) if Instant::now() < end => {
+                std::thread::sleep(PAUSE)
+            }
             other => return Ok(other?),
         }
     }

@@ -114,9 +114,7 @@ where
     let keeper = Arc::new(HolderKeeper::new(socket.try_clone()?));
     let (beside, hello, inheritance) = match opening {
         Opening::TakeOver(hello, inheritance) => (None, hello, inheritance),
-        Opening::Prepare => {
-            (Some(socket.try_clone()?), Hello::default(), Inheritance::default())
-        }
+        Opening::Prepare => (Some(socket.try_clone()?), Hello::default(), Inheritance::default()),
     };
     keeper.inherit(&inheritance)?;
     let was_beside = beside.is_some();

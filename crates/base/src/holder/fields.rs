@@ -5,9 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use datapath::keeper::MAX_KEY;
 
-use super::protocol::{
-    Arrival, Death, Ended, MAX_TEXT, MAX_WORDS, MAX_WORDS_LEN, ProtocolError,
-};
+use super::protocol::{Arrival, Death, Ended, MAX_TEXT, MAX_WORDS, MAX_WORDS_LEN, ProtocolError};
 
 pub(super) fn with_text(kind: u8, text: &str) -> Vec<u8> {
     with_bytes(kind, &[text.as_bytes()])

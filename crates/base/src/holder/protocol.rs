@@ -394,8 +394,7 @@ mod tests {
             Just(ToHolder::Beat),
             Just(ToHolder::Stop),
             any::<u32>().prop_map(ToHolder::Settled),
-            (any::<u32>(), words())
-                .prop_map(|(layout, words)| ToHolder::Switch { layout, words }),
+            (any::<u32>(), words()).prop_map(|(layout, words)| ToHolder::Switch { layout, words }),
             (any::<u32>(), any::<u32>())
                 .prop_map(|(oldest, newest)| ToHolder::Prepared { oldest, newest }),
             ".{0,200}".prop_map(ToHolder::Cannot),

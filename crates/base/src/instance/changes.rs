@@ -38,7 +38,8 @@ pub fn in_the_way(old: &Config, new: &Config, busy: impl Fn(&str) -> Busy) -> Ve
                 let fixed = fixed(was, will);
                 if !fixed.is_empty() {
                     let what = fixed.join(", ");
-                    sentences.push(format!("VM `{name}` {state}: its {what} cannot change; {remedy}"));
+                    sentences
+                        .push(format!("VM `{name}` {state}: its {what} cannot change; {remedy}"));
                 }
             }
         }
@@ -141,8 +142,7 @@ addresses = [\"198.51.100.2\"]
         new.vms.clear();
         let said = in_the_way(&config(OLD), &new, runs);
         assert_eq!(said.len(), 1, "{said:?}");
-        let expected =
-            "VM `web` runs and is not in the file any more; `ipvisor stop web` first";
+        let expected = "VM `web` runs and is not in the file any more; `ipvisor stop web` first";
         assert_eq!(said[0], expected);
     }
 }

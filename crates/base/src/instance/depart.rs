@@ -51,11 +51,7 @@ pub(super) struct Departing<'a> {
 
 impl Departing<'_> {
     /// Lets go of everything that is in the configuration no longer.
-    pub fn depart(
-        &self,
-        inheritance: &mut Inheritance,
-        netlink: &mut Netlink,
-    ) -> Result<(), Gone> {
+    pub fn depart(&self, inheritance: &mut Inheritance, netlink: &mut Netlink) -> Result<(), Gone> {
         let mut ports: BTreeMap<String, Option<PortId>> = BTreeMap::new();
         let named = |prefix: &str, inheritance: &Inheritance| -> BTreeSet<String> {
             let rest = inheritance.keys().filter_map(|key| key.strip_prefix(prefix));

@@ -84,13 +84,7 @@ impl HostSide {
         };
         let (device, index) = (path.name().to_owned(), path.index());
         worker.set_host(network, Some(path))?.map_err(HostPathError::Watch)?;
-        Ok(Self {
-            network,
-            device,
-            index,
-            refused: BTreeSet::new(),
-            listed: BTreeSet::new(),
-        })
+        Ok(Self { network, device, index, refused: BTreeSet::new(), listed: BTreeSet::new() })
     }
 
     /// Brings the host's addresses in the list to what they should be.

@@ -244,8 +244,7 @@ impl Instance {
         }
         let (dir, kept) = (&start.state_dir, &mut start.inheritance);
         let keeper = &start.keeper;
-        let vms =
-            vms::open(&config, &networks, dir, keeper, &events, from_vms, kept, takeover)?;
+        let vms = vms::open(&config, &networks, dir, keeper, &events, from_vms, kept, takeover)?;
         Ok(Self {
             config,
             release: start.release.clone(),

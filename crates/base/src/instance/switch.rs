@@ -105,7 +105,9 @@ impl Instance {
     fn ask_for_switch(&mut self, wish: SwitchWish) -> Result<Option<Option<String>>, Refusal> {
         if self.asked.is_some() {
             let text = "another upgrade or reload is under way";
-            return Err(Refusal::new(RefusalKind::WrongState, text).hint("ask again when it is done"));
+            return Err(
+                Refusal::new(RefusalKind::WrongState, text).hint("ask again when it is done")
+            );
         }
         if self.holderless {
             let text = "the holder is gone, and there is no other yet";

@@ -18,9 +18,7 @@ use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
 use crate::ledger::{Capacity, Claim, Ledger};
 use crate::state_dir::StateDir;
-use crate::vm::{
-    self, Ending, Event, Happening, Plan, Shared, State, Status, Stray, VmError, Vms,
-};
+use crate::vm::{self, Ending, Event, Happening, Plan, Shared, State, Status, Stray, VmError, Vms};
 
 /// A wish that was put to a VM, to be waited for beside the main loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +74,8 @@ pub(super) fn open(
             }
         }),
     };
-    let formed = |name: &str| {
-        matches!(config.vms.get(name).map(|vm| &vm.engine), Some(Engine::Qemu(_)))
-    };
+    let formed =
+        |name: &str| matches!(config.vms.get(name).map(|vm| &vm.engine), Some(Engine::Qemu(_)));
     // An instance that begins has no VMs but those that live.
     let known = |name: &str| takeover && formed(name);
     for stray in vm::strays(state_dir, known, formed) {

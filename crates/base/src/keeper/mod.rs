@@ -83,7 +83,12 @@ impl HolderKeeper {
     }
 
     /// Asks for a base of these words in the place of this one, of `program` or else of the same.
-    pub fn switch(&self, layout: u32, words: &[OsString], program: Option<&File>) -> io::Result<()> {
+    pub fn switch(
+        &self,
+        layout: u32,
+        words: &[OsString],
+        program: Option<&File>,
+    ) -> io::Result<()> {
         let beside: Vec<_> = program.iter().map(|file| file.as_fd()).collect();
         self.send(&ToHolder::Switch { layout, words: words.to_vec() }, &beside, Wait::Yes)
     }

@@ -186,7 +186,8 @@ impl StateDir {
     /// Whether the lock of any VM is held.
     fn vessels_live(&self) -> bool {
         let files = fs::read_dir(self.vm_directory()).into_iter().flatten().flatten();
-        let mut locks = files.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "pid"));
+        let mut locks =
+            files.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "pid"));
         locks.any(|path| {
             let file = fs::File::open(path);
             file.is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared).is_err())
@@ -264,7 +265,8 @@ impl StateDir {
     /// All copies by number.
     fn accepted(&self) -> Vec<(u64, PathBuf)> {
         let files = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let numbered = |file: fs::DirEntry| Some((number_of(file.file_name().to_str()?)?, file.path()));
+        let numbered =
+            |file: fs::DirEntry| Some((number_of(file.file_name().to_str()?)?, file.path()));
         files.filter_map(numbered).collect()
     }
 

@@ -58,7 +58,8 @@ impl NetworkName {
 
     fn text(&self, offset: usize) -> Option<String> {
         let at = self.at.saturating_add(offset);
-        let len = usize::try_from(self.state.get(at)).ok().filter(|n| (1..=MAX_NAME).contains(n))?;
+        let len =
+            usize::try_from(self.state.get(at)).ok().filter(|n| (1..=MAX_NAME).contains(n))?;
         let mut octets = vec![0; len];
         self.state.memory().read(at.saturating_add(8), &mut octets)?;
         String::from_utf8(octets).ok()

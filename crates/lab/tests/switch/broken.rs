@@ -49,7 +49,8 @@ fn order(point: &str, how: u64) {
     let mut octets = vec![0; FILE as usize];
     file.read_exact_at(&mut octets, 0).unwrap();
     let slots = octets.chunks(SLOT as usize);
-    let is = |slot: &[u8]| slot[..ORDER_AT as usize].split(|o| *o == 0).next() == Some(point.as_bytes());
+    let is =
+        |slot: &[u8]| slot[..ORDER_AT as usize].split(|o| *o == 0).next() == Some(point.as_bytes());
     let number = slots.into_iter().position(is).unwrap_or_else(|| panic!("no point {point}"));
     let order = 1u64 | how << 32;
     file.write_all_at(&order.to_le_bytes(), number as u64 * SLOT + ORDER_AT).unwrap();

@@ -90,6 +90,8 @@ fn a_guest_outlives_base_and_holder_and_is_found_again() {
         || Ok(instance.ps()?["vms"][0]["attached"].as_bool().filter(|&attached| attached)),
     )
     .unwrap();
+    // Its card was without a carrier for a while; its addresses stay, or it asks for them again.
+    guest.wait_for_addresses(&vm(0), BOOT).unwrap();
     for address in OUTSIDE.into_iter().chain(HOST) {
         guest.ok(&format!("ping -n -c 2 -i 0.2 -w 20 {address}")).unwrap();
     }

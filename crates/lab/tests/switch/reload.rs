@@ -23,7 +23,8 @@ fn third() -> String {
 
 /// Whether the host routes this address to the VMs.
 fn routed(stage: &Stage, address: IpAddr) -> bool {
-    let routes = stage.scene().host.run("ip route; ip -6 route").unwrap();
+    let family = if address.is_ipv4() { "-4" } else { "-6" };
+    let routes = stage.scene().host.run(&format!("ip {family} route")).unwrap();
     routes.lines().any(|line| line.split(' ').next() == Some(&address.to_string()))
 }
 
@@ -34,7 +35,8 @@ fn vms_and_addresses_come_and_go_under_the_traffic_of_others() {
     let first = vm(0)[0];
     let said = stage.during(|instance| {
         reload(instance, |text| {
-            let text = text.replacen(&format!("\"{first}\""), &format!("\"{first}\", \"{more}\""), 1);
+            let text =
+                text.replacen(&format!("\"{first}\""), &format!("\"{first}\", \"{more}\""), 1);
             text + &third()
         })
     });
@@ -55,9 +57,7 @@ fn vms_and_addresses_come_and_go_under_the_traffic_of_others() {
     .unwrap();
 
     let said = stage.during(|instance| {
-        reload(instance, |text| {
-            text.replace(&third(), "").replace(&format!(", \"{more}\""), "")
-        })
+        reload(instance, |text| text.replace(&third(), "").replace(&format!(", \"{more}\""), ""))
     });
     assert_eq!(said.status, 0, "{}", said.err);
     assert!(!routed(&stage, more) && !routed(&stage, vm(2)[0]) && routed(&stage, first));
@@ -65,7 +65,8 @@ fn vms_and_addresses_come_and_go_under_the_traffic_of_others() {
     assert!(!stage.instance.socket("c").exists());
     // Nobody on the LAN is answered for what left.
     let asked = |address: IpAddr| {
-        stage.scene().outside.run(&format!("ip neigh flush dev lan0; ping -n -c 1 -W 1 {address}"))
+        stage.scene().outside.run("ip neigh flush dev lan0").unwrap();
+        stage.scene().outside.run(&format!("ping -n -c 1 -W 1 {address}"))
     };
     assert!(asked(more).is_err());
     let ps = stage.instance.ps().unwrap();

@@ -47,7 +47,8 @@ fn what_is_no_program_of_ours_and_what_does_not_come_up_change_nothing() {
         [liar.as_str(), "/bin/true", "/etc/passwd", "/nowhere"]
             .map(|binary| say(instance, &["upgrade", binary]))
     });
-    for (said, why) in said.iter().zip(["cannot take over", "does not say", "cannot run", "cannot"]) {
+    for (said, why) in said.iter().zip(["cannot take over", "does not say", "cannot run", "cannot"])
+    {
         assert_eq!(said.status, 1, "{}", said.err);
         assert!(said.err.contains(why), "{}", said.err);
     }
