@@ -254,6 +254,16 @@ impl<'a> Counters<'a> {
         }
     }
 
+    /// Begins anew: the owner is another. Only before its writer thread has it.
+    pub fn reset(&self) {
+        for word in Counter::ALL.iter().filter_map(|&counter| self.word(counter)) {
+            // Untouched memory stays untouched.
+            if word.load(Ordering::Relaxed) != 0 {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Reads the counter; any thread may.
     pub fn get(&self, counter: Counter) -> u64 {
         self.word(counter).map_or(0, |w| w.load(Ordering::Relaxed))
@@ -278,6 +288,9 @@ mod tests {
         assert_eq!(Counters::of(&state, Owner::Port(PortId(1))).get(Counter::Taken), 3);
         assert_eq!(Counters::of(&state, Owner::Port(PortId(0))).get(Counter::Taken), 0);
         assert_eq!(Counters::of(&state, Owner::Host(NetworkId(0))).get(Counter::Taken), 0);
+        Counters::of(&state, Owner::Port(PortId(1))).reset();
+        assert_eq!(Counters::of(&state, Owner::Port(PortId(1))).get(Counter::Taken), 0);
+        assert_eq!(Counters::of(&state, Owner::Uplink(NetworkId(0))).get(Counter::Taken), 5);
     }
 
     #[test]

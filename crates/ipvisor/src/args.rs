@@ -16,6 +16,7 @@ Examples:
   ipvisor ps                       what runs
   ipvisor console web              the screen and keyboard of VM web; Ctrl-] leaves
   ipvisor counters web             where its datagrams went
+  ipvisor reload                   go on with what is in the file now
   ipvisor down                     end everything
 
 A configuration is a network and VMs on it:
@@ -64,13 +65,36 @@ pub enum Command {
     /// Start the networks and VMs of a configuration
     #[command(after_help = "\
 Without --detach it stays in the foreground: Ctrl-C ends the VMs in order, a second one at once.
-Several instances may run beside each other, each with its own --state-dir.")]
+Several instances may run beside each other, each with its own --state-dir. Where one runs already,
+it goes on with this configuration and this program, as by `reload` and `upgrade`.")]
     Up {
         /// The configuration
         file: PathBuf,
         /// Come back when everything runs
         #[arg(short, long)]
         detach: bool,
+    },
+    /// Go on with another version of this program; VMs and their connections do not notice
+    #[command(after_help = "\
+The next base starts beside the one that runs, checks itself and takes over. If it does not come up,
+the one that runs goes on; if it dies again and again soon after, the one before takes over.")]
+    Upgrade {
+        /// Its file [default: this program's own]
+        binary: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Go on with another configuration
+    #[command(after_help = "\
+Addresses, MTU, name servers, gateways, restart policies change under running VMs, and new VMs are
+started. What a VM was formed with (CPUs, memory, disks, kernel, network, MAC address) changes only
+while it is stopped, and a VM that is not in the file any more must have been stopped. If anything is
+wrong, nothing changes.")]
+    Reload {
+        /// The configuration [default: the file of `up`, or of the last reload]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
     },
     /// End the VMs, remove routes and filters, and end
     Down {
@@ -160,12 +184,18 @@ vm/VM.console.log of the state directory.")]
         #[arg(long, value_parser = ["yes", "no"])]
         made_directory: String,
     },
+    /// A holder in the place of one that died.
+    #[command(name = "__heir", hide = true)]
+    Heir,
     /// The base.
     #[command(name = "__base", hide = true)]
     Base {
         /// The configuration, absolute.
         #[arg(long)]
         config: PathBuf,
+        /// The name of the copy of it that was accepted.
+        #[arg(long)]
+        accepted: String,
     },
 }
 

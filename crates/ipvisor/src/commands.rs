@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use base::config;
 use base::control::Client;
-use base::entry::{self, BaseArguments, HolderArguments, UpArguments, exit};
+use base::entry::{self, BaseArguments, HolderArguments, ReleaseArguments, UpArguments, exit};
 use base::state_dir;
 
 use crate::args::{Args, Command, Json, PortCommand};
 use crate::failure::Failure;
-use crate::{console, down, show};
+use crate::{console, down, show, switch};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
@@ -31,10 +31,14 @@ pub fn run(args: Args) -> Result<u8, Failure> {
             let arguments = HolderArguments { config, state_dir: dir, made_directory };
             return Ok(entry::detached_holder(&arguments)?);
         }
-        Command::Base { config } => {
-            let arguments = BaseArguments { state_dir: dir, config };
+        Command::Heir => return Ok(entry::heir(&dir)?),
+        Command::Base { config, accepted } => {
+            let release = ReleaseArguments { config, accepted };
+            let arguments = BaseArguments { state_dir: dir, release };
             return Ok(entry::base(arguments, base::instance::run));
         }
+        Command::Upgrade { binary, json } => switch::upgrade(&dir, binary.as_deref(), json)?,
+        Command::Reload { file, json } => switch::reload(&dir, file.as_deref(), json)?,
         Command::Down { force } => down::down(&dir, force)?,
         Command::Ps { json } => {
             let ps = Client::connect(&dir)?.ps()?;
@@ -73,6 +77,9 @@ pub fn run(args: Args) -> Result<u8, Failure> {
 }
 
 fn up(file: PathBuf, state_dir: PathBuf, detach: bool) -> Result<u8, Failure> {
+    if let Some(holder) = state_dir::holder_process(&state_dir).ok().flatten() {
+        return switch::up_again(&state_dir, &file, holder);
+    }
     let arguments = UpArguments { config: file, state_dir };
     if !detach {
         return Ok(entry::up(&arguments)?);

@@ -66,6 +66,11 @@ impl From<ClientError> for Failure {
             ClientError::Refused(refusal) => refusal.hint.clone(),
             ClientError::Connection { .. } | ClientError::Ended => None,
         };
+        if let ClientError::Refused(refusal) = &error
+            && refusal.kind == RefusalKind::Configuration
+        {
+            return Self::configuration(refusal.message.clone());
+        }
         let status = match &error {
             ClientError::Refused(r) if r.kind == RefusalKind::BadRequest => exit::CONFIGURATION,
             _ => exit::FAILED,

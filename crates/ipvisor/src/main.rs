@@ -15,6 +15,7 @@ mod console;
 mod down;
 mod failure;
 mod show;
+mod switch;
 
 use std::process::ExitCode;
 

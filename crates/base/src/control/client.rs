@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    Console, CounterOwner, Event, OwnerCounters, PortReset, Ps, Refusal, Reply, Request,
+    Console, CounterOwner, Event, OwnerCounters, PortReset, Ps, Refusal, Reply, Request, Switching,
 };
 use super::wire::{self, MAX_LINE, WireError};
 
@@ -37,7 +37,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection ended before the answer.
-    #[error("the instance ended before it answered")]
+    #[error("the instance ended, or another base took over, before it answered")]
     Ended,
     /// The answer could not be read.
     #[error("the instance's answer is not understood")]
@@ -127,6 +127,22 @@ impl Client {
     /// See [`Request::PortReset`].
     pub fn port_reset(&mut self, vm: &str) -> Result<PortReset, ClientError> {
         self.ask(&Request::PortReset { vm: vm.to_owned() })
+    }
+
+    /// See [`Request::Upgrade`].
+    pub fn upgrade(&mut self, binary: &Path) -> Result<Switching, ClientError> {
+        self.ask(&Request::Upgrade { binary: binary.to_owned() })
+    }
+
+    /// See [`Request::Reload`].
+    pub fn reload(
+        &mut self,
+        path: &Path,
+        text: &str,
+        binary: Option<&Path>,
+    ) -> Result<Switching, ClientError> {
+        let (path, text) = (path.to_owned(), text.to_owned());
+        self.ask(&Request::Reload { path, text, binary: binary.map(Path::to_owned) })
     }
 
     /// See [`Request::Down`].

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::events::EventLog;
 use super::types::{
     Console, CounterOwner, OwnerCounters, PortReset, Ps, Refusal, RefusalKind, Reply, Request,
+    SwitchWish, Switching,
 };
 use super::wire;
 use crate::keeper::Inheritance;
@@ -60,6 +61,8 @@ pub enum Call {
     Console(String, Answer<Console>),
     /// See [`Request::PortReset`].
     PortReset(String, Answer<PortReset>),
+    /// See [`Request::Upgrade`] and [`Request::Reload`].
+    Switch(SwitchWish, Answer<Switching>),
     /// See [`Request::Down`]: answered before the work begins.
     Down(Answer<()>),
 }
@@ -183,6 +186,14 @@ async fn answer(
         }
         Request::Console { vm } => ask(writer, calls, |a| Call::Console(vm, a)).await,
         Request::PortReset { vm } => ask(writer, calls, |a| Call::PortReset(vm, a)).await,
+        Request::Upgrade { binary } => {
+            let wish = SwitchWish { binary: Some(binary), config: None };
+            ask(writer, calls, |a| Call::Switch(wish, a)).await
+        }
+        Request::Reload { path, text, binary } => {
+            let wish = SwitchWish { binary, config: Some((path, text)) };
+            ask(writer, calls, |a| Call::Switch(wish, a)).await
+        }
         Request::Down => ask(writer, calls, Call::Down).await,
         Request::Events { .. } => Ok(()),
     }

@@ -55,8 +55,74 @@ pub enum Request {
         /// Whose.
         vm: String,
     },
+    /// Go on with another program: answered by [`Switching`].
+    Upgrade {
+        /// Its file, absolute.
+        binary: PathBuf,
+    },
+    /// Go on with another configuration: answered by [`Switching`].
+    Reload {
+        /// Where it was read, absolute: what messages call it, and what paths in it are relative to.
+        path: PathBuf,
+        /// What is in it.
+        text: String,
+        /// Another program besides: its file, absolute.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        binary: Option<PathBuf>,
+    },
     /// Stop all VMs, remove routes and filters, and end.
     Down,
+}
+
+/// What is to be different about the next base.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwitchWish {
+    /// The file of its program; the same program if absent.
+    pub binary: Option<PathBuf>,
+    /// Its configuration, where it was read and what is in it; the same if absent.
+    pub config: Option<(PathBuf, String)>,
+}
+
+/// Answer to [`Request::Upgrade`] and [`Request::Reload`], when the next base is prepared and about
+/// to take over. How that went, it says itself: [`InstanceStatus::takeover`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switching {
+    /// Everything is as it was asked for already.
+    Unchanged,
+    /// The base that answers, this process, is about to yield.
+    Begun {
+        /// Its process.
+        base: u32,
+    },
+}
+
+/// How it came to a base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TakeoverHow {
+    /// It is the instance's first.
+    #[default]
+    First,
+    /// The one before it died.
+    Death,
+    /// The one before it yielded: an upgrade or a reload.
+    Switch,
+    /// An upgrade or a reload did not work: it is of the last good release.
+    Back,
+}
+
+/// How it came to a base, and how long that took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeoverStatus {
+    /// In which way.
+    pub how: TakeoverHow,
+    /// For how long nobody carried datagrams, where that is known: in an upgrade or a reload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_microseconds: Option<u64>,
+    /// What became of the one before, if it died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// One line from the base.
@@ -94,6 +160,8 @@ pub enum RefusalKind {
     WrongState,
     /// This VM's engine cannot do that.
     NotSupported,
+    /// The configuration is wrong; the message is a whole report.
+    Configuration,
     /// It was tried and failed.
     Failed,
     /// The base is ending.
@@ -147,8 +215,11 @@ pub struct InstanceStatus {
     pub takeovers: u64,
     /// Seconds since `up`.
     pub up_seconds: u64,
-    /// The configuration file it was started with.
+    /// The configuration file it was started with, or that of the last reload.
     pub config: PathBuf,
+    /// How it came to this base.
+    #[serde(default)]
+    pub takeover: TakeoverStatus,
     /// Where its sockets are.
     pub state_dir: PathBuf,
 }

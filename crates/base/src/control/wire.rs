@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 
 /// Octets of the longest line, its end included: the counters of a thousand VMs fit.
 pub const MAX_LINE: usize = 16 * 1024 * 1024;
-/// Octets of the longest request: names are short.
-pub(super) const MAX_REQUEST: usize = 4096;
+/// Octets of the longest request: a configuration as long as one may be, with each octet escaped.
+pub(super) const MAX_REQUEST: usize = 2 * crate::config::LONGEST + 16 * 1024;
 
 /// Why a line could not be written or read.
 #[derive(Debug, thiserror::Error)]

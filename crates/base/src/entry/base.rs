@@ -1,13 +1,18 @@
 //! The base's first steps: take over from a predecessor, then run the instance.
+//!
+//! A base that is started beside one that serves does first whatever can be done without anything
+//! of the other's, says so, and waits to be handed all of it ([`Start::take_over`]).
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Failure, exit};
-use crate::keeper::{self, Hello, HolderKeeper, HolderLink, Inheritance};
+use crate::keeper::{self, Hello, HolderKeeper, HolderLink, Inheritance, Opening};
 use crate::state_dir::StateDir;
 use crate::words;
 
@@ -16,8 +21,25 @@ use crate::words;
 pub struct BaseArguments {
     /// The locked state directory.
     pub state_dir: PathBuf,
-    /// The configuration file that `up` named, absolute.
+    /// What its release says.
+    pub release: ReleaseArguments,
+}
+
+/// The words of a release: what one base is told and another is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseArguments {
+    /// The configuration file that was named last, absolute.
     pub config: PathBuf,
+    /// The copy of what was in it when it was accepted: its name in the state directory.
+    pub accepted: String,
+}
+
+impl ReleaseArguments {
+    /// As they stand on a command line.
+    pub fn words(&self) -> Vec<OsString> {
+        let Self { config, accepted } = self;
+        vec!["--config".into(), config.into(), "--accepted".into(), accepted.into()]
+    }
 }
 
 /// All that an instance starts from.
@@ -25,9 +47,9 @@ pub struct BaseArguments {
 pub struct Start {
     /// Where its sockets go.
     pub state_dir: StateDir,
-    /// The configuration file that `up` named: what messages call it, and what relative paths in
-    /// it are relative to (its directory).
-    pub config: PathBuf,
+    /// The configuration: where it was read, which messages call it by and relative paths in it
+    /// are relative to, and the copy of it that was accepted.
+    pub release: ReleaseArguments,
     /// Which base this is, and why there was no end to the one before.
     pub hello: Hello,
     /// What the one before left.
@@ -36,22 +58,35 @@ pub struct Start {
     pub keeper: Arc<HolderKeeper>,
     /// What the holder has to say.
     pub link: HolderLink,
+    /// The holder's socket, as long as another base serves and all is still to be handed over.
+    beside: Option<OwnedFd>,
 }
 
 impl Start {
     /// Whether there was a base before this one that served.
     pub fn is_takeover(&self) -> bool {
-        self.hello.generation > 0
+        self.beside.is_some() || self.hello.generation > 0
     }
 
     /// The text of the configuration to run: for a successor the copy that was accepted, whatever
     /// has become of the file since.
     pub fn config_text(&self) -> Result<String, Failure> {
-        let accepted = self.state_dir.accepted_config();
-        let path = if accepted.exists() { &accepted } else { &self.config };
+        let accepted = self.state_dir.accepted_config(&self.release.accepted);
+        let path = if self.is_takeover() { &accepted } else { &self.release.config };
         std::fs::read_to_string(path).map_err(|e| {
             Failure::configuration(format!("cannot read the configuration {}: {e}", path.display()))
         })
+    }
+
+    /// Everything is prepared that can be: of a base that still serves, if there is one, this asks
+    /// for all that is its, and waits for it. It can read these `layouts` of the state memory.
+    pub fn take_over(&mut self, layouts: RangeInclusive<u32>) -> Result<(), Failure> {
+        if let Some(socket) = self.beside.take() {
+            self.keeper.prepared(layouts)?;
+            (self.hello, self.inheritance) = keeper::receive(&socket)?;
+            self.keeper.inherit(&self.inheritance)?;
+        }
+        Ok(())
     }
 }
 
@@ -77,15 +112,28 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let socket = take_stdin()?;
-    let (hello, inheritance) = keeper::receive(&socket)?;
+    let opening = keeper::open(&socket)?;
     let keeper = Arc::new(HolderKeeper::new(socket.try_clone()?));
+    let (beside, hello, inheritance) = match opening {
+        Opening::TakeOver(hello, inheritance) => (None, hello, inheritance),
+        Opening::Prepare => (Some(socket.try_clone()?), Hello::default(), Inheritance::default()),
+    };
+    keeper.inherit(&inheritance)?;
+    let was_beside = beside.is_some();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let link = HolderLink::new(socket)?;
         let state_dir = StateDir::at(arguments.state_dir);
-        let config = arguments.config;
-        instance(Start { state_dir, config, hello, inheritance, keeper, link }).await
-    })
+        let (release, keeper) = (arguments.release, keeper.clone());
+        instance(Start { state_dir, release, hello, inheritance, keeper, link, beside }).await
+    });
+    if let Err(failure) = &result
+        && was_beside
+    {
+        // Whoever asked for this base is told; if it serves already, this means nothing.
+        let _ = keeper.cannot(&failure.message);
+    }
+    result
 }
 
 /// The holder's socket, out of the way of whatever reads standard input.

@@ -4,13 +4,16 @@
 //! ipvisor up            takes the lock, becomes the holder          --> __base
 //! ipvisor up --detach   takes the lock, starts __holder, waits until it is ready or failed
 //! ipvisor __holder      the holder of a detached instance           --> __base
+//! ipvisor __heir        a holder in the place of one that died, started by its base
 //! ipvisor __base        the base: standard input is the holder's socket
 //! ```
 
 mod base;
+mod heir;
 mod up;
 
-pub use base::{BaseArguments, Start, base};
+pub use base::{BaseArguments, ReleaseArguments, Start, base};
+pub use heir::{be_heir, heir, start_heir};
 pub use up::{
     Detached, HolderArguments, UpArguments, be_detached_holder, detached_holder, start_detached,
     up, up_detached,

@@ -8,8 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::Failure;
-use super::exit;
+use super::{Failure, ReleaseArguments, exit};
 use crate::holder::process::Program;
 use crate::holder::{self, Options};
 use crate::state_dir::{Lock, StateDir};
@@ -52,8 +51,7 @@ pub struct Detached {
 pub fn up(arguments: &UpArguments) -> Result<u8, Failure> {
     let config = find(&arguments.config)?;
     let (dir, lock) = StateDir::lock(&arguments.state_dir)?;
-    let base = base_program(&dir, &config);
-    Ok(holder::run(&dir, lock, Options::new(base)))
+    Ok(holder::run(&dir, lock, options(&dir, config)))
 }
 
 /// Starts a new instance that goes on when this process ends, and waits until it serves.
@@ -114,8 +112,8 @@ pub fn start_detached(holder: &Program, dir: &StateDir, lock: Lock) -> Result<De
 /// exit status when the instance has ended.
 pub fn detached_holder(arguments: &HolderArguments) -> Result<u8, Failure> {
     let dir = StateDir::at(&arguments.state_dir);
-    let base = base_program(&dir, &arguments.config);
-    be_detached_holder(&dir, arguments.made_directory, Options::new(base))
+    let options = options(&dir, arguments.config.clone());
+    be_detached_holder(&dir, arguments.made_directory, options)
 }
 
 /// The same with other options.
@@ -149,14 +147,14 @@ fn open_log(dir: &StateDir) -> Result<(File, u64), Failure> {
         .map_err(|e| Failure::failed(format!("cannot open the log {}: {e}", path.display())))
 }
 
-fn base_program(dir: &StateDir, config: &Path) -> Program {
-    Program::this([
-        "__base".into(),
-        OsString::from("--config"),
-        config.into(),
-        "--state-dir".into(),
-        dir.path().into(),
-    ])
+fn options(dir: &StateDir, config: PathBuf) -> Options {
+    let release = ReleaseArguments { config, accepted: StateDir::FIRST_ACCEPTED.to_owned() };
+    Options { words: release.words(), ..Options::new(base_program(dir.path())) }
+}
+
+/// How every base is started, whatever its release says besides.
+pub(super) fn base_program(state_dir: &Path) -> Program {
+    Program::this(["__base".into(), OsString::from("--state-dir"), state_dir.into()])
 }
 
 /// The file's absolute path, because the holder does not stay in this directory.

@@ -1,11 +1,13 @@
-//! The base that runs: its process, its socket, what it is still to be told, when it last spoke.
+//! A base: its process, its socket, what it is still to be told, when it last spoke.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use std::time::Duration;
+
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
 
 use super::channel::{self, Wait};
 use super::process::{self, Program};
@@ -35,12 +37,14 @@ pub enum Flush {
 pub struct BaseChild {
     /// Its process: not reaped yet, so the number is its own.
     pub pid: Pid,
-    /// Whether it said that it serves.
-    pub ready: bool,
+    /// Ticks since it said that it serves; `None` before.
+    pub served: Option<u32>,
     /// Whether the holder killed it for its silence.
     pub killed: bool,
     /// Ticks it has lived.
     pub ticks: u32,
+    /// A base that is somebody else's child: its process, readable when it has ended.
+    stranger: Option<OwnedFd>,
     socket: OwnedFd,
     closed: bool,
     outgoing: VecDeque<Outgoing>,
@@ -49,30 +53,40 @@ pub struct BaseChild {
 }
 
 impl BaseChild {
-    /// Starts one; the handover begins with the next [`Self::flush`].
-    pub fn start(
-        program: &Program,
-        hello: Hello,
-        unsettled: impl Iterator<Item = (u32, Ended)>,
-    ) -> io::Result<Self> {
+    /// Starts one, and tells it nothing yet.
+    pub fn start(program: &Program) -> io::Result<Self> {
         let (socket, theirs) = channel::pair()?;
         let pid = process::start_base(program, theirs)?;
-        let mut base = Self {
+        Ok(Self::of(pid, socket, None))
+    }
+
+    /// One that runs already, and is not this process's child.
+    pub fn found(pid: Pid, process: OwnedFd, socket: OwnedFd) -> Self {
+        Self::of(pid, socket, Some(process))
+    }
+
+    fn of(pid: Pid, socket: OwnedFd, stranger: Option<OwnedFd>) -> Self {
+        Self {
             pid,
-            ready: false,
+            served: None,
             killed: false,
             ticks: 0,
+            stranger,
             socket,
             closed: false,
             outgoing: VecDeque::new(),
             silent: 0,
             beaten: false,
-        };
-        base.say(&ToBase::Hello(hello));
-        base.outgoing.push_back(Outgoing::Pieces(0));
-        unsettled.for_each(|(pid, ended)| base.say(&ToBase::Reaped { pid, ended }));
-        base.say(&ToBase::Complete);
-        Ok(base)
+        }
+    }
+
+    /// Hands everything over to it, with the next [`Self::flush`].
+    pub fn hand_over(&mut self, hello: Hello, unsettled: impl Iterator<Item = (u32, Ended)>) {
+        (self.ticks, self.silent) = (0, 0);
+        self.say(&ToBase::Hello(hello));
+        self.outgoing.push_back(Outgoing::Pieces(0));
+        unsettled.for_each(|(pid, ended)| self.say(&ToBase::Reaped { pid, ended }));
+        self.say(&ToBase::Complete);
     }
 
     /// Tells it something, after what it is to be told already.
@@ -137,9 +151,33 @@ impl BaseChild {
         None
     }
 
-    /// What to poll; nothing once the base has closed its end.
+    /// What to poll for its messages; nothing once it has closed its end.
     pub fn open_socket(&self) -> Option<BorrowedFd<'_>> {
         (!self.closed).then(|| self.socket.as_fd())
+    }
+
+    /// What to poll for its end, if nobody will say that a child has ended.
+    pub fn stranger(&self) -> Option<BorrowedFd<'_>> {
+        self.stranger.as_ref().map(OwnedFd::as_fd)
+    }
+
+    /// Whether it was somebody else's child, and has ended.
+    pub fn ended_elsewhere(&self) -> bool {
+        self.stranger.as_ref().is_some_and(|p| process::wait_for_end(p, Duration::ZERO))
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) -> bool {
+        let killed = match &self.stranger {
+            Some(process) => pidfd_send_signal(process, Signal::KILL),
+            None => kill_process(self.pid, Signal::KILL),
+        };
+        killed.is_ok()
+    }
+
+    /// It serves.
+    pub fn ready(&mut self) {
+        self.served.get_or_insert(0);
     }
 
     /// It is alive.
@@ -152,10 +190,11 @@ impl BaseChild {
     pub fn tick(&mut self, silent_ticks: u32, start_ticks: u32) {
         self.ticks = self.ticks.saturating_add(1);
         self.silent = self.silent.saturating_add(1);
+        self.served = self.served.map(|ticks| ticks.saturating_add(1));
         let limit = if self.beaten { silent_ticks } else { start_ticks };
         if self.silent > limit && !self.killed {
             say(&format!("the base (process {}) has been silent for {limit} s", self.pid));
-            self.killed = kill_process(self.pid, Signal::KILL).is_ok();
+            self.killed = self.kill();
         }
     }
 }

@@ -30,6 +30,10 @@
 //! When a base dies, the holder first reads what that base had still sent, then starts the next.
 //! The handover goes out in pieces as the socket takes them; the holder never waits in a send.
 //!
+//! Files: `release` says what a base is started of, and when to go back to what worked; `switch`
+//! starts a base beside one that serves; `heir` is how a holder begins that takes the place of one
+//! that died.
+//!
 //! # Invariants
 //! - The holder never blocks but in `poll`, once it has started: not for what it says either
 //!   ([`crate::words`]). (Starting a base waits until its program is executed, and a log of some
@@ -40,16 +44,21 @@
 mod backoff;
 pub mod channel;
 mod child;
+mod fields;
+mod heir;
 pub mod process;
 pub mod protocol;
 mod registry;
+mod release;
 mod signals;
+mod switch;
 
 use std::collections::{HashSet, VecDeque};
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 
 use crate::entry::{causes, exit};
 use crate::state_dir::{Lock, StateDir};
@@ -57,9 +66,13 @@ use crate::words;
 use backoff::Backoff;
 use child::{BaseChild, Flush};
 use process::Program;
-use protocol::{Death, Ended, Hello, ToBase, ToHolder};
+use protocol::{Arrival, Death, Ended, Hello, ToBase, ToHolder};
 use registry::Registry;
+use release::{Next, Release, Releases};
 use signals::Signals;
+use switch::{Candidate, Leaving};
+
+pub use heir::inherit;
 
 /// Ends of processes remembered for successors. Beyond that the oldest are forgotten.
 const UNSETTLED: usize = 4096;
@@ -67,6 +80,8 @@ const UNSETTLED: usize = 4096;
 const STOP_ATTEMPTS: u32 = 2;
 /// Messages of the base that are read before signals are looked at again.
 const MESSAGES: usize = 256;
+/// How the keys of the VMs' processes begin and end.
+const VESSELS: (&str, &str) = ("vm/", "/pidfd");
 /// Octets of messages of a detached instance before they are put aside.
 const LOG_LIMIT: u64 = 8 << 20;
 
@@ -75,12 +90,16 @@ const LOG_LIMIT: u64 = 8 << 20;
 pub struct Options {
     /// How to start a base.
     pub base: Program,
+    /// What the first base is told besides: what the words of a later release stand in place of.
+    pub words: Vec<OsString>,
     /// What all else is counted in.
     pub tick: Duration,
     /// Ticks without a beat before the base is killed.
     pub silent_ticks: u32,
     /// Ticks before the first beat.
     pub start_ticks: u32,
+    /// Ticks that a base may take to prepare beside one that serves.
+    pub prepare_ticks: u32,
     /// Ticks between the second demand to end and force.
     pub force_ticks: u32,
     /// Whether messages go to the state directory's log, and nobody watches.
@@ -94,9 +113,11 @@ impl Options {
     pub fn new(base: Program) -> Self {
         Self {
             base,
+            words: Vec::new(),
             tick: Duration::from_secs(1),
             silent_ticks: 10,
             start_ticks: 60,
+            prepare_ticks: 20,
             force_ticks: 10,
             detached: false,
             on_ready: || {},
@@ -151,6 +172,13 @@ struct Holder<'a> {
     registry: Registry,
     unsettled: VecDeque<(u32, Ended)>,
     base: Option<BaseChild>,
+    /// The base that is to take the place of `base`.
+    candidate: Option<Candidate>,
+    /// Bases that have yielded, or are not needed, and have not ended yet.
+    leaving: Vec<Leaving>,
+    releases: Releases,
+    /// How it comes to the base that is started next.
+    arrival: Arrival,
     /// Ticks until the next base is started, when none runs.
     wait: u32,
     backoff: Backoff,
@@ -166,13 +194,18 @@ struct Holder<'a> {
 
 impl<'a> Holder<'a> {
     fn prepare(dir: &'a StateDir, lock: &Lock, options: Options) -> Result<Self, String> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
-        lock.claim().map_err(|e| failed("write the lock", &e))?;
+        lock.claim().map_err(|e| format!("cannot write the lock: {e}"))?;
         dir.renew(lock).map_err(|e| causes(&e))?;
+        Self::new(dir, options)
+    }
+
+    fn new(dir: &'a StateDir, options: Options) -> Result<Self, String> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
         let signals = Signals::catch(options.detached).map_err(|e| failed("catch signals", &e))?;
         process::raise_open_files();
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|e| failed("become the reaper of the VM processes", &e))?;
+        let first = Release { binary: None, words: options.words.clone() };
         Ok(Self {
             dir,
             options,
@@ -181,6 +214,10 @@ impl<'a> Holder<'a> {
             registry: Registry::default(),
             unsettled: VecDeque::new(),
             base: None,
+            candidate: None,
+            leaving: Vec::new(),
+            releases: Releases::new(first),
+            arrival: Arrival::First,
             wait: 0,
             backoff: Backoff::default(),
             generation: 0,
@@ -201,8 +238,8 @@ impl<'a> Holder<'a> {
                 self.start_base();
             }
             if let Some(status) = self.finished {
-                if let Some(base) = self.base.take() {
-                    let _ = kill_process(base.pid, Signal::KILL);
+                if let Some(mut base) = self.base.take() {
+                    base.kill();
                 }
                 process::kill_children(&self.spared);
                 return status;
@@ -212,10 +249,12 @@ impl<'a> Holder<'a> {
                 self.told_to_end();
             }
             self.read_base(MESSAGES);
+            self.read_candidate();
             self.signals.take_child();
             while let Some((pid, ended)) = process::reap() {
                 self.reaped(pid, ended);
             }
+            self.look_for_strangers();
             let now = Instant::now();
             if now >= next_tick {
                 // From now, not from when it was due: time that was slept through is no tick.
@@ -226,13 +265,13 @@ impl<'a> Holder<'a> {
     }
 
     fn poll(&mut self, mut timeout: Duration) {
-        let mut base_events = PollFlags::empty();
-        if let Some(base) = &mut self.base {
-            base_events |= PollFlags::IN;
-            match base.flush(&self.registry) {
-                Flush::Done => {}
-                Flush::Full => base_events |= PollFlags::OUT,
-                Flush::Later => timeout = timeout.min(Duration::from_millis(5)),
+        let mut events = [PollFlags::IN; 2];
+        let candidate = self.candidate.as_mut().map(|c| &mut c.child);
+        for (events, base) in events.iter_mut().zip([self.base.as_mut(), candidate]) {
+            match base.map(|base| base.flush(&self.registry)) {
+                None | Some(Flush::Done) => {}
+                Some(Flush::Full) => *events |= PollFlags::OUT,
+                Some(Flush::Later) => timeout = timeout.min(Duration::from_millis(5)),
             }
         }
         let timeout = Timespec::try_from(timeout).ok();
@@ -241,34 +280,21 @@ impl<'a> Holder<'a> {
             PollFd::from_borrowed_fd(end, PollFlags::IN),
             PollFd::from_borrowed_fd(child, PollFlags::IN),
         ];
-        if let Some(socket) = self.base.as_ref().and_then(BaseChild::open_socket) {
-            sources.push(PollFd::from_borrowed_fd(socket, base_events));
+        let candidate = self.candidate.as_ref().map(|c| &c.child);
+        for (events, base) in events.into_iter().zip([self.base.as_ref(), candidate]) {
+            let socket = base.and_then(BaseChild::open_socket);
+            sources.extend(socket.map(|fd| PollFd::from_borrowed_fd(fd, events)));
         }
+        let leaving = self.leaving.iter().map(|l| &l.child);
+        let strangers = self.base.iter().chain(leaving).filter_map(BaseChild::stranger);
+        sources.extend(strangers.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         // An error (a signal, no memory) is as good as nothing: everything is looked at anyway.
         let _ = poll(&mut sources, timeout.as_ref());
     }
 
     fn start_base(&mut self) {
-        let hello = Hello {
-            generation: self.generation,
-            predecessor: self.predecessor,
-            descriptors: u32::try_from(self.registry.count()).unwrap_or(u32::MAX),
-            holder: std::process::id(),
-            seconds: self.started.elapsed().as_secs(),
-        };
-        match BaseChild::start(&self.options.base, hello, self.unsettled.iter().copied()) {
-            Ok(mut base) => {
-                match self.stopping {
-                    Stopping::No => {}
-                    Stopping::Yes => base.say(&ToBase::Stop),
-                    Stopping::Now(_) => base.say(&ToBase::StopNow),
-                }
-                if let Err(error) = process::note_base(&self.dir.base_file(), base.pid) {
-                    say(&format!("cannot note the base's process: {error}"));
-                }
-                self.generation = self.generation.saturating_add(1);
-                self.base = Some(base);
-            }
+        match BaseChild::start(&self.releases.running().program(&self.options.base)) {
+            Ok(base) => self.hand_over(base, 0),
             Err(error) => {
                 say(&format!("cannot start the base: {error}"));
                 if !self.ever_ready {
@@ -277,6 +303,30 @@ impl<'a> Holder<'a> {
                 self.wait = self.backoff.after(false, true, 0).max(1);
             }
         }
+    }
+
+    /// Makes this base the one that runs. Nobody has served since `rest_at`.
+    fn hand_over(&mut self, mut base: BaseChild, rest_at: u64) {
+        let hello = Hello {
+            generation: self.generation,
+            predecessor: self.predecessor,
+            descriptors: u32::try_from(self.registry.count()).unwrap_or(u32::MAX),
+            holder: std::process::id(),
+            seconds: self.started.elapsed().as_secs(),
+            arrival: self.arrival,
+            rest_at,
+        };
+        base.hand_over(hello, self.unsettled.iter().copied());
+        match self.stopping {
+            Stopping::No => {}
+            Stopping::Yes => base.say(&ToBase::Stop),
+            Stopping::Now(_) => base.say(&ToBase::StopNow),
+        }
+        if let Err(error) = process::note_base(&self.dir.base_file(), base.pid) {
+            say(&format!("cannot note the base's process: {error}"));
+        }
+        self.generation = self.generation.saturating_add(1);
+        self.base = Some(base);
     }
 
     fn read_base(&mut self, most: usize) {
@@ -295,7 +345,9 @@ impl<'a> Holder<'a> {
                 ToHolder::ForgetAll(prefix) => self.registry.forget_all(&prefix),
                 ToHolder::Beat => base.beat(),
                 ToHolder::Ready => {
-                    base.ready = true;
+                    base.ready();
+                    self.releases.serves(0);
+                    self.arrival = Arrival::Death;
                     if !self.ever_ready {
                         self.ever_ready = true;
                         (self.options.on_ready)();
@@ -311,6 +363,13 @@ impl<'a> Holder<'a> {
                     }
                 }
                 ToHolder::Settled(pid) => self.unsettled.retain(|&(other, _)| other != pid),
+                ToHolder::Switch { layout, words } => self.switch(layout, words, descriptor),
+                ToHolder::Yielded { at } => self.yielded(at),
+                ToHolder::Inherit { generation, seconds, words } => {
+                    self.inherited(generation, seconds, words, descriptor);
+                }
+                // Said by candidates only.
+                ToHolder::Prepared { .. } | ToHolder::Cannot(_) => {}
             }
         }
     }
@@ -331,6 +390,7 @@ impl<'a> Holder<'a> {
                 return;
             }
         };
+        self.call_off("the instance is ending");
         match &mut self.base {
             Some(base) => base.say(&message),
             // One is started only to leave nothing behind.
@@ -340,16 +400,29 @@ impl<'a> Holder<'a> {
 
     fn force(&mut self) {
         say("the base did not end: everything is killed; routes and filters may be left over");
+        // VMs from before this holder's time are not its children.
+        self.registry.matching(VESSELS.0, VESSELS.1).for_each(|vessel| {
+            let _ = pidfd_send_signal(vessel, Signal::KILL);
+        });
         self.finished = Some(exit::FAILED);
     }
 
     fn reaped(&mut self, pid: Pid, ended: Ended) {
         if self.base.as_ref().is_some_and(|base| base.pid == pid) {
-            // What it had still sent counts as if it were alive.
+            // What it had still sent counts as if it were alive: that it yielded, perhaps.
             self.read_base(usize::MAX);
-            if let Some(base) = self.base.take() {
+            if let Some(base) = self.base.take_if(|base| base.pid == pid) {
                 self.base_died(&base, ended);
+                return;
             }
+        }
+        if self.candidate.as_ref().is_some_and(|c| c.child.pid == pid) {
+            self.read_candidate();
+            self.candidate_died(ended);
+            return;
+        }
+        if let Some(place) = self.leaving.iter().position(|l| l.child.pid == pid) {
+            self.leaving.swap_remove(place);
             return;
         }
         let number = pid.as_raw_pid();
@@ -367,8 +440,11 @@ impl<'a> Holder<'a> {
     }
 
     fn base_died(&mut self, base: &BaseChild, ended: Ended) {
-        let (pid, ready) = (base.pid, base.ready);
+        let (pid, ready) = (base.pid, base.served.is_some());
         let death = if base.killed { Death::Silent } else { Death::Ended(ended) };
+        if self.replaced_by_candidate(death) {
+            return;
+        }
         if ended == Ended::Exited(exit::CLEAN.into()) {
             self.finished = Some(exit::CLEAN);
             return;
@@ -392,15 +468,17 @@ impl<'a> Holder<'a> {
             }
         }
         self.wait = self.backoff.after(ready, death.own_making(), base.ticks);
+        let back = self.releases.died(death.own_making(), base.served) == Next::Back;
+        if back {
+            self.arrival = Arrival::Back;
+            self.wait = 0;
+        }
         let when = match self.wait {
             0 => "at once".to_owned(),
             n => format!("in {n} s"),
         };
-        let how = match death {
-            Death::Silent => "had fallen silent and was killed".to_owned(),
-            Death::Ended(ended) => ended.to_string(),
-        };
-        say(&format!("the base (process {pid}) {how}: the next is started {when}"));
+        let what = if back { "the last good release" } else { "the next" };
+        say(&format!("the base (process {pid}) {death}: {what} is started {when}"));
     }
 
     fn tick(&mut self) {
@@ -408,7 +486,11 @@ impl<'a> Holder<'a> {
         self.wait = self.wait.saturating_sub(1);
         if let Some(base) = &mut self.base {
             base.tick(self.options.silent_ticks, self.options.start_ticks);
+            if let Some(ticks) = base.served {
+                self.releases.serves(ticks);
+            }
         }
+        self.tick_switch();
         if let Stopping::Now(left) = &mut self.stopping {
             match left.checked_sub(1) {
                 Some(fewer) => *left = fewer,

@@ -7,23 +7,42 @@
 //! ```text
 //! base -> holder    1 keep KEY (+1 fd)   2 forget KEY   3 forget all PREFIX
 //!                   4 ready              5 beat         6 stop me        7 settled PID
+//!                   8 switch LAYOUT WORDS (+1 fd)       9 prepared LAYOUTS
+//!                  10 cannot TEXT       11 yielded TIME                 12 inherit WORDS (+1 fd)
 //! holder -> base   64 hello              65 piece (+fds, a key for each, at most 253)
 //!                  66 reaped PID STATUS  67 complete    68 stop          69 stop now
-//!                  70 not kept KEY
+//!                  70 not kept KEY       71 prepare     72 yield         73 not switched TEXT
+//!                  74 heir PID
 //! ```
 //! A starting base is told hello, the pieces, the statuses of VM processes that its predecessor did
-//! not settle, complete: in this order, before anything else.
+//! not settle, complete: in this order, before anything else. One that is to take over from a base
+//! that still serves is told prepare before all that.
+//!
+//! Holder and base may be of different versions: a kind, once given, keeps its meaning and its
+//! fields, and what nobody understands is passed over.
 //!
 //! # Invariants
 //! - `decode` takes any bytes and never panics; what it accepts, `encode` writes back the same.
 //! - No message is longer than [`MAX_MESSAGE`].
 
+use std::ffi::OsString;
+
 use datapath::keeper::MAX_KEY;
+
+use super::fields::{
+    Fields, check_key, check_prefix, clipped, encode_death, encode_words, with_bytes, with_text,
+};
 
 /// Descriptors in one message: the kernel's SCM_MAX_FD.
 pub const MAX_DESCRIPTORS: usize = 253;
 /// Octets of the longest message: a piece with the longest keys.
 pub const MAX_MESSAGE: usize = 2 + MAX_DESCRIPTORS * (1 + MAX_KEY);
+/// Words of a release, at most.
+pub const MAX_WORDS: usize = 16;
+/// Octets of all of them together: two paths fit.
+pub const MAX_WORDS_LEN: usize = 16 << 10;
+/// Octets of a text for people; a longer one is cut.
+pub const MAX_TEXT: usize = 8 << 10;
 
 /// Why a message was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +61,12 @@ pub enum ProtocolError {
     /// A key that is empty, too long or not text.
     #[error("key of {0} octets: need 1 to {MAX_KEY} octets of text")]
     Key(usize),
+    /// A text that is too long, or no text.
+    #[error("text of {0} octets: need at most {MAX_TEXT} octets of text")]
+    Text(usize),
+    /// Words that are too many or too long.
+    #[error("the words of a release: at most {MAX_WORDS} of {MAX_WORDS_LEN} octets together")]
+    Words,
     /// A value that its field does not allow.
     #[error("field value {0} out of range")]
     Value(u32),
@@ -52,7 +77,7 @@ pub enum ProtocolError {
 pub enum Ended {
     /// By itself, with this status.
     Exited(i32),
-    /// By this signal.
+    /// By this signal; 0 if nobody saw how.
     Signaled(i32),
 }
 
@@ -60,6 +85,7 @@ impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "ended with status {code}"),
+            Self::Signaled(0) => write!(f, "ended, and nobody saw how"),
             Self::Signaled(signal) => write!(f, "was killed by signal {signal}"),
         }
     }
@@ -82,7 +108,16 @@ impl Death {
         let outside = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
         match self {
             Self::Silent | Self::Ended(Ended::Exited(_)) => true,
-            Self::Ended(Ended::Signaled(s)) => !outside.iter().any(|o| o.as_raw() == s),
+            Self::Ended(Ended::Signaled(s)) => s != 0 && !outside.iter().any(|o| o.as_raw() == s),
+        }
+    }
+}
+
+impl std::fmt::Display for Death {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Silent => write!(f, "had fallen silent and was killed"),
+            Self::Ended(ended) => ended.fmt(f),
         }
     }
 }
@@ -104,10 +139,56 @@ pub enum ToHolder {
     Stop,
     /// What follows from the end of this process is done: no successor needs to hear of it.
     Settled(u32),
+    /// Start the next base of these words beside me, of the program beside this message if there is
+    /// one, else of the program that I am; when it is prepared, tell me to yield.
+    Switch {
+        /// The layout of the state memory that it has to read.
+        layout: u32,
+        /// What it is told on its command line.
+        words: Vec<OsString>,
+    },
+    /// Everything that can be done beside a base that serves is done.
+    Prepared {
+        /// The oldest layout of the state memory that this base reads.
+        oldest: u32,
+        /// The newest.
+        newest: u32,
+    },
+    /// This base cannot take over, for this reason.
+    Cannot(String),
+    /// This base rests: it touches nothing any more, and ends.
+    Yielded {
+        /// Since when nobody serves: nanoseconds of the monotonic clock.
+        at: u64,
+    },
+    /// To a holder that takes the place of one that died: what it must know of the base that
+    /// speaks, whose program is beside this message.
+    Inherit {
+        /// Bases so far, this one counted.
+        generation: u32,
+        /// Seconds since the first was started.
+        seconds: u64,
+        /// What it was told on its command line.
+        words: Vec<OsString>,
+    },
+}
+
+/// How it came to a base that takes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is the instance's first.
+    #[default]
+    First,
+    /// Its predecessor died.
+    Death,
+    /// Its predecessor yielded to it.
+    Switch,
+    /// Its predecessor was of a newer release that did not work: this is the last good one.
+    Back,
 }
 
 /// First words to a starting base.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
     /// Bases before this one.
     pub generation: u32,
@@ -119,6 +200,10 @@ pub struct Hello {
     pub holder: u32,
     /// Seconds since the first base was started.
     pub seconds: u64,
+    /// How it came to this base.
+    pub arrival: Arrival,
+    /// Since when nobody serves, if the predecessor yielded: nanoseconds of the monotonic clock.
+    pub rest_at: u64,
 }
 
 /// From the holder to the base.
@@ -143,6 +228,15 @@ pub enum ToBase {
     StopNow,
     /// The descriptor for this key did not arrive (the holder has too many open).
     NotKept(String),
+    /// First message to a base that is to take over from one that still serves: prepare, say so,
+    /// and wait for the rest.
+    Prepare,
+    /// The next base is prepared: come to rest, and say so.
+    Yield,
+    /// Go on: the next base does not take over, for this reason.
+    NotSwitched(String),
+    /// I, this process, have the lock: give me everything, as the holder before me had it.
+    Heir(u32),
 }
 
 impl ToHolder {
@@ -156,6 +250,18 @@ impl ToHolder {
             Self::Beat => vec![5],
             Self::Stop => vec![6],
             Self::Settled(pid) => with_bytes(7, &[&pid.to_le_bytes()]),
+            Self::Switch { layout, words } => {
+                with_bytes(8, &[&layout.to_le_bytes(), &encode_words(words)?])
+            }
+            Self::Prepared { oldest, newest } => {
+                with_bytes(9, &[&oldest.to_le_bytes(), &newest.to_le_bytes()])
+            }
+            Self::Cannot(text) => with_text(10, clipped(text)),
+            Self::Yielded { at } => with_bytes(11, &[&at.to_le_bytes()]),
+            Self::Inherit { generation, seconds, words } => with_bytes(
+                12,
+                &[&generation.to_le_bytes(), &seconds.to_le_bytes(), &encode_words(words)?],
+            ),
         })
     }
 
@@ -170,6 +276,15 @@ impl ToHolder {
             5 => Self::Beat,
             6 => Self::Stop,
             7 => Self::Settled(fields.u32()?),
+            8 => Self::Switch { layout: fields.u32()?, words: fields.words()? },
+            9 => Self::Prepared { oldest: fields.u32()?, newest: fields.u32()? },
+            10 => Self::Cannot(fields.text()?),
+            11 => Self::Yielded { at: fields.u64()? },
+            12 => Self::Inherit {
+                generation: fields.u32()?,
+                seconds: fields.u64()?,
+                words: fields.words()?,
+            },
             kind => return Err(ProtocolError::Kind(kind)),
         };
         fields.end(message)
@@ -188,6 +303,8 @@ impl ToBase {
                     &hello.descriptors.to_le_bytes(),
                     &hello.holder.to_le_bytes(),
                     &hello.seconds.to_le_bytes(),
+                    &[hello.arrival as u8],
+                    &hello.rest_at.to_le_bytes(),
                 ],
             ),
             Self::Piece(keys) => {
@@ -207,6 +324,10 @@ impl ToBase {
             Self::Stop => vec![68],
             Self::StopNow => vec![69],
             Self::NotKept(key) => with_text(70, check_key(key)?),
+            Self::Prepare => vec![71],
+            Self::Yield => vec![72],
+            Self::NotSwitched(text) => with_text(73, clipped(text)),
+            Self::Heir(pid) => with_bytes(74, &[&pid.to_le_bytes()]),
         })
     }
 
@@ -219,7 +340,9 @@ impl ToBase {
                 predecessor: fields.death()?,
                 descriptors: fields.u32()?,
                 holder: fields.u32()?,
-                seconds: u64::from_le_bytes(*fields.take()?),
+                seconds: fields.u64()?,
+                arrival: fields.arrival()?,
+                rest_at: fields.u64()?,
             }),
             65 => {
                 let [count] = *fields.take()?;
@@ -239,103 +362,13 @@ impl ToBase {
             68 => Self::Stop,
             69 => Self::StopNow,
             70 => Self::NotKept(fields.key()?),
+            71 => Self::Prepare,
+            72 => Self::Yield,
+            73 => Self::NotSwitched(fields.text()?),
+            74 => Self::Heir(fields.u32()?),
             kind => return Err(ProtocolError::Kind(kind)),
         };
         fields.end(message)
-    }
-}
-
-fn with_text(kind: u8, text: &str) -> Vec<u8> {
-    with_bytes(kind, &[text.as_bytes()])
-}
-
-fn with_bytes(kind: u8, fields: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    fields.iter().for_each(|f| bytes.extend_from_slice(f));
-    bytes
-}
-
-fn check_key(key: &str) -> Result<&str, ProtocolError> {
-    if key.is_empty() { Err(ProtocolError::Key(0)) } else { check_prefix(key) }
-}
-
-fn check_prefix(prefix: &str) -> Result<&str, ProtocolError> {
-    if prefix.len() <= MAX_KEY { Ok(prefix) } else { Err(ProtocolError::Key(prefix.len())) }
-}
-
-fn encode_death(death: Option<Death>) -> [u8; 5] {
-    let (kind, value) = match death {
-        None => (0, 0),
-        Some(Death::Ended(Ended::Exited(code))) => (1, code),
-        Some(Death::Ended(Ended::Signaled(signal))) => (2, signal),
-        Some(Death::Silent) => (3, 0),
-    };
-    let [a, b, c, d] = value.to_le_bytes();
-    [kind, a, b, c, d]
-}
-
-/// What is left of a message that is being read.
-struct Fields<'a> {
-    kind: u8,
-    len: usize,
-    rest: &'a [u8],
-}
-
-impl<'a> Fields<'a> {
-    fn of(bytes: &'a [u8]) -> Result<Self, ProtocolError> {
-        let (&kind, rest) = bytes.split_first().ok_or(ProtocolError::Kind(0))?;
-        Ok(Self { kind, len: bytes.len(), rest })
-    }
-
-    fn length_error(&self) -> ProtocolError {
-        ProtocolError::Length { kind: self.kind, len: self.len }
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<&'a [u8; N], ProtocolError> {
-        let (field, rest) = self.rest.split_first_chunk().ok_or_else(|| self.length_error())?;
-        self.rest = rest;
-        Ok(field)
-    }
-
-    fn u32(&mut self) -> Result<u32, ProtocolError> {
-        Ok(u32::from_le_bytes(*self.take()?))
-    }
-
-    fn death(&mut self) -> Result<Option<Death>, ProtocolError> {
-        let [kind, value @ ..] = *self.take::<5>()?;
-        match (kind, i32::from_le_bytes(value)) {
-            (0, 0) => Ok(None),
-            (1, code) => Ok(Some(Death::Ended(Ended::Exited(code)))),
-            (2, signal) => Ok(Some(Death::Ended(Ended::Signaled(signal)))),
-            (3, 0) => Ok(Some(Death::Silent)),
-            _ => Err(ProtocolError::Value(kind.into())),
-        }
-    }
-
-    fn prefix(&mut self) -> Result<String, ProtocolError> {
-        let text = std::mem::take(&mut self.rest);
-        let text = str::from_utf8(text).map_err(|_| ProtocolError::Key(text.len()))?;
-        check_prefix(text).map(str::to_owned)
-    }
-
-    fn key(&mut self) -> Result<String, ProtocolError> {
-        let key = self.prefix()?;
-        check_key(&key)?;
-        Ok(key)
-    }
-
-    fn counted_key(&mut self) -> Result<String, ProtocolError> {
-        let [len] = *self.take()?;
-        let (key, rest) =
-            self.rest.split_at_checked(len.into()).ok_or_else(|| self.length_error())?;
-        self.rest = key;
-        let key = self.key()?;
-        self.rest = rest;
-        Ok(key)
-    }
-
-    fn end<T>(self, message: T) -> Result<T, ProtocolError> {
-        if self.rest.is_empty() { Ok(message) } else { Err(self.length_error()) }
     }
 }
 
@@ -361,7 +394,19 @@ mod tests {
             Just(ToHolder::Beat),
             Just(ToHolder::Stop),
             any::<u32>().prop_map(ToHolder::Settled),
+            (any::<u32>(), words()).prop_map(|(layout, words)| ToHolder::Switch { layout, words }),
+            (any::<u32>(), any::<u32>())
+                .prop_map(|(oldest, newest)| ToHolder::Prepared { oldest, newest }),
+            ".{0,200}".prop_map(ToHolder::Cannot),
+            any::<u64>().prop_map(|at| ToHolder::Yielded { at }),
+            (any::<u32>(), any::<u64>(), words()).prop_map(|(generation, seconds, words)| {
+                ToHolder::Inherit { generation, seconds, words }
+            }),
         ]
+    }
+
+    fn words() -> impl Strategy<Value = Vec<OsString>> {
+        prop::collection::vec(".{0,200}".prop_map(OsString::from), 0..=MAX_WORDS)
     }
 
     fn to_base() -> impl Strategy<Value = ToBase> {
@@ -370,11 +415,25 @@ mod tests {
             ended().prop_map(|e| Some(Death::Ended(e))),
             Just(Some(Death::Silent)),
         ];
-        let hello = (any::<u32>(), death, any::<u32>(), any::<u32>(), any::<u64>()).prop_map(
-            |(generation, predecessor, descriptors, holder, seconds)| {
-                ToBase::Hello(Hello { generation, predecessor, descriptors, holder, seconds })
-            },
-        );
+        let arrival = prop_oneof![
+            Just(Arrival::First),
+            Just(Arrival::Death),
+            Just(Arrival::Switch),
+            Just(Arrival::Back),
+        ];
+        let numbers = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>());
+        let hello = (numbers, death, arrival).prop_map(|(numbers, predecessor, arrival)| {
+            let (generation, descriptors, holder, seconds, rest_at) = numbers;
+            ToBase::Hello(Hello {
+                generation,
+                predecessor,
+                descriptors,
+                holder,
+                seconds,
+                arrival,
+                rest_at,
+            })
+        });
         prop_oneof![
             hello,
             prop::collection::vec(key(), 0..=MAX_DESCRIPTORS).prop_map(ToBase::Piece),
@@ -383,6 +442,10 @@ mod tests {
             Just(ToBase::Stop),
             Just(ToBase::StopNow),
             key().prop_map(ToBase::NotKept),
+            Just(ToBase::Prepare),
+            Just(ToBase::Yield),
+            ".{0,200}".prop_map(ToBase::NotSwitched),
+            any::<u32>().prop_map(ToBase::Heir),
         ]
     }
 
@@ -430,12 +493,27 @@ mod tests {
     }
 
     #[test]
+    fn words_that_are_too_many_or_too_long_are_refused_and_a_long_text_is_cut() {
+        let switch = |words| ToHolder::Switch { layout: 1, words }.encode();
+        assert_eq!(switch(vec!["x".into(); MAX_WORDS + 1]), Err(ProtocolError::Words));
+        assert_eq!(switch(vec!["x".repeat(MAX_WORDS_LEN).into()]), Err(ProtocolError::Words));
+        let text = format!("x{}", "ü".repeat(MAX_TEXT));
+        let bytes = ToHolder::Cannot(text).encode().unwrap();
+        assert!(bytes.len() <= MAX_MESSAGE);
+        match ToHolder::decode(&bytes).unwrap() {
+            ToHolder::Cannot(text) => assert_eq!(text.len(), MAX_TEXT - 1),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn a_kill_from_outside_is_not_the_bases_own_making() {
         let signaled = |s| Death::Ended(Ended::Signaled(s));
         assert!(!signaled(9).own_making());
         assert!(!signaled(15).own_making());
         assert!(signaled(11).own_making());
         assert!(signaled(6).own_making());
+        assert!(!signaled(0).own_making(), "nobody saw how");
         assert!(Death::Silent.own_making());
     }
 }

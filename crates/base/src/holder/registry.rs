@@ -39,6 +39,12 @@ impl Registry {
         self.kept.retain(|_, (key, _)| !key.starts_with(prefix));
     }
 
+    /// What is kept under keys that begin and end like this.
+    pub fn matching(&self, prefix: &str, suffix: &str) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let fits = move |key: &str| key.starts_with(prefix) && key.ends_with(suffix);
+        self.kept.values().filter(move |(key, _)| fits(key)).map(|(_, fd)| fd.as_fd())
+    }
+
     /// How many are kept.
     pub fn count(&self) -> usize {
         self.kept.len()

@@ -29,6 +29,7 @@ impl Instance {
             Call::PortReset(vm, answer) => {
                 let _ = answer.send(self.reset_port(&vm));
             }
+            Call::Switch(wish, answer) => self.switch(wish, answer),
             Call::Down(answer) => {
                 let asked = self.keeper.ask_stop().map_err(|e| {
                     Refusal::new(RefusalKind::Failed, format!("cannot ask the holder to end: {e}"))
@@ -54,7 +55,8 @@ impl Instance {
                 base: std::process::id(),
                 takeovers: self.state.takeovers(),
                 up_seconds: super::now_seconds().saturating_sub(self.started),
-                config: self.config_path.clone(),
+                config: self.release.config.clone(),
+                takeover: self.takeover.clone(),
                 state_dir: self.state_dir.path().to_owned(),
             },
             networks: self.networks.values().map(|n| self.network_status(n)).collect(),

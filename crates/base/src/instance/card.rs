@@ -11,7 +11,7 @@
 //! moves the socket to the new index and attaches the guard there.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use datapath::keeper::Keeper;
 use datapath::names::{Mac, NetworkId};
@@ -21,6 +21,7 @@ use datapath::uplink::{self, Guard, GuardMaps, PacketUplink, UplinkError};
 use datapath::worker::UplinkFacts;
 use ipnet::IpNet;
 
+use super::network::Around;
 use crate::keeper::Inheritance;
 
 /// Why a card cannot be used.
@@ -73,6 +74,9 @@ pub struct Card {
     pub name: String,
     /// Its index now.
     pub index: u32,
+    /// Whether everything on the card is as this base wants it: what was taken over may be as
+    /// another wanted it, who had another configuration or was of another version.
+    pub settled: bool,
     guard: Guard,
     label: String,
     coalesce: bool,
@@ -130,42 +134,81 @@ impl Card {
         };
         let kept = |source| CardError::Keep { network: setup.network.to_owned(), source };
         let key = |part: &str| format!("network/{}/{part}", setup.network);
-        let (label, id) = (setup.label, setup.id);
+        let (label, id) = (setup.label.to_owned(), setup.id);
+        let (index, name, coalesce) = (setup.link.index, setup.link.name.clone(), setup.coalesce);
         let guard = match GuardMaps::find(|part| inheritance.take(&key(part))) {
-            Some(maps) => Guard::adopt(maps, label),
-            None => Guard::open(label).map_err(failed)?,
+            None => Guard::open(&label).map_err(failed)?,
+            Some(maps) => {
+                let guard = Guard::adopt(maps, &label);
+                let left = inheritance.take(&key("uplink"));
+                match left.map(|socket| PacketUplink::adopt(socket, index, state, id)) {
+                    // All that is attached to the card works on as it is, until there is time.
+                    Some(Ok(card)) => {
+                        let card =
+                            (Self { name, index, settled: false, guard, label, coalesce }, card);
+                        return Ok(card);
+                    }
+                    Some(Err(why @ UplinkError::Adopt { .. })) => {
+                        let what = format!(
+                            "{why}: a new socket is made on the card, what lay in the old one's \
+                             ring is lost"
+                        );
+                        state.note(Place::Network(id), what);
+                    }
+                    Some(Err(error)) => return Err(failed(error)),
+                    None => {}
+                }
+                guard
+            }
         };
         for (part, fd) in guard.descriptors().named() {
             keeper.keep(&key(part), fd).map_err(kept)?;
         }
         share(&guard, setup.host, setup.vms).map_err(failed)?;
-        let (index, name) = (setup.link.index, setup.link.name.clone());
-        uplink::turn_off(&name, setup.coalesce, state, id).map_err(failed)?;
+        uplink::turn_off(&name, coalesce, state, id).map_err(failed)?;
         let filter = guard.socket_filter().map_err(failed)?;
-        let left = inheritance.take(&key("uplink"));
-        let adopted = match left.map(|socket| PacketUplink::adopt(socket, index, state, id)) {
-            Some(Err(why @ UplinkError::Adopt { .. })) => {
-                let what = format!(
-                    "{why}: a new socket is made on the card, what lay in the old one's ring is \
-                     lost"
-                );
-                state.note(Place::Network(id), what);
-                None
-            }
-            adopted => adopted.transpose().map_err(failed)?,
-        };
-        let card = match adopted {
-            Some(mut card) => {
-                card.set_filter(&filter).map_err(failed)?;
-                card
-            }
-            None => PacketUplink::open(index, PacketUplink::FRAMES, &filter, state, id)
-                .map_err(failed)?,
-        };
+        let card =
+            PacketUplink::open(index, PacketUplink::FRAMES, &filter, state, id).map_err(failed)?;
         keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;
         guard.attach(netlink, index).map_err(failed)?;
-        let label = setup.label.to_owned();
-        Ok((Self { name, index, guard, label, coalesce: setup.coalesce }, card))
+        Ok((Self { name, index, settled: true, guard, label, coalesce }, card))
+    }
+
+    /// Brings what was taken over to how this base wants it. The VMs' traffic goes on meanwhile.
+    pub fn settle(
+        &mut self,
+        id: NetworkId,
+        host: &[IpAddr],
+        vms: &[IpNet],
+        around: &Around<'_>,
+        netlink: &mut Netlink,
+    ) -> Result<(), UplinkError> {
+        self.settled = true;
+        share(&self.guard, host, vms)?;
+        uplink::turn_off(&self.name, self.coalesce, around.state, id)?;
+        let filter = self.guard.socket_filter()?;
+        // The worker may have ended: then there is nobody to filter for.
+        around.worker.set_filter(id, filter).unwrap_or(Ok(()))?;
+        self.guard.attach(netlink, self.index)
+    }
+
+    /// Undoes what a network that is gone, or uses another card now, had attached to this one.
+    /// `socket` is its packet socket, if there still is one.
+    pub fn leave(
+        name: &str,
+        label: &str,
+        socket: Option<OwnedFd>,
+        state: &StateMemory,
+        id: NetworkId,
+        links: &[Link],
+        netlink: &mut Netlink,
+    ) -> Result<(), UplinkError> {
+        let bound = socket.as_ref().and_then(|socket| PacketUplink::card_of(socket.as_fd()));
+        let link = links.iter().find(|link| bound.map_or(link.name == name, |i| link.index == i));
+        let Some(link) = link else { return Ok(()) };
+        let detached = Guard::detach(netlink, link.index, label);
+        uplink::turn_on_again(&link.name, state, id)?;
+        detached
     }
 
     /// What the worker must know of the card.

@@ -54,8 +54,6 @@ pub struct HostSide {
     /// The device's name.
     pub device: String,
     index: u32,
-    /// Routes that this base made or found right.
-    routes: BTreeSet<IpNet>,
     /// Routes that the kernel refused: tried again whenever the host changes, and told once.
     refused: BTreeSet<IpNet>,
     listed: BTreeSet<IpAddr>,
@@ -81,31 +79,20 @@ impl HostSide {
                 let _ = netlink.set_link_mtu(path.index(), mtu);
                 path
             }
-            None => HostPath::open(netlink, "ipv%d", mtu, state, network)?,
+            None => {
+                let path = HostPath::open(netlink, "ipv%d", mtu, state, network)?;
+                let key = format!("network/{name}/host");
+                keeper.keep(&key, path.as_fd()).map_err(HostPathError::Keep)?;
+                path
+            }
         };
-        keeper.keep(&format!("network/{name}/host"), path.as_fd()).map_err(HostPathError::Keep)?;
         let (device, index) = (path.name().to_owned(), path.index());
         worker.set_host(network, Some(path))?.map_err(HostPathError::Watch)?;
-        Ok(Self {
-            network,
-            device,
-            index,
-            routes: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            listed: BTreeSet::new(),
-        })
+        Ok(Self { network, device, index, refused: BTreeSet::new(), listed: BTreeSet::new() })
     }
 
-    /// Brings the host's addresses in the list, and the kernel's routes, to what they should be.
-    /// Says what the kernel refused and had not refused before; the rest is done all the same.
-    pub fn refresh(
-        &mut self,
-        prefixes: &BTreeSet<IpNet>,
-        host: &BTreeSet<IpAddr>,
-        facts: &Facts,
-        netlink: &mut Netlink,
-        worker: &WorkerHandle,
-    ) -> Result<Vec<NetlinkError>, Gone> {
+    /// Brings the host's addresses in the list to what they should be.
+    pub fn list(&mut self, host: &BTreeSet<IpAddr>, worker: &WorkerHandle) -> Result<(), Gone> {
         for gone in self.listed.difference(host) {
             worker.remove_host_address(self.network, *gone)?;
         }
@@ -118,42 +105,44 @@ impl HostSide {
             }
         }
         self.listed = listed;
+        Ok(())
+    }
+
+    /// Brings the kernel's routes to what they should be, whoever made those there are: they go
+    /// through our own device. Says what the kernel refused and had not refused before; the rest is
+    /// done all the same.
+    pub fn route(
+        &mut self,
+        prefixes: &BTreeSet<IpNet>,
+        facts: &Facts,
+        netlink: &mut Netlink,
+    ) -> Vec<NetlinkError> {
         let mut errors = Vec::new();
         // What cannot be listed is written anew: that is right too, only louder.
-        let there = netlink.routes_through(self.index).unwrap_or_default();
-        let there = BTreeSet::from_iter(there);
-        let (mut routes, mut refused) = (BTreeSet::new(), BTreeSet::new());
-        for prefix in prefixes {
+        let there = BTreeSet::from_iter(netlink.routes_through(self.index).unwrap_or_default());
+        let wanted: BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+        let mut refused = BTreeSet::new();
+        for prefix in &wanted {
             let source = match prefix {
                 IpNet::V4(_) => facts.host4.map(IpAddr::V4),
                 IpNet::V6(_) => facts.host6.map(IpAddr::V6),
             };
-            let set = if there.contains(&Route { prefix: prefix.trunc(), source }) {
-                Ok(())
-            } else {
-                netlink.replace_route(*prefix, self.index, source)
-            };
-            match set {
-                Ok(()) => {
-                    routes.insert(*prefix);
+            if there.contains(&Route { prefix: *prefix, source }) {
+                continue;
+            }
+            if let Err(error) = netlink.replace_route(*prefix, self.index, source) {
+                if !self.refused.contains(prefix) {
+                    errors.push(error);
                 }
-                Err(error) => {
-                    if !self.refused.contains(prefix) {
-                        errors.push(error);
-                    }
-                    refused.insert(*prefix);
-                }
+                refused.insert(*prefix);
             }
         }
-        // After the new ones: what takes the place of a larger one is there before it goes. What a
-        // predecessor left is among them.
-        let present = there.iter().map(|route| route.prefix).chain(self.routes.iter().copied());
-        for prefix in BTreeSet::from_iter(present).difference(prefixes) {
-            errors.extend(netlink.remove_route(*prefix, self.index).err());
+        // After the new ones: what takes the place of a larger one is there before it goes.
+        for route in there.iter().filter(|route| !wanted.contains(&route.prefix)) {
+            errors.extend(netlink.remove_route(route.prefix, self.index).err());
         }
-        self.routes = routes;
         self.refused = refused;
-        Ok(errors)
+        errors
     }
 
     /// The VMs' links carry other sizes now. That the kernel refuses costs nothing but a datagram

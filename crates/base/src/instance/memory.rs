@@ -24,7 +24,7 @@ pub fn open(start: &mut Start, keeper: &dyn Keeper) -> Result<StateMemory, Failu
     let bases = start.hello.generation;
     let (state, made) = StateMemory::succeed(left.as_ref().map(AsFd::as_fd), bases)?;
     faults::pass(Point::TakingOver);
-    if let Some(fd) = made.as_ref().or(left.as_ref()) {
+    if let Some(fd) = made {
         keeper.keep("state", fd.as_fd())?;
     }
     Ok(state)

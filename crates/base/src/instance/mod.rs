@@ -5,9 +5,10 @@
 //! configuration -> ledger -> state memory -> worker -> networks -> ports -> host paths -> VMs
 //! ```
 //! A successor goes the same way, and takes at each step what its predecessor left: descriptors
-//! from the holder, the rest from the state memory. Then one loop waits for whatever comes: calls
-//! from the control socket, events of worker and doors, changes of cards and addresses, VMs that
-//! end, the holder's word to stop.
+//! from the holder, the rest from the state memory. What has time until datagrams are carried again
+//! is done after that: routes, filters, settings of cards work on as they were. Then one loop waits
+//! for whatever comes: calls from the control socket, events of worker and doors, changes of cards
+//! and addresses, VMs that end, the holder's word to stop or to yield.
 //!
 //! # Threads
 //! This is the base's main thread. It may wait for the worker and for the doors' dispatcher; they
@@ -16,6 +17,8 @@
 
 mod calls;
 mod card;
+mod changes;
+mod depart;
 mod events;
 mod host_facts;
 mod host_path;
@@ -24,14 +27,16 @@ mod last_inch;
 mod memory;
 mod network;
 mod poison;
+mod switch;
 mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::pin::Pin;
+use std::process::Child;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use datapath::event::Event;
@@ -39,20 +44,23 @@ use datapath::faults::{self, Point};
 use datapath::keeper::Keeper;
 use datapath::names::{PortId, Side};
 use datapath::netlink::{Monitor, Netlink};
-use datapath::state::StateMemory;
 use datapath::state::marks::Marks;
+use datapath::state::network_name::NetworkName;
 use datapath::state::port::PortRecord;
+use datapath::state::{LAYOUTS, StateMemory};
 use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
 use datapath::worker::{self, Gone, PortSetup, WorkerHandle};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::config::{self, Config, Engine};
-use crate::control::{self, Call, EventLevel, EventLog};
-use crate::entry::{Failure, Start, causes};
+use crate::control::{self, Call, EventLevel, EventLog, TakeoverStatus};
+use crate::entry::{Failure, ReleaseArguments, Start, causes};
 use crate::keeper::{Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
 use crate::vm::{self, Vms};
+use depart::Departing;
 use host_facts::HostFacts;
 use ids::Ids;
 use network::{Around, CardOpen, NetworkSide};
@@ -62,6 +70,10 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// How long the doors' dispatcher may take to come round.
 const SLOW_DOORS: Duration = Duration::from_millis(500);
+
+/// Beats after which nobody goes back to an earlier configuration: several times as many as a
+/// release has to serve for until it counts as good.
+const SETTLED: u32 = 60;
 
 /// What other threads of the base have to say.
 enum Said {
@@ -73,12 +85,14 @@ enum Said {
 /// All that runs.
 pub struct Instance {
     config: Config,
-    config_path: PathBuf,
+    release: ReleaseArguments,
     state_dir: StateDir,
     hello: Hello,
     keeper: Arc<HolderKeeper>,
     state: StateMemory,
     worker: WorkerHandle,
+    /// The worker's thread.
+    carrier: JoinHandle<()>,
     doors: DispatcherHandle,
     ids: Ids,
     networks: BTreeMap<String, NetworkSide>,
@@ -91,6 +105,29 @@ pub struct Instance {
     started: u64,
     /// The host has changed since it was read, and could not be read then.
     host_unread: bool,
+    /// How it came to this base.
+    takeover: TakeoverStatus,
+    beats: u32,
+    /// What serves the control socket.
+    server: AbortHandle,
+    /// The upgrade or reload that is under way.
+    asked: Option<switch::Asked>,
+    /// There is no holder.
+    holderless: bool,
+    /// A holder that this base has started, and the way to it until it has the lock.
+    heir: Option<Child>,
+    heir_socket: Option<OwnedFd>,
+}
+
+/// Why the loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// All VMs have stopped: everything is undone.
+    Stopped,
+    /// Another base is about to take over.
+    Yield,
+    /// Another instance has the lock: VMs and card are left to it.
+    Leave,
 }
 
 /// Runs an instance until it is told to stop.
@@ -99,7 +136,11 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     let config = accept(&start, &text)?;
     let (said, inbox) = mpsc::unbounded_channel();
     let monitor = Monitor::open()?;
-    let mut instance = Instance::open(&mut start, config, said)?;
+    let mut netlink = Netlink::open()?;
+    let host = HostFacts::read(&mut netlink)?;
+    virtqueue::sigbus::install()?;
+    start.take_over(LAYOUTS)?;
+    let mut instance = Instance::open(&mut start, config, (netlink, host), said)?;
     let listener = match instance.prepare(&mut start) {
         Ok(listener) => listener,
         Err(failure) => {
@@ -113,26 +154,34 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     };
     let (calls, called) = mpsc::channel(64);
     let server = tokio::spawn(control::serve(listener, calls, instance.events.clone()));
+    instance.server = server.abort_handle();
+    instance.tell_takeover();
     instance.start_all();
     let result = instance.serve(start.link, called, inbox, monitor).await;
-    server.abort();
-    // A base that fails leaves everything as it is: its successor takes it over.
-    if result.is_ok() {
-        instance.close();
+    match result {
+        Ok(End::Stopped) => {
+            server.abort();
+            instance.close();
+            Ok(())
+        }
+        Ok(End::Yield) => instance.rest().await,
+        Ok(End::Leave) => Ok(()),
+        // A base that fails leaves everything as it is: its successor takes it over.
+        Err(failure) => Err(failure),
     }
-    result
 }
 
 /// The configuration, if it can be run. A successor runs what its predecessor ran: files that were
 /// there then may have gone, and what was given out stays given.
 fn accept(start: &Start, text: &str) -> Result<Config, Failure> {
     let wrong = |errors: config::ConfigErrors| Failure::configuration(errors.to_string());
+    let release = &start.release;
     if start.is_takeover() {
-        return config::check_accepted(text, &start.config).map_err(wrong);
+        return config::check_accepted(text, &release.config).map_err(wrong);
     }
-    let config = config::check(text, &start.config).map_err(wrong)?;
+    let config = config::check(text, &release.config).map_err(wrong)?;
     vms::fits(&config)?;
-    start.state_dir.accept_config(text)?;
+    start.state_dir.accept_config(&release.accepted, text)?;
     Ok(config)
 }
 
@@ -140,19 +189,16 @@ impl Instance {
     fn open(
         start: &mut Start,
         config: Config,
+        (mut netlink, host): (Netlink, HostFacts),
         said: mpsc::UnboundedSender<Said>,
     ) -> Result<Self, Failure> {
-        virtqueue::sigbus::install()?;
         let takeover = start.is_takeover();
         let keeper: Arc<dyn Keeper> = start.keeper.clone();
         let state = memory::open(start, &*keeper)?;
-        let verdicts = if takeover {
-            poison::judge(&state, start.hello.predecessor)
-        } else {
-            Vec::new()
-        };
+        let verdicts =
+            if takeover { poison::judge(&state, start.hello.predecessor) } else { Vec::new() };
         let (from_worker, from_vms) = (said.clone(), said.clone());
-        let (worker, _) = worker::spawn(
+        let (worker, carrier) = worker::spawn(
             state.clone(),
             Box::new(move |event| {
                 // Nobody listens any more only when the base is ending.
@@ -167,37 +213,59 @@ impl Instance {
                 let _ = said.send(Said::Door(port, event));
             }),
         )?;
-        let mut netlink = Netlink::open()?;
-        let host = HostFacts::read(&mut netlink)?;
+        let (events, label) = (EventLog::new(), start.state_dir.path().display().to_string());
+        if takeover {
+            let departing = Departing {
+                config: &config,
+                state: &state,
+                keeper: &start.keeper,
+                worker: &worker,
+                events: &events,
+                host: &host,
+                label: &label,
+            };
+            departing.depart(&mut start.inheritance, &mut netlink)?;
+        }
         let ids = Ids::assign(&config, &state);
         let mut networks = BTreeMap::new();
         let mut refused = start.state_dir.refused();
         for name in config.networks.keys() {
             let refused = refused.remove(name).unwrap_or_default();
             let side = NetworkSide::new(&ids, name, &config, refused, &host, takeover)?;
+            NetworkName::of(&state, side.id).set(name, side.config.uplink.as_deref());
             side.announce(&worker)?;
             networks.insert(name.clone(), side);
         }
         let (dir, kept) = (&start.state_dir, &mut start.inheritance);
-        let vms = vms::open(&config, &networks, dir, &start.keeper, from_vms, kept)?;
+        let keeper = &start.keeper;
+        let vms = vms::open(&config, &networks, dir, keeper, &events, from_vms, kept, takeover)?;
         let instance = Self {
             config,
-            config_path: start.config.clone(),
+            release: start.release.clone(),
             state_dir: start.state_dir.clone(),
             hello: start.hello,
             keeper: start.keeper.clone(),
             state,
             worker,
+            carrier,
             doors,
             ids,
             networks,
             vms,
             netlink,
             host,
-            label: start.state_dir.path().display().to_string(),
-            events: EventLog::new(),
+            label,
+            events,
             started: now_seconds().saturating_sub(start.hello.seconds),
             host_unread: false,
+            takeover: TakeoverStatus::default(),
+            beats: 0,
+            // Nothing yet.
+            server: tokio::spawn(async {}).abort_handle(),
+            asked: None,
+            holderless: false,
+            heir: None,
+            heir_socket: None,
         };
         instance.tell_verdicts(&verdicts);
         Ok(instance)
@@ -242,7 +310,11 @@ impl Instance {
                 }
                 card => card?,
             }
-            side.refresh(&around, &self.host, &mut self.netlink)?;
+            if takeover {
+                side.list_host(&around, &self.host)?;
+            } else {
+                side.refresh(&around, &self.host, &mut self.netlink)?;
+            }
             marks.set_network(None);
             side.taken_over(&around);
             if side.host.is_some() {
@@ -262,6 +334,7 @@ impl Instance {
             faults::pass(Point::TakenOver);
         }
         self.worker.serve()?;
+        self.takeover = switch::takeover(&self.hello);
         Ok(())
     }
 
@@ -303,7 +376,11 @@ impl Instance {
         mut calls: mpsc::Receiver<Call>,
         mut inbox: mpsc::UnboundedReceiver<Said>,
         mut monitor: Monitor,
-    ) -> Result<(), Failure> {
+    ) -> Result<End, Failure> {
+        if self.hello.generation > 0 {
+            // What had time until now.
+            self.host_changed()?;
+        }
         let changes = Readable::new(monitor.as_fd().try_clone_to_owned()?)?;
         let mut beat = tokio::time::interval(BEAT);
         let mut stopping: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
@@ -315,7 +392,12 @@ impl Instance {
                 }
             };
             tokio::select! {
-                _ = beat.tick() => self.beat()?,
+                _ = beat.tick() => {
+                    self.beat()?;
+                    if self.holderless && self.heir_failed() {
+                        self.find_heir(&mut link);
+                    }
+                }
                 Some(call) = calls.recv() => self.call(call),
                 Some(said) = inbox.recv() => match said {
                     Said::Worker(event) => self.on_worker(event)?,
@@ -332,10 +414,19 @@ impl Instance {
                         self.vms.exited(pid, vms::ending(ended));
                     }
                     HolderEvent::NotKept(key) => tracing::warn!(key, "the holder cannot keep this"),
-                    // Its VMs and its datagrams go on; a new holder ends it and takes over.
-                    HolderEvent::Gone => tracing::warn!("the holder is gone"),
+                    HolderEvent::Yield => return Ok(End::Yield),
+                    HolderEvent::NotSwitched(why) => self.not_switched(&why),
+                    HolderEvent::Gone => {
+                        // Its VMs and its datagrams go on.
+                        tracing::warn!("the holder is gone");
+                        if !std::mem::replace(&mut self.holderless, true) {
+                            self.find_heir(&mut link);
+                        }
+                    }
+                    HolderEvent::Heir(pid) => self.inherited_by(pid)?,
+                    HolderEvent::Leave => return Ok(End::Leave),
                 },
-                () = stopped => return Ok(()),
+                () = stopped => return Ok(End::Stopped),
             }
         }
     }
@@ -347,6 +438,10 @@ impl Instance {
             self.host_changed()?;
         }
         self.tell_damage();
+        self.beats = self.beats.saturating_add(1);
+        if self.beats == SETTLED {
+            self.state_dir.forget_accepted_before(&self.release.accepted);
+        }
         self.worker.comes_round()?;
         if self.doors.answers_within(SLOW_DOORS) {
             self.keeper.beat()?;
@@ -393,6 +488,11 @@ impl Instance {
             }
         }
         Ok(())
+    }
+
+    /// Whether a VM's port has a front end, whatever became of its rings.
+    fn is_connected(&self, vm: &str) -> bool {
+        PortRecord::of(&self.state, self.ids.port(vm)).connected()
     }
 
     /// Whether a port's front end has both rings running.

@@ -172,18 +172,38 @@ impl NetworkSide {
             .worker
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
-        // What a predecessor found to be ours stays so; everything else is probed for.
+        // What a predecessor found to be ours stays so; everything else is probed for. What is in
+        // the list no longer is let go of, and its group left.
         let record = LanRecord::of(around.state, self.id);
         let known: BTreeSet<IpAddr> = record.held().into_iter().collect();
+        let claims: BTreeMap<IpAddr, PortId> = self.claims().collect();
+        let gone: Vec<_> = known.iter().copied().filter(|a| !claims.contains_key(a)).collect();
+        gone.iter().for_each(|address| record.set_held(*address, false));
         let (held, wanted): (Vec<_>, Vec<_>) =
-            self.claims().partition(|(address, _)| known.contains(address));
+            claims.into_iter().partition(|(address, _)| known.contains(address));
         around.worker.with_lan(self.id, move |lan, now, out| {
             lan.restore_claimed(held, out);
+            for address in gone {
+                lan.restore_claimed([(address, PortId(0))], out);
+                lan.release(now, address, out);
+            }
             for (address, port) in wanted {
                 lan.claim(now, address, port, out);
             }
         })?;
         Ok(())
+    }
+
+    /// The card that a predecessor left attached is brought to how it would be attached now.
+    fn settle_card(&mut self, around: &Around<'_>, host: &HostFacts, netlink: &mut Netlink) {
+        let own: Vec<IpAddr> = self.guarded_addresses(host).into_iter().collect();
+        let vms: Vec<IpNet> = self.listed().map(|(prefix, _)| prefix).collect();
+        let Some(card) = self.card.as_mut().filter(|card| !card.settled) else { return };
+        if let Err(error) = card.settle(self.id, &own, &vms, around, netlink) {
+            let subject = format!("network/{}", self.name);
+            around.events.push(EventLevel::Error, "card_unsettled", &subject, causes(&error));
+        }
+        self.guarded = own.into_iter().collect();
     }
 
     /// Opens the card if this base has none yet: it was not there, or could not be taken over.
@@ -285,6 +305,7 @@ impl NetworkSide {
         netlink: &mut Netlink,
     ) -> Result<(), Gone> {
         self.look_for_card(around, host, netlink)?;
+        self.settle_card(around, host, netlink);
         self.follow_link(around, host, netlink)?;
         let facts = self.facts_of(host);
         let own = self.own_addresses(host);
@@ -300,14 +321,23 @@ impl NetworkSide {
         self.guard(around, self.guarded_addresses(host));
         let listed = self.listed().map(|(prefix, _)| prefix).collect();
         if let Some(side) = &mut self.host {
-            let refused = side.refresh(&listed, &own, &self.facts, netlink, around.worker)?;
-            for error in refused {
+            side.list(&own, around.worker)?;
+            for error in side.route(&listed, &self.facts, netlink) {
                 let text = format!("host path: {}", causes(&error));
                 let subject = format!("network/{}", self.name);
                 around.events.push(EventLevel::Warning, "route_refused", &subject, text);
             }
         }
         Ok(())
+    }
+
+    /// Puts the host's own addresses into the list: what must be there before anything is carried.
+    pub fn list_host(&mut self, around: &Around<'_>, host: &HostFacts) -> Result<(), Gone> {
+        let own = self.own_addresses(host);
+        match &mut self.host {
+            Some(side) => side.list(&own, around.worker),
+            None => Ok(()),
+        }
     }
 
     /// The host's own addresses, but for those that are VMs' here.

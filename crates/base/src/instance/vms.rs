@@ -12,13 +12,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::network::NetworkSide;
 use super::{Instance, Said};
 use crate::config::{Config, Engine};
-use crate::control::{Answer, EventLevel, Refusal, RefusalKind, VmState, VmStatus};
+use crate::control::{Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus};
 use crate::engine::Choice;
 use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
 use crate::ledger::{Capacity, Claim, Ledger};
 use crate::state_dir::StateDir;
-use crate::vm::{Ending, Event, Happening, Plan, Shared, State, Status, VmError, Vms};
+use crate::vm::{self, Ending, Event, Happening, Plan, Shared, State, Status, Stray, VmError, Vms};
 
 /// A wish that was put to a VM, to be waited for beside the main loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +43,18 @@ pub fn fits(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes over the VMs that run, and prepares the others.
+/// Takes over the VMs that run, and prepares the others. Those that run and are in the
+/// configuration no longer are ended.
+#[allow(clippy::too_many_arguments, reason = "what VMs are opened with, each once")]
 pub(super) fn open(
     config: &Config,
     networks: &BTreeMap<String, NetworkSide>,
     state_dir: &StateDir,
     keeper: &Arc<HolderKeeper>,
+    events: &EventLog,
     said: UnboundedSender<Said>,
     inheritance: &mut Inheritance,
+    takeover: bool,
 ) -> Result<Vms, Failure> {
     let kept: Arc<dyn Keeper> = keeper.clone();
     let settle = keeper.clone();
@@ -70,6 +74,13 @@ pub(super) fn open(
             }
         }),
     };
+    let formed =
+        |name: &str| matches!(config.vms.get(name).map(|vm| &vm.engine), Some(Engine::Qemu(_)));
+    // An instance that begins has no VMs but those that live.
+    let known = |name: &str| takeover && formed(name);
+    for stray in vm::strays(state_dir, known, formed) {
+        end_stray(stray, keeper.clone(), events.clone());
+    }
     let mut vms = Vms::new(Arc::new(shared));
     for (name, vm) in &config.vms {
         let mtu = networks.get(&vm.network).map(|n| n.facts.mtu);
@@ -82,6 +93,20 @@ pub(super) fn open(
         vms.exited(pid, ending(ended));
     }
     Ok(vms)
+}
+
+/// Ends a VM that is in the configuration no longer, beside everything else.
+fn end_stray(stray: Stray, keeper: Arc<HolderKeeper>, events: EventLog) {
+    let (name, pid) = (stray.name.clone(), stray.pid());
+    let subject = format!("vm/{name}");
+    let text = format!("it runs (process {pid}) and is not in the configuration: it is ended");
+    events.push(EventLevel::Warning, "stray", &subject, text);
+    tokio::spawn(async move {
+        stray.end().await;
+        // The holder may know it from a configuration in which it was.
+        let _ = keeper.forget_all(&format!("vm/{name}/"));
+        events.push(EventLevel::Info, "stray", &subject, "it has ended");
+    });
 }
 
 /// How the holder says a process ended, as a VM's life understands it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::holder::channel::{self, Wait};
 use crate::holder::protocol::{Ended, Hello, ProtocolError, ToBase};
@@ -68,26 +68,59 @@ impl Inheritance {
         std::mem::take(&mut self.reaped)
     }
 
+    /// What there is by key: duplicates, for somebody who may have to give it away again.
+    pub fn duplicates(&self) -> io::Result<BTreeMap<String, OwnedFd>> {
+        self.kept.iter().map(|(key, fd)| Ok((key.clone(), fd.try_clone()?))).collect()
+    }
+
     /// An inheritance with this in it, for tests.
     pub fn with(kept: impl IntoIterator<Item = (String, OwnedFd)>) -> Self {
         Self { kept: kept.into_iter().collect(), reaped: Vec::new() }
     }
 }
 
+/// What the holder wants of a base that it has started.
+#[derive(Debug)]
+pub enum Opening {
+    /// Take over at once.
+    TakeOver(Hello, Inheritance),
+    /// Prepare beside a base that serves, say so, then [`receive`].
+    Prepare,
+}
+
+/// Reads the holder's first message; and if it is the beginning of the handover, all of it.
+pub fn open(socket: impl AsFd) -> Result<Opening, HandoverError> {
+    match next(socket.as_fd())? {
+        (ToBase::Prepare, _) => Ok(Opening::Prepare),
+        (ToBase::Hello(hello), _) => {
+            let inheritance = rest(socket.as_fd(), &hello)?;
+            Ok(Opening::TakeOver(hello, inheritance))
+        }
+        (other, _) => Err(HandoverError::Order(format!("{other:?}"))),
+    }
+}
+
 /// Reads the handover from the holder's socket, waiting for all of it.
 pub fn receive(socket: impl AsFd) -> Result<(Hello, Inheritance), HandoverError> {
-    let socket = socket.as_fd();
-    let next = || -> Result<_, HandoverError> {
-        let received = channel::receive(socket, Wait::Yes)?.ok_or(HandoverError::Ended)?;
-        Ok((ToBase::decode(&received.bytes)?, received.descriptors))
-    };
-    let hello = match next()? {
-        (ToBase::Hello(hello), _) => hello,
-        (other, _) => return Err(HandoverError::Order(format!("{other:?}"))),
-    };
+    match next(socket.as_fd())? {
+        (ToBase::Hello(hello), _) => {
+            let inheritance = rest(socket.as_fd(), &hello)?;
+            Ok((hello, inheritance))
+        }
+        (other, _) => Err(HandoverError::Order(format!("{other:?}"))),
+    }
+}
+
+fn next(socket: BorrowedFd<'_>) -> Result<(ToBase, Vec<OwnedFd>), HandoverError> {
+    let received = channel::receive(socket, Wait::Yes)?.ok_or(HandoverError::Ended)?;
+    Ok((ToBase::decode(&received.bytes)?, received.descriptors))
+}
+
+/// What follows hello.
+fn rest(socket: BorrowedFd<'_>, hello: &Hello) -> Result<Inheritance, HandoverError> {
     let mut inheritance = Inheritance::default();
     loop {
-        match next()? {
+        match next(socket)? {
             (ToBase::Piece(keys), descriptors) => {
                 if descriptors.len() != keys.len() {
                     let (got, expected) = (descriptors.len(), keys.len());
@@ -104,7 +137,7 @@ pub fn receive(socket: impl AsFd) -> Result<(Hello, Inheritance), HandoverError>
     if got != expected {
         return Err(HandoverError::Descriptors { got, expected });
     }
-    Ok((hello, inheritance))
+    Ok(inheritance)
 }
 
 #[cfg(test)]
@@ -135,8 +168,7 @@ mod tests {
         };
         send(ToBase::Complete);
         assert!(matches!(receive(&theirs), Err(HandoverError::Order(_))));
-        let hello =
-            Hello { generation: 1, predecessor: None, descriptors: 1, holder: 1, seconds: 0 };
+        let hello = Hello { generation: 1, descriptors: 1, holder: 1, ..Hello::default() };
         send(ToBase::Hello(hello));
         send(ToBase::Complete);
         let error = receive(&theirs).unwrap_err();

@@ -27,9 +27,17 @@ pub enum HolderEvent {
     },
     /// The descriptor under this key could not be kept: a successor will not have it.
     NotKept(String),
-    /// The holder is gone: nobody starts a successor, nobody keeps descriptors. The base carries on
-    /// until it is told to end; that comes as [`HolderEvent::Stop`] after SIGTERM.
+    /// The next base is prepared: come to rest, say so, end.
+    Yield,
+    /// The next base does not take over, for this reason.
+    NotSwitched(String),
+    /// The holder is gone: nobody starts a successor, nobody keeps descriptors. The base carries on,
+    /// and finds itself another.
     Gone,
+    /// Another holder, this process, has the lock: it is to be given everything.
+    Heir(u32),
+    /// Whoever has the lock now wants this base, which is not his, to end and leave the VMs alone.
+    Leave,
 }
 
 /// The listening half of the holder's socket. Lives on the base's main thread.
@@ -55,10 +63,18 @@ impl HolderLink {
         })
     }
 
+    /// Listens to another holder.
+    pub fn move_to(&mut self, socket: OwnedFd) -> io::Result<()> {
+        self.socket = Readable::new(socket)?;
+        self.gone = false;
+        Ok(())
+    }
+
     /// The next event. Cancel safe.
     ///
     /// SIGTERM to the base means nothing while the holder lives: a service manager sends it to all
-    /// processes, and the holder will say what to do.
+    /// processes, and the holder will say what to do. Without one it is the word of the holder of
+    /// another instance with the same state directory.
     pub async fn next(&mut self) -> HolderEvent {
         loop {
             if self.gone {
@@ -66,7 +82,7 @@ impl HolderLink {
                     self.terminate.recv().await;
                 }
                 self.told_to_end = false;
-                return HolderEvent::Stop { now: false };
+                return HolderEvent::Leave;
             }
             let received = tokio::select! {
                 received = self.socket.read(|s| channel::receive(s, Wait::No)) => received,
@@ -92,6 +108,9 @@ impl HolderLink {
                 Ok(ToBase::StopNow) => return HolderEvent::Stop { now: true },
                 Ok(ToBase::Reaped { pid, ended }) => return HolderEvent::Reaped { pid, ended },
                 Ok(ToBase::NotKept(key)) => return HolderEvent::NotKept(key),
+                Ok(ToBase::Yield) => return HolderEvent::Yield,
+                Ok(ToBase::NotSwitched(why)) => return HolderEvent::NotSwitched(why),
+                Ok(ToBase::Heir(pid)) => return HolderEvent::Heir(pid),
                 Ok(other) => tracing::warn!("the holder sent {other:?} out of order"),
                 Err(error) => tracing::warn!(%error, "the holder sent what nobody understands"),
             }
@@ -117,5 +136,9 @@ mod tests {
         assert_eq!(link.next().await, HolderEvent::Stop { now: true });
         drop(holder);
         assert_eq!(link.next().await, HolderEvent::Gone);
+        let (heir, base) = channel::pair().unwrap();
+        link.move_to(base).unwrap();
+        channel::send(heir.as_fd(), &ToBase::Heir(9).encode().unwrap(), &[], Wait::No).unwrap();
+        assert_eq!(link.next().await, HolderEvent::Heir(9));
     }
 }

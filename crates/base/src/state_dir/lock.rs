@@ -32,6 +32,9 @@ pub enum LockError {
     },
 }
 
+/// What a lock's file says in its second line.
+const MADE: &str = "made the directory\n";
+
 fn held(path: &Path, process: Option<u32>) -> String {
     let who = process.map_or(String::new(), |p| format!(" (process {p})"));
     let dir = path.display();
@@ -64,7 +67,7 @@ impl Lock {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let process = read_process(&mut file);
+                    let (process, _) = read(&mut file);
                     return Err(LockError::Held { path: dir.path().to_owned(), process });
                 }
                 Err(e) => return Err(failed(e.into())),
@@ -72,7 +75,9 @@ impl Lock {
             // An instance that ended in between may have removed the file we have just locked.
             let ours = file.metadata().map_err(failed)?.ino();
             if std::fs::metadata(&path).is_ok_and(|m| m.ino() == ours) {
-                return Ok(Self { file, made_directory });
+                // An instance that died may have made the directory.
+                let (_, made_before) = read(&mut file);
+                return Ok(Self { file, made_directory: made_directory || made_before });
             }
         }
     }
@@ -87,7 +92,8 @@ impl Lock {
         let mut file = &self.file;
         file.set_len(0)?;
         file.rewind()?;
-        writeln!(file, "{}", std::process::id())
+        let made = if self.made_directory { MADE } else { "" };
+        write!(file, "{}\n{made}", std::process::id())
     }
 
     /// Whether the directory was made together with this lock.
@@ -101,10 +107,12 @@ impl Lock {
     }
 }
 
-fn read_process(file: &mut File) -> Option<u32> {
+/// The process that claimed the lock last, and whether the directory was made with it.
+fn read(file: &mut File) -> (Option<u32>, bool) {
     let mut text = String::new();
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok().filter(|&p| p > 1)
+    let _ = file.take(64).read_to_string(&mut text);
+    let process = text.lines().next().and_then(|line| line.trim().parse().ok());
+    (process.filter(|&p| p > 1), text.lines().any(|line| line.trim() == MADE.trim()))
 }
 
 /// The holder of the instance with this state directory, if one runs: asked of the kernel, so that
@@ -117,7 +125,7 @@ pub fn holder_process(dir: &Path) -> io::Result<Option<u32>> {
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(None),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(read_process(&mut file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(read(&mut file).0),
         Err(e) => Err(e.into()),
     }
 }

@@ -3,17 +3,20 @@
 //! # Theory of operation
 //! ```text
 //! /run/ipvisor/            0755, or $XDG_RUNTIME_DIR/ipvisor, or what --state-dir says
-//!   lock                   held by the holder for as long as it lives; says which process that is
+//!   lock                   held by the holder for as long as it lives; says which process that is,
+//!                          and whether `up` made the directory
 //!   base                   process of the base and when it started
 //!   control.sock           see `control`
-//!   accepted.toml          the configuration that runs: a successor reads this copy
+//!   accepted.N.toml        configurations that were accepted: the one that runs, which a successor
+//!                          reads, and for a while the one before it
 //!   refused.json           the VMs' addresses that somebody on the LAN has, by network
 //!   ports/NAME.sock        vhost-user sockets of ports that listen
 //!   vm/                    0700: consoles and other sockets of the VMs
 //!   log                    messages of a detached instance, with log.1 before it
 //! ```
 //! Two instances live beside each other when their directories differ. The directory belongs to
-//! one instance at a time, so what an instance that died left in it is removed before the next.
+//! one instance at a time, so what an instance that died left in it is removed before the next. Only
+//! the VMs' own files stay as long as a VM lives: the next instance finds it by them.
 //!
 //! # Invariants
 //! - Nothing in the directory is changed without the lock.
@@ -29,11 +32,15 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+
 pub use lock::{Lock, LockError, holder_process};
 
 /// Where refused addresses are noted.
 const REFUSED: &str = "refused.json";
 const REFUSED_NEW: &str = "refused.json.new";
+/// A copy that is being written.
+const ACCEPTED_NEW: &str = "accepted.new";
 
 /// Octets of the longest path of a Unix socket.
 pub const MAX_SOCKET_PATH: usize = 107;
@@ -154,23 +161,38 @@ impl StateDir {
         self.clear();
         for (name, mode) in [("ports", 0o755), ("vm", 0o700)] {
             let path = self.0.join(name);
-            fs::DirBuilder::new().mode(mode).create(&path).map_err(|source| {
-                StateDirError::File { what: "make the directory", path, source }
-            })?;
+            match fs::DirBuilder::new().mode(mode).create(&path) {
+                Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                    return Err(StateDirError::File { what: "make the directory", path, source });
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
 
-    /// Removes what the base made: everything but the lock and the messages.
+    /// Removes what the base made: everything but the lock and the messages, and what belongs to
+    /// VMs as long as one lives.
     fn clear(&self) {
-        for dir in ["ports", "vm"] {
-            let _ = fs::remove_dir_all(self.0.join(dir));
+        let _ = fs::remove_dir_all(self.0.join("ports"));
+        if !self.vessels_live() {
+            let _ = fs::remove_dir_all(self.0.join("vm"));
         }
-        for file in
-            ["control.sock", "accepted.toml", "accepted.toml.new", REFUSED, REFUSED_NEW, "base"]
-        {
+        for file in ["control.sock", REFUSED, REFUSED_NEW, "base"] {
             let _ = fs::remove_file(self.0.join(file));
         }
+        self.forget_accepted(|_| true);
+    }
+
+    /// Whether the lock of any VM is held.
+    fn vessels_live(&self) -> bool {
+        let files = fs::read_dir(self.vm_directory()).into_iter().flatten().flatten();
+        let mut locks =
+            files.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "pid"));
+        locks.any(|path| {
+            let file = fs::File::open(path);
+            file.is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared).is_err())
+        })
     }
 
     /// Removes everything, the lock last, and the directory itself if this instance made it. The
@@ -199,16 +221,54 @@ impl StateDir {
         control_socket(&self.0)
     }
 
-    /// The copy of the configuration that runs.
-    pub fn accepted_config(&self) -> PathBuf {
-        self.0.join("accepted.toml")
+    /// The name of the copy of an instance's first configuration.
+    pub const FIRST_ACCEPTED: &str = "accepted.1.toml";
+
+    /// The copy of that name of a configuration that was accepted.
+    pub fn accepted_config(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 
-    /// Writes the copy of the configuration that runs: whole or not at all.
-    pub fn accept_config(&self, text: &str) -> io::Result<()> {
-        let new = self.0.join("accepted.toml.new");
+    /// A name for the next copy.
+    pub fn next_accepted(&self) -> String {
+        let last = self.accepted().into_iter().map(|(number, _)| number).max().unwrap_or(0);
+        format!("accepted.{}.toml", last.saturating_add(1))
+    }
+
+    /// Writes a copy of a configuration that was accepted: whole or not at all.
+    pub fn accept_config(&self, name: &str, text: &str) -> io::Result<()> {
+        let new = self.0.join(ACCEPTED_NEW);
         fs::write(&new, text)?;
-        fs::rename(&new, self.accepted_config())
+        fs::rename(&new, self.accepted_config(name))
+    }
+
+    /// Removes copies older than `name`: nobody goes back to them any more.
+    pub fn forget_accepted_before(&self, name: &str) {
+        if let Some(own) = number_of(name) {
+            self.forget_accepted(|number| number < own);
+        }
+    }
+
+    /// Removes the copy of that name.
+    pub fn forget_accepted_copy(&self, name: &str) {
+        if let Some(own) = number_of(name) {
+            self.forget_accepted(|number| number == own);
+        }
+    }
+
+    fn forget_accepted(&self, which: impl Fn(u64) -> bool) {
+        let _ = fs::remove_file(self.0.join(ACCEPTED_NEW));
+        for (_, path) in self.accepted().into_iter().filter(|(number, _)| which(*number)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// All copies by number.
+    fn accepted(&self) -> Vec<(u64, PathBuf)> {
+        let files = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let numbered =
+            |file: fs::DirEntry| Some((number_of(file.file_name().to_str()?)?, file.path()));
+        files.filter_map(numbered).collect()
     }
 
     /// Addresses that somebody else on a LAN has, by network. A successor must not take them up
@@ -260,6 +320,11 @@ impl StateDir {
     }
 }
 
+/// The number in the name of a copy.
+fn number_of(accepted: &str) -> Option<u64> {
+    accepted.strip_prefix("accepted.")?.strip_suffix(".toml")?.parse().ok()
+}
+
 fn fits(path: PathBuf) -> Result<PathBuf, StateDirError> {
     if path.as_os_str().len() <= MAX_SOCKET_PATH {
         Ok(path)
@@ -296,14 +361,48 @@ mod tests {
         let (dir, lock) = StateDir::lock(temp.path()).unwrap();
         dir.renew(&lock).unwrap();
         fs::write(dir.port_socket("old").unwrap(), "").unwrap();
-        dir.accept_config("[network.lan]").unwrap();
+        let copy = dir.next_accepted();
+        assert_eq!(copy, StateDir::FIRST_ACCEPTED);
+        dir.accept_config(&copy, "[network.lan]").unwrap();
         dir.renew(&lock).unwrap();
         assert!(!dir.port_socket("old").unwrap().exists());
-        assert!(!dir.accepted_config().exists());
+        assert!(!dir.accepted_config(&copy).exists());
         assert_eq!(fs::metadata(dir.vm_directory()).unwrap().mode() & 0o777, 0o700);
         dir.remove(lock, false);
         let left: Vec<_> = fs::read_dir(temp.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn accepted_copies_are_numbered_and_older_ones_go() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = StateDir::at(temp.path());
+        let names = [1, 2, 3].map(|n| {
+            let name = dir.next_accepted();
+            dir.accept_config(&name, &n.to_string()).unwrap();
+            name
+        });
+        dir.forget_accepted_before(&names[1]);
+        let exist = names.each_ref().map(|name| dir.accepted_config(name).exists());
+        assert_eq!(exist, [false, true, true]);
+        dir.forget_accepted_copy(&names[2]);
+        assert_eq!(dir.next_accepted(), names[2]);
+        assert_eq!(fs::read_to_string(dir.accepted_config(&names[1])).unwrap(), "2");
+    }
+
+    #[test]
+    fn the_files_of_vms_stay_as_long_as_one_lives() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, lock) = StateDir::lock(temp.path()).unwrap();
+        dir.renew(&lock).unwrap();
+        let path = dir.vm_directory().join("web.pid");
+        let vessel = fs::File::create(&path).unwrap();
+        flock(&vessel, FlockOperation::LockExclusive).unwrap();
+        dir.renew(&lock).unwrap();
+        assert!(path.exists());
+        drop(vessel);
+        dir.renew(&lock).unwrap();
+        assert!(!path.exists() && dir.vm_directory().exists());
     }
 
     #[test]

@@ -123,7 +123,14 @@ impl Driver {
             None
         });
         let living = match Lock::take(&self.paths.lock) {
-            Ok(Vacancy::Taken(process)) => Some(process),
+            Ok(Vacancy::Taken(process)) => {
+                if kept.is_none()
+                    && let Err(error) = form::keep_found(&self.plan, &process, &self.shared)
+                {
+                    self.trouble(format!("the holder does not keep its process: {error}"));
+                }
+                Some(process)
+            }
             // Its lock file may have been removed by a person; what the holder kept is still there.
             Ok(Vacancy::Free(_)) => kept,
             Err(error) => {

@@ -135,6 +135,15 @@ impl Paths {
         }
     }
 
+    /// Forgets the VM, whose vessel does not live: the next of that name is a new one. What it had
+    /// to say stays.
+    pub(super) fn forget(&self) {
+        for file in [&self.record, &self.lock, &self.console, &self.monitor] {
+            // What is not there is forgotten already.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
     /// The last thing that the vessel said since its log had `from` octets.
     pub(super) fn last_words(&self, from: u64) -> Option<String> {
         let mut file = File::open(&self.log).ok()?;
@@ -241,6 +250,11 @@ pub(super) fn dissolve(plan: &Plan, shared: &Shared) {
         // What cannot be forgotten is a holder that is gone, and with it what it kept.
         let _ = shared.keeper.forget(&key(&plan.name, what));
     }
+}
+
+/// Has the process of a vessel kept that was found by its lock: the holder does not know it.
+pub(super) fn keep_found(plan: &Plan, process: &Process, shared: &Shared) -> io::Result<()> {
+    shared.keeper.keep(&key(&plan.name, "pidfd"), process.as_fd())
 }
 
 fn key(vm: &str, what: &str) -> String {

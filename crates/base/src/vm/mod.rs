@@ -12,6 +12,9 @@
 //! record says what was wanted of it (`record`); the holder keeps its memory and its pidfd, is its
 //! parent once the base is dead, and says how it ended ([`Vms::exited`]).
 //!
+//! When the holder is dead as well, nobody has memory and pidfd, and the next instance finds the
+//! vessel by lock and record alone; one that is in its configuration no longer is ended (`stray`).
+//!
 //! # Who calls
 //! All of it runs on the base's main thread. Futures that [`Vms`] hands out borrow nothing, so that
 //! the main loop can go on while a VM takes its time.
@@ -27,6 +30,7 @@ mod lifecycle;
 mod link;
 mod qmp;
 mod record;
+mod stray;
 mod vessel;
 
 use std::collections::BTreeMap;
@@ -35,6 +39,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datapath::keeper::Keeper;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,6 +51,7 @@ use crate::state_dir::{StateDir, StateDirError};
 
 pub use form::{FormError, Plan};
 pub use lifecycle::{Ending, Refused, State};
+pub use stray::{Stray, strays};
 
 use driver::{Driver, Request};
 use form::Paths;
@@ -169,6 +175,7 @@ struct Handle {
     autostart: bool,
     /// Whether a predecessor of this base had it already.
     known: bool,
+    driver: tokio::task::JoinHandle<()>,
 }
 
 /// All VMs that the base forms. Dropping it leaves their vessels running.
@@ -195,9 +202,22 @@ impl Vms {
         let kept = pidfd.and_then(Process::from_pidfd);
         let (driver, known) = Driver::new(plan, paths, self.shared.clone(), kept, received);
         let status = driver.status();
-        tokio::spawn(driver.run());
-        self.vms.insert(name, Handle { requests, status, console, autostart, known });
+        let driver = tokio::spawn(driver.run());
+        self.vms.insert(name, Handle { requests, status, console, autostart, known, driver });
         Ok(())
+    }
+
+    /// Ends all drivers, each when it has written down what it is about. Their vessels go on, and
+    /// their monitors are free for others.
+    pub async fn rest(self, limit: Duration) {
+        let until = tokio::time::Instant::now().checked_add(limit);
+        let until = until.unwrap_or_else(tokio::time::Instant::now);
+        let drivers: Vec<_> = self.vms.into_values().map(|vm| vm.driver).collect();
+        for mut driver in drivers {
+            if tokio::time::timeout_at(until, &mut driver).await.is_err() {
+                driver.abort();
+            }
+        }
     }
 
     /// The VMs that `up` starts and that no base has started yet.

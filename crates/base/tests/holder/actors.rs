@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use base::entry::{self, BaseArguments, Failure, Start};
+use base::entry::{self, BaseArguments, Failure, ReleaseArguments, Start};
 use base::holder::{self, Options};
 use base::keeper::HolderEvent;
 use base::state_dir::StateDir;
 use datapath::keeper::Keeper;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::switching;
 use crate::world::{program, trace_file};
 
-const TICK: Duration = Duration::from_millis(50);
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// Not a test: where a process started by a test begins. Without the variables it does nothing.
 #[test]
@@ -28,7 +29,9 @@ fn role() {
         tick: TICK,
         silent_ticks: 10,
         start_ticks: 100,
+        prepare_ticks: 20,
         force_ticks: 5,
+        words: vec!["first".into()],
         ..Options::new(program("base", &play, &state))
     };
     let result = match role.as_str() {
@@ -38,9 +41,13 @@ fn role() {
         },
         "detached" => entry::be_detached_holder(&StateDir::at(&state), true, options),
         "base" => {
-            let arguments = BaseArguments { state_dir: state.clone(), config: "none".into() };
+            // The words of a release look like more tests to run: there are none of that name.
+            let release = std::env::args().next_back().unwrap();
+            let release = ReleaseArguments { config: "none".into(), accepted: release };
+            let arguments = BaseArguments { state_dir: state.clone(), release };
             Ok(entry::base(arguments, |start| perform(play, state, start)))
         }
+        "heir" => entry::be_heir(&state, options),
         other => panic!("no role {other}"),
     };
     std::process::exit(match result {
@@ -52,20 +59,20 @@ fn role() {
     });
 }
 
-fn note(state: &Path, line: &str) {
+pub fn note(state: &Path, line: &str) {
     let mut options = OpenOptions::new();
     let mut file = options.append(true).create(true).open(trace_file(state)).unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-fn memory_with(text: &str) -> OwnedFd {
+pub fn memory_with(text: &str) -> OwnedFd {
     let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let mut file = File::from(fd);
     file.write_all(text.as_bytes()).unwrap();
     file.into()
 }
 
-fn text_in(fd: OwnedFd) -> String {
+pub fn text_in(fd: OwnedFd) -> String {
     let mut file = File::from(fd);
     file.rewind().unwrap();
     let mut text = String::new();
@@ -73,7 +80,7 @@ fn text_in(fd: OwnedFd) -> String {
     text
 }
 
-fn die(signal: Signal) -> ! {
+pub fn die(signal: Signal) -> ! {
     kill_process(rustix::process::getpid(), signal).unwrap();
     loop {
         std::thread::sleep(Duration::from_secs(1));
@@ -88,6 +95,9 @@ fn start_vm(state: &Path, script: &str) {
 }
 
 async fn perform(play: String, state: PathBuf, mut start: Start) -> Result<(), Failure> {
+    if play.starts_with("switch") || play == "heir" {
+        return switching::perform(&play, &state, start).await;
+    }
     let generation = start.hello.generation;
     note(&state, &format!("base {generation} after {:?}", start.hello.predecessor));
     match (play.as_str(), generation) {
@@ -210,6 +220,11 @@ async fn serve(state: &Path, start: &mut Start) -> Result<(), Failure> {
                 }
                 HolderEvent::NotKept(key) => note(state, &format!("not kept {key}")),
                 HolderEvent::Gone => note(state, "holder gone"),
+                HolderEvent::Leave => {
+                    note(state, "left");
+                    return Ok(());
+                }
+                other => note(state, &format!("heard {other:?}")),
             },
         }
     }

@@ -3,5 +3,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 mod actors;
+mod switches;
+mod switching;
 mod tests;
 mod world;

@@ -214,7 +214,7 @@ fn a_base_whose_holder_was_killed_carries_on_until_the_next_holder_ends_it() {
     let state = world.state();
     let (dir, lock) = StateDir::lock(&state).unwrap();
     let detached = start_detached(&program("detached", "plain", &state), &dir, lock).unwrap();
-    assert!(world.trace().contains("stop now=false"), "{}", world.trace());
+    assert!(world.trace().contains("left"), "{}", world.trace());
     assert!(!lives(base));
     let holder = pid(&detached.holder.to_string());
     kill(holder, Signal::TERM);

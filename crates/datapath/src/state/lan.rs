@@ -107,6 +107,12 @@ impl LanRecord {
         self.held.set(address, held.then(Mac::default));
     }
 
+    /// Forgets everything: the network is gone.
+    pub fn clear(&self) {
+        self.neighbors.clear();
+        self.held.clear();
+    }
+
     /// Whether a VM's address was found to be ours.
     pub fn is_held(&self, address: IpAddr) -> bool {
         self.held.find(address).is_some()
@@ -120,6 +126,15 @@ impl LanRecord {
 }
 
 impl Table {
+    fn clear(&self) {
+        for index in 0..self.entries {
+            // Untouched memory stays untouched.
+            if self.state.get(self.place(index)) != 0 {
+                self.state.put(self.place(index), 0);
+            }
+        }
+    }
+
     fn place(&self, index: usize) -> usize {
         self.at.saturating_add(index.saturating_mul(ENTRY))
     }
@@ -263,6 +278,23 @@ mod tests {
         assert_eq!(found, expected);
         assert!(addresses(20).all(|a| again.is_held(a) && !other.is_held(a)));
         assert!(other.neighbors().is_empty());
+    }
+
+    #[test]
+    fn a_network_that_is_gone_leaves_nothing() {
+        let (state, _fd) = StateMemory::create().unwrap();
+        let record = LanRecord::of(&state, NetworkId(1));
+        for address in addresses(20) {
+            record.set_neighbor(address, Some(mac(1)));
+            record.set_held(address, true);
+        }
+        let mut held = record.held();
+        held.sort_unstable();
+        let mut expected: Vec<_> = addresses(20).collect();
+        expected.sort_unstable();
+        assert_eq!(held, expected);
+        record.clear();
+        assert!(record.held().is_empty() && record.neighbors().is_empty());
     }
 
     #[test]

@@ -49,11 +49,12 @@ mod header;
 pub mod lan;
 pub mod marks;
 pub(crate) mod network;
+pub mod network_name;
 mod older;
 pub mod pending;
 pub mod port;
-pub mod suspicion;
 pub(crate) mod seal;
+pub mod suspicion;
 #[cfg(test)]
 mod tests;
 
@@ -203,15 +204,14 @@ impl StateMemory {
         Ok((state, Some(fd)))
     }
 
-    /// The layout of a state memory that this base could take over. Looks, and changes nothing: for
-    /// a base that starts while another still works with it.
-    pub fn layout(fd: BorrowedFd<'_>) -> Result<u32, StateError> {
-        header::look(fd).map(|header| header.version)
-    }
-
     fn map(fd: BorrowedFd<'_>) -> Result<Self, MappingError> {
         let mapping = Mapping::shared(fd, 0, LEN as u64)?;
         Ok(Self(Arc::new(Inner { mapping, notes: damage::Notes::default() })))
+    }
+
+    /// The layout's version: an older one was brought to this when it was taken over.
+    pub fn layout(&self) -> u32 {
+        header::VERSION
     }
 
     /// How often a successor has taken over.

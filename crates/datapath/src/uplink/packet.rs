@@ -214,6 +214,11 @@ impl PacketUplink {
         Ok(())
     }
 
+    /// The index of the card that a predecessor's socket is on; `None` if that card is gone.
+    pub fn card_of(socket: BorrowedFd<'_>) -> Option<u32> {
+        sys::bound_to(socket).ok().filter(|&index| index != 0)
+    }
+
     /// The interface that the socket was bound to last.
     pub fn index(&self) -> u32 {
         self.index

@@ -15,17 +15,36 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::bell::{self, Bells};
+use super::connection;
+use super::door::Listener;
 use super::keys::Keys;
 use super::memory_table::MemoryTable;
 use super::negotiation::{Negotiation, aligned, ring_size};
 use super::refusal::{Refusal, Renegotiate, RequestCode};
 use super::surroundings::Surroundings;
 use crate::names::{PortId, Side};
+use crate::state::StateMemory;
 use crate::state::blame::LAST_ADOPTION;
 use crate::state::port::{Kick, MAX_MEMORY_SLOTS, PortRecord};
 
 /// A port's descriptors by key, as the keeper gives them to a successor.
 pub type Kept = BTreeMap<String, OwnedFd>;
+
+/// Shuts out, for good, what a predecessor had at a port that is no more: its front end, its door.
+/// The record is emptied; the keeper is for the caller to tell. To be called before the port's
+/// number is anybody else's.
+pub fn dismiss(state: &StateMemory, port: Option<PortId>, name: &str, kept: &mut Kept) {
+    let keys = Keys::of(name);
+    if let Some(connection) = kept.remove(&keys.connection()) {
+        connection::hang_up(&connection);
+    }
+    if let Some(listener) = kept.remove(&keys.listener()) {
+        Listener::discard(&listener);
+    }
+    if let Some(port) = port {
+        PortRecord::of(state, port).clear();
+    }
+}
 
 /// A predecessor's negotiation and its connection, `None` if there was no front end.
 pub(super) fn negotiation(

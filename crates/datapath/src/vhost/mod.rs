@@ -50,7 +50,7 @@ mod token;
 mod wire;
 
 pub use crate::names::Side;
-pub use adopt::Kept;
+pub use adopt::{Kept, dismiss};
 pub use dispatcher::{Dispatcher, DispatcherHandle};
 pub use door::{DoorError, PortDoor, Socket};
 pub use event::{EventSink, PortEvent};

@@ -29,7 +29,7 @@ use crate::port::Port;
 use crate::state::lan::LanRecord;
 use crate::state::port::PortRecord;
 use crate::state::suspicion::PortSuspicion;
-use crate::uplink::{HostPath, PacketUplink, UplinkError};
+use crate::uplink::{HostPath, PacketUplink, SocketFilter, UplinkError};
 use crate::vhost::Ring;
 
 /// A network to be served.
@@ -168,6 +168,20 @@ impl WorkerHandle {
             }
             worker.poll_lan(id, now);
             Ok(())
+        })
+    }
+
+    /// Puts another filter on the socket of a network's card.
+    pub fn set_filter(
+        &self,
+        id: NetworkId,
+        filter: SocketFilter,
+    ) -> Result<Result<(), UplinkError>, Gone> {
+        self.call(move |worker| {
+            match worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
+                Some(uplink) => uplink.card.set_filter(&filter),
+                None => Ok(()),
+            }
         })
     }
 

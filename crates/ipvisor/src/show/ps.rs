@@ -134,7 +134,7 @@ fn none() -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::control::{InstanceStatus, UplinkStatus};
+    use base::control::{InstanceStatus, TakeoverStatus, UplinkStatus};
 
     #[test]
     fn all_that_runs_is_shown_with_what_is_wrong_below() {
@@ -146,6 +146,7 @@ mod tests {
                 base: 12,
                 takeovers: 1,
                 up_seconds: 200,
+                takeover: TakeoverStatus::default(),
                 config: "/etc/net.toml".into(),
                 state_dir: "/run/ipvisor".into(),
             },

@@ -166,7 +166,6 @@ mod tests {
         let record = record();
         record.set_fault(Side::Rx, Some(3));
         record.set_mac(Mac([9; 6]));
-        record.open_batch(Side::Tx, 4);
         assert_eq!(record.damage(), None);
         record.open_request(5);
         record.update_ring(Side::Tx, |ring| ring.enabled = true);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::super::header::{VERSION, look};
 use super::super::lan::LanRecord;
 use super::super::network::{HostSlot, Left, NetworkRecord, Position, RingRecord};
 use super::super::*;
@@ -134,9 +135,9 @@ fn check(state: &StateMemory) {
 #[test]
 fn a_memory_of_the_first_layout_is_read_whole_and_is_of_todays_afterwards() {
     let fd = memory().fd();
-    assert_eq!(StateMemory::layout(fd.as_fd()).unwrap(), 1);
+    assert_eq!(look(fd.as_fd()).unwrap().version, 1);
     let state = StateMemory::adopt(fd.as_fd()).unwrap();
-    assert_eq!(StateMemory::layout(fd.as_fd()).unwrap(), VERSION);
+    assert_eq!(look(fd.as_fd()).unwrap().version, VERSION);
     assert_eq!(state.takeovers(), 4);
     check(&state);
     assert_eq!(NetworkRecord::of(&state, NetworkId(1)).count_adoption(), 7);

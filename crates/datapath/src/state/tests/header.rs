@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use super::super::header::{MAGIC_AGAIN_AT, MAGIC_AT, TAKEOVERS_AT, VERSION_AGAIN_AT, VERSION_AT};
+use super::super::header::{
+    MAGIC_AGAIN_AT, MAGIC_AT, TAKEOVERS_AT, VERSION, VERSION_AGAIN_AT, VERSION_AT, look,
+};
 use super::super::seal::pair;
 use super::super::*;
 use crate::state::port::PortRecord;
@@ -22,7 +24,7 @@ fn name(state: &StateMemory) -> Option<String> {
 fn a_successor_finds_what_the_predecessor_wrote_and_counts_the_takeover() {
     let (first, fd) = named();
     drop(first);
-    assert_eq!(StateMemory::layout(fd.as_fd()).unwrap(), VERSION);
+    assert_eq!(look(fd.as_fd()).unwrap().version, VERSION);
     for takeovers in 1..=3 {
         let next = StateMemory::adopt(fd.as_fd()).unwrap();
         assert_eq!(name(&next).as_deref(), Some("web"));
