@@ -3,7 +3,7 @@
 //! # Theory of operation
 //! `scripts/faults` builds the base with the feature `fault-injection`. A test program runs one of
 //! its own tests again, as a process with an environment that names that base and a fault
-//! ([`run_test`]). What a fault does: `crates/datapath/src/faults.rs`.
+//! ([`run_test`]). What a fault does: `crates/datapath/src/faults/spoil.rs`.
 
 use std::process::Command;
 
