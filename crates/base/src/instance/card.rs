@@ -87,6 +87,8 @@ pub struct CardSetup<'a> {
     pub link: &'a Link,
     /// Whether software GRO may stay on.
     pub coalesce: bool,
+    /// Frames of a receive ring that is made; one that is taken over stays as it is.
+    pub frames: u32,
     /// Names this network's guard among all that use the card.
     pub label: &'a str,
     /// The host's own addresses.
@@ -147,7 +149,7 @@ impl Card {
                 card.set_filter(&filter).map_err(failed)?;
                 card
             }
-            None => PacketUplink::open(index, PacketUplink::FRAMES, &filter, state, id)
+            None => PacketUplink::open(index, setup.frames, &filter, state, id)
                 .map_err(failed)?,
         };
         keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;

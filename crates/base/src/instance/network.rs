@@ -151,6 +151,7 @@ impl NetworkSide {
             id: self.id,
             link: &link,
             coalesce: self.config.coalesce,
+            frames: self.config.receive_ring,
             label: &label,
             host: &own,
             vms: &vms,
