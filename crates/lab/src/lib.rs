@@ -13,7 +13,7 @@
 //!  numbered datagrams with a number each: what was lost, what came twice; exchange keeps them going
 //!  stack    a small TCP/IP stack on a driver of ours: a VM that answers
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
-//!  neighbor a machine outside that says nothing by itself
+//!  neighbor a machine outside that says nothing by itself; station one that talks without a kernel
 //!  instance a running ipvisor, by its command; balance: whether its counters add up
 //!  wired    all of it for tests that compare octets: two drivers, the base, a tap on the LAN
 //! ```
@@ -41,6 +41,7 @@ pub mod numbered;
 pub mod paths;
 pub mod scene;
 pub mod stack;
+pub mod station;
 mod sys;
 pub mod testpmd;
 pub mod wired;
