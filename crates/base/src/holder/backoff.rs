@@ -14,13 +14,13 @@ pub struct Backoff {
 impl Backoff {
     /// Ticks to wait after a base died that lived for `ticks` and was `ready` or never so. The
     /// first death is answered at once, always. One that never got ready makes the next wait
-    /// longer; one that got ready may die three times in quick succession before that begins.
-    /// A base that got ready and was killed from outside did nothing wrong.
+    /// longer; one that got ready may die three times in quick succession before that begins, and so
+    /// may one that was killed from outside: it did nothing wrong.
     pub fn after(&mut self, ready: bool, own_making: bool, ticks: u32) -> u32 {
         if ready && (ticks >= WORKS || !own_making) {
             self.failures = 0;
         }
-        let free = if ready { 3 } else { 1 };
+        let free = if ready || !own_making { 3 } else { 1 };
         self.failures = self.failures.saturating_add(1);
         match self.failures.checked_sub(free) {
             None | Some(0) => 0,
@@ -46,6 +46,15 @@ mod tests {
         let waits: Vec<_> = (0..9).map(|_| backoff.after(false, true, 0)).collect();
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(backoff.after(true, true, WORKS), 0);
+    }
+
+    #[test]
+    fn a_kill_from_outside_while_it_takes_over_makes_nobody_wait() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.after(true, false, 0), 0);
+        assert_eq!((backoff.after(false, false, 0), backoff.after(false, false, 0)), (0, 0));
+        // What kills without end, a machine without memory, is not fought without rest.
+        assert_eq!(backoff.after(false, false, 0), 1);
     }
 
     #[test]
