@@ -9,6 +9,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
@@ -28,10 +29,10 @@ const LONGEST: usize = 2048;
 /// Do not show what this card sends.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
 
-/// The machine.
-#[derive(Debug)]
+/// The machine. A clone is the same one.
+#[derive(Clone, Debug)]
 pub struct Station {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     card: Mac,
     buffer: Vec<u8>,
 }
@@ -51,7 +52,7 @@ impl Station {
         })?;
         let socket = opened.attempt(|| format!("open a packet socket on {LAN_CARD}"))?;
         let card = netns::mac(&scene.host, crate::scene::CARD)?;
-        Ok(Self { socket, card, buffer: vec![0; LONGEST] })
+        Ok(Self { socket: Arc::new(socket), card, buffer: vec![0; LONGEST] })
     }
 
     /// Frames that the kernel could not keep for it since the last call.
@@ -61,7 +62,7 @@ impl Station {
 
     /// Sends a frame, unless the card is busy.
     fn try_send(&self, frame: &[u8]) -> Result<bool> {
-        match send(&self.socket, frame, SendFlags::empty()) {
+        match send(&*self.socket, frame, SendFlags::empty()) {
             Ok(_) => Ok(true),
             Err(Errno::AGAIN | Errno::NOBUFS) => Ok(false),
             Err(e) => Err(e).attempt(|| format!("send on {LAN_CARD}")),
