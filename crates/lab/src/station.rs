@@ -20,8 +20,9 @@ use crate::frames::{self, Mac};
 use crate::scene::{LAN_CARD, Scene};
 use crate::{neighbor, netns, sys};
 
-/// Its MAC address.
-const OWN: Mac = [2, 0, 0, 0, 1, 0];
+/// Its MAC address. The last octet also decides who gives way in a full set of the base's record of
+/// neighbours: the last to come, not the first, to whom most is sent.
+const OWN: Mac = [2, 0, 0, 0, 1, 3];
 /// What the kernel may keep for it before it drops.
 const BUFFER: i32 = 64 << 20;
 /// Octets of the longest frame.

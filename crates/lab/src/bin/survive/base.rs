@@ -25,13 +25,13 @@ impl BaseFile {
     pub fn process(&self) -> Result<Pid> {
         let path = &self.0;
         // The holder writes it in place: for a moment it may be empty.
-        for _ in 0..1000 {
+        for _ in 0..2000 {
             let text = fs::read_to_string(path).attempt(|| format!("read {}", path.display()))?;
             let number = text.split(' ').next().and_then(|number| number.parse().ok());
             if let Some(pid) = number.filter(|_| text.ends_with('\n')).and_then(Pid::from_raw) {
                 return Ok(pid);
             }
-            std::thread::sleep(Duration::from_micros(100));
+            std::thread::sleep(Duration::from_millis(5));
         }
         Err(LabError::Unexpected(format!("no process in {}", path.display())))
     }
@@ -63,6 +63,17 @@ impl Base {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(e) => Err(e).attempt(|| format!("kill process {}", self.pid.as_raw_pid())),
         }
+    }
+
+    /// For how long its threads have run so far, and for how long they have waited for a core.
+    pub fn used(&self) -> Option<(Duration, Duration)> {
+        let mut sums = (0, 0);
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid.as_raw_pid())).ok()? {
+            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            let mut words = text.split_whitespace().map_while(|word| word.parse::<u64>().ok());
+            sums = (sums.0 + words.next()?, sums.1 + words.next()?);
+        }
+        Some((Duration::from_nanos(sums.0), Duration::from_nanos(sums.1)))
     }
 
     /// Waits until it is dead; `None` if it is not within `limit`.

@@ -40,6 +40,8 @@ const LIMIT: Duration = Duration::from_secs(40);
 const REST: Duration = Duration::from_millis(40);
 /// Points that only a successor passes begin so.
 const BY_SUCCESSORS: &str = "takeover.";
+/// Points that are passed some times in a second only begin so.
+const SELDOM: &str = "neighbor.";
 /// Points passed only when the configuration changes begin so.
 const BY_RELOADS: &str = "reload.";
 /// Points at which a base dies by its own making, and how: one each, far from each other.
@@ -68,6 +70,8 @@ pub struct Kill {
     pub deaths: u64,
     /// The longest silence around it on any steady lane.
     pub silence: Duration,
+    /// For how long the successor's threads had run by then, and had waited for a core.
+    pub used: Option<(Duration, Duration)>,
     /// Datagrams that came a second time, by lane.
     pub twice: Vec<u64>,
     /// What each lane had sent before and after.
@@ -186,7 +190,11 @@ impl<'a> Campaign<'a> {
             None => How::Kill,
         };
         let by_successors = name.starts_with(BY_SUCCESSORS);
-        let times = if by_successors || reload { 1 } else { 1 + self.chance.below(20) as u32 };
+        let most = match name.as_str() {
+            name if by_successors || reload || name.starts_with(SELDOM) => 1,
+            _ => 20,
+        };
+        let times = 1 + self.chance.below(most) as u32;
         let (sent, base) = (self.watch.sent(), self.base()?);
         let ordered = Instant::now();
         self.points.order(point, times, how)?;
@@ -224,7 +232,7 @@ impl<'a> Campaign<'a> {
         base.wait_death(LIMIT)?.ok_or_else(|| self.stuck("the base's death"))?;
         let (mut deaths, mut last) = (1, base.pid);
         let end = Instant::now() + LIMIT;
-        loop {
+        let used = loop {
             self.check()?;
             if Instant::now() > end {
                 return Err(self.stuck("a successor"));
@@ -242,11 +250,11 @@ impl<'a> Campaign<'a> {
                     successor.kill()?;
                 }
                 if self.resumed(&successor, end)? {
-                    break;
+                    break successor.used();
                 }
             }
             deaths += 1;
-        }
+        };
         std::thread::sleep(REST);
         // A moment before: the load may have been asleep when the base died.
         let span: Span = (before - Duration::from_millis(1), Instant::now());
@@ -255,6 +263,7 @@ impl<'a> Campaign<'a> {
             way,
             deaths,
             silence: silence.unwrap_or_default(),
+            used,
             twice: self.watch.twice(span),
             sent: [sent, self.watch.sent()],
         })

@@ -8,7 +8,7 @@ use lab::error::{Attempt, LabError};
 use lab::{Result, paths};
 use rustix::process::Pid;
 
-use crate::base::Holdings;
+use crate::base::{Base, BaseFile, Holdings};
 use crate::report::{ms, quantile};
 
 /// Takeovers that are measured.
@@ -25,7 +25,12 @@ pub fn measure(ports: usize) -> Result<Vec<String>> {
     let mut crowd = Crowd::up(&paths::ipvisor_release()?, ports)?;
     println!("{:.0} s: {ports} ports have their drivers", start.elapsed().as_secs_f64());
     crowd.everyone_talks()?;
-    let mut gaps = (0..TAKEOVERS).map(|_| crowd.gap()).collect::<Result<Vec<_>>>()?;
+    let file = BaseFile::of(&crowd.instance);
+    let (mut gaps, mut used) = (Vec::new(), Vec::new());
+    for _ in 0..TAKEOVERS {
+        gaps.push(crowd.gap()?);
+        used.extend(Base::now(&file)?.and_then(|base| base.used()).map(|(ran, _)| ran));
+    }
     crowd.everyone_talks()?;
     let mut asked = Vec::new();
     for _ in 0..TAKEOVERS {
@@ -46,6 +51,8 @@ pub fn measure(ports: usize) -> Result<Vec<String>> {
     crowd.instance.down()?;
     gaps.sort_unstable();
     asked.sort_unstable();
+    used.sort_unstable();
+    println!("a successor's threads run for {} ms until then (median)", ms(quantile(&used, 0.5)));
     let [gap, slowest] = [0.5, 1.0].map(|share| quantile(&gaps, share));
     let [ps, slowest_ps] = [0.5, 1.0].map(|share| quantile(&asked, share));
     println!(

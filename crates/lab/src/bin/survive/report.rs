@@ -178,6 +178,15 @@ impl Found {
                 lane.twice
             );
         }
+        let used = self.kills.iter().filter_map(|kill| kill.used);
+        let (ran, waited): (Vec<_>, Vec<_>) = used.unzip();
+        let [ran, waited] =
+            [ran, waited].map(|times| ms(quantile(&in_order(times.into_iter()), 0.5)));
+        let _ = writeln!(
+            text,
+            "a successor's threads have run for {ran} ms and waited for a core for {waited} ms when all \
+             goes on (medians)"
+        );
         let without = in_order(self.quiet.iter().copied());
         let [half, most] = [0.5, 0.99].map(|share| ms(quantile(&without, share)));
         let _ = writeln!(text, "longest silences without kills: median {half} ms, p99 {most} ms");

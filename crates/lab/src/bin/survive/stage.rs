@@ -36,7 +36,7 @@ const RATE: u64 = 10_000;
 /// The same to and from the host, whose TUN device has a short queue.
 const HOST_RATE: u64 = 500;
 /// New neighbours on the LAN in a second: fewer than a VM may ask for.
-const STRANGERS_RATE: u64 = 25;
+const STRANGERS_RATE: u64 = 8;
 /// How long everything that is set up may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
