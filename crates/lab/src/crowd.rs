@@ -19,7 +19,6 @@ use crate::instance::Instance;
 use crate::numbered::{Flow, Stream};
 use crate::scene::Scene;
 
-
 /// How long one datagram may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Datagrams on their way from the first to the last: fewer than a ring holds.

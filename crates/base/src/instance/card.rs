@@ -149,8 +149,7 @@ impl Card {
                 card.set_filter(&filter).map_err(failed)?;
                 card
             }
-            None => PacketUplink::open(index, setup.frames, &filter, state, id)
-                .map_err(failed)?,
+            None => PacketUplink::open(index, setup.frames, &filter, state, id).map_err(failed)?,
         };
         keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;
         guard.attach(netlink, index).map_err(failed)?;

@@ -118,10 +118,6 @@ impl Holdings {
             let word = line.and_then(|line| line.split_whitespace().nth(1));
             word.and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024
         };
-        Ok(Self {
-            descriptors: count("fd")?,
-            threads: count("task")?,
-            memory: value("Anonymous:"),
-        })
+        Ok(Self { descriptors: count("fd")?, threads: count("task")?, memory: value("Anonymous:") })
     }
 }

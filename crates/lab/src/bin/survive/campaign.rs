@@ -13,6 +13,9 @@
 //! taking over are passed by successors only. All deaths until the lanes have resumed are one
 //! [`Kill`] with one gap.
 //!
+//! Some bases are killed while the configuration is being changed, and the points of that are passed
+//! when it is changed.
+//!
 //! A point that nobody passes in time costs nobody's life: the order is taken back.
 //!
 //! # Whose fault
@@ -23,6 +26,7 @@
 use std::time::{Duration, Instant};
 
 use lab::chance::Chance;
+use lab::command::{self, Background};
 use lab::error::LabError;
 use lab::instance::Instance;
 use lab::{Result, interrupt};
@@ -59,6 +63,8 @@ pub enum Way {
     Random,
     /// At this point.
     Point(usize, How),
+    /// Not at all: it was replaced in order.
+    Upgrade,
 }
 
 /// One kill, and what came of it.
@@ -88,13 +94,19 @@ pub struct Campaign<'a> {
     pub chance: Chance,
     /// Says whether the load still runs.
     pub alive: &'a dyn Fn() -> bool,
-    /// Changes the configuration, so that the points of that are passed; `None`: nobody can.
-    pub reload: Option<&'a dyn Fn() -> Result<()>>,
+    /// Begins to change the configuration, so that the points of that are passed.
+    pub reload: &'a dyn Fn() -> Result<Background>,
     pub kills: Vec<Kill>,
     /// Points that were ordered and not passed in time.
     pub missed: Vec<usize>,
     turn: usize,
     until: Instant,
+}
+
+/// Waits for a change of the configuration to come to its end. It fails, or succeeds later, when the
+/// base dies in it; both are right.
+fn finish(change: Option<Background>) -> Result<()> {
+    change.map_or(Ok(()), |mut change| change.wait(LIMIT).map(drop))
 }
 
 impl<'a> Campaign<'a> {
@@ -105,7 +117,7 @@ impl<'a> Campaign<'a> {
         points: &'a Points,
         chance: Chance,
         alive: &'a dyn Fn() -> bool,
-        reload: Option<&'a dyn Fn() -> Result<()>>,
+        reload: &'a dyn Fn() -> Result<Background>,
     ) -> Result<Self> {
         Ok(Self {
             instance,
@@ -164,13 +176,21 @@ impl<'a> Campaign<'a> {
 
     fn at_random(&mut self) -> Result<Kill> {
         let sent = self.watch.sent();
+        // Some die while the configuration is being changed.
+        let mut change = None;
+        if self.chance.below(8) == 0 {
+            change = Some((self.reload)()?);
+            std::thread::sleep(self.chance.time(Duration::ZERO, Duration::from_millis(60)));
+        }
         let base = self.base()?;
         let before = Instant::now();
         base.kill()?;
         // Some die again while they take over.
         let again = (self.chance.below(10) == 0)
             .then(|| self.chance.time(Duration::ZERO, Duration::from_millis(25)));
-        self.follow(Way::Random, sent, base, before, again)
+        let kill = self.follow(Way::Random, sent, base, before, again)?;
+        finish(change)?;
+        Ok(kill)
     }
 
     /// Kills at the point whose turn it is; `None` if nobody passed it.
@@ -180,9 +200,6 @@ impl<'a> Campaign<'a> {
         self.turn += 1;
         let Some(name) = self.names.get(point).cloned() else { return Ok(None) };
         let reload = name.starts_with(BY_RELOADS);
-        if reload && self.reload.is_none() {
-            return Ok(None);
-        }
         let own = OWN_MAKING.iter().find(|(own, _)| round == 0 && name == *own);
         let how = match own {
             Some((_, how)) => *how,
@@ -201,10 +218,7 @@ impl<'a> Campaign<'a> {
         if by_successors {
             base.kill()?;
         }
-        if reload && let Some(reload) = self.reload {
-            // It fails, or succeeds later, when the base dies in it.
-            let _ = reload();
-        }
+        let change = if reload { Some((self.reload)()?) } else { None };
         let patience = if how == How::Hang { LIMIT } else { PATIENCE };
         let Some(death) = base.wait_death(patience)? else {
             self.points.withdraw(point)?;
@@ -217,7 +231,35 @@ impl<'a> Campaign<'a> {
         };
         // A thread that hangs was silent long before it was killed.
         let before = if how == How::Hang { ordered } else { death };
-        self.follow(Way::Point(point, how), sent, base, before, None).map(Some)
+        let kill = self.follow(Way::Point(point, how), sent, base, before, None)?;
+        finish(change)?;
+        Ok(Some(kill))
+    }
+
+    /// Replaces the base in order by another of the same program; gives what it says of its gap too.
+    pub fn upgrade(&mut self) -> Result<(Kill, Duration)> {
+        std::thread::sleep(
+            self.chance.time(Duration::from_millis(100), Duration::from_millis(300)),
+        );
+        self.check()?;
+        let (sent, before) = (self.watch.sent(), Instant::now());
+        let text = command::output(self.instance.command("upgrade").arg("--json"))?;
+        let told: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+        let told = told.as_ref().and_then(|told| told.get("gap_microseconds")?.as_u64());
+        let told = told.ok_or_else(|| LabError::Unexpected(format!("no gap in {text}")))?;
+        let used = self.base()?.used();
+        std::thread::sleep(REST);
+        let span = (before, Instant::now());
+        let silence = self.watch.silences(&lane::STEADY, span).into_iter().max();
+        let kill = Kill {
+            way: Way::Upgrade,
+            deaths: 0,
+            silence: silence.unwrap_or_default(),
+            used,
+            twice: self.watch.twice(span),
+            sent: [sent, self.watch.sent()],
+        };
+        Ok((kill, Duration::from_micros(told)))
     }
 
     /// Waits until all lanes have resumed, whoever dies meanwhile.

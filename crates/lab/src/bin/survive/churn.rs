@@ -136,7 +136,11 @@ impl Visitor {
             self.come_back()?;
         }
         let emptied = self.wait_taken(LIMIT);
-        if emptied { Ok(()) } else { Err(LabError::Unexpected("c's ring is not served".to_owned())) }
+        if emptied {
+            Ok(())
+        } else {
+            Err(LabError::Unexpected("c's ring is not served".to_owned()))
+        }
     }
 
     fn send(&mut self, count: u64) -> Result<()> {

@@ -20,7 +20,8 @@ pub struct Both([Flow; 2]);
 impl Both {
     /// From one to another.
     pub fn new(source: Pair, destination: Pair, ports: (u16, u16)) -> Self {
-        let flow = |family: usize, data| Flow::new(source[family], destination[family], ports, data);
+        let flow =
+            |family: usize, data| Flow::new(source[family], destination[family], ports, data);
         Self([flow(0, 64), flow(1, 1000)])
     }
 }
@@ -63,7 +64,12 @@ impl Strangers {
 impl Numbered for Strangers {
     fn datagram(&self, number: u64) -> Vec<u8> {
         let (from, to) = (self.0, IpAddr::V6(Self::stranger(number)));
-        frames::datagram(from, to, protocol::UDP, frames::udp(from, to, PORTS, &frames::pattern(99)))
+        frames::datagram(
+            from,
+            to,
+            protocol::UDP,
+            frames::udp(from, to, PORTS, &frames::pattern(99)),
+        )
     }
 
     fn number(&self, datagram: &[u8]) -> Option<u64> {
@@ -79,8 +85,7 @@ mod tests {
 
     #[test]
     fn a_datagram_is_known_by_its_number() {
-        let kinds: [&dyn Numbered; 2] =
-            [&Both::new(vm(0), vm(1), (1, 2)), &Strangers(vm(0)[1])];
+        let kinds: [&dyn Numbered; 2] = [&Both::new(vm(0), vm(1), (1, 2)), &Strangers(vm(0)[1])];
         for kind in kinds {
             for number in [0, 1, 70_000] {
                 let mut datagram = kind.datagram(number);

@@ -102,10 +102,15 @@ pub struct Load {
 
 impl Load {
     /// Begins to send.
-    pub fn start(ends: Vec<Box<dyn End + Send>>, lanes: Vec<Lane>, watch: Arc<Watch>) -> Result<Self> {
+    pub fn start(
+        ends: Vec<Box<dyn End + Send>>,
+        lanes: Vec<Lane>,
+        watch: Arc<Watch>,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (told, now) = (Arc::clone(&stop), Instant::now());
-        let running = |lane| Running { lane, tally: Tally::default(), sent: 0, skipped: 0, last: now };
+        let running =
+            |lane| Running { lane, tally: Tally::default(), sent: 0, skipped: 0, last: now };
         let mut work = Work {
             ends,
             lanes: lanes.into_iter().map(running).collect(),
@@ -115,7 +120,8 @@ impl Load {
             stood: Duration::ZERO,
         };
         let thread = std::thread::Builder::new().name("load".to_owned());
-        let thread = thread.spawn(move || work.run(&told)).attempt(|| "start a thread".to_owned())?;
+        let thread =
+            thread.spawn(move || work.run(&told)).attempt(|| "start a thread".to_owned())?;
         Ok(Self { stop, thread: Some(thread) })
     }
 

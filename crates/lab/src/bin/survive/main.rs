@@ -9,6 +9,7 @@
 //!  watch     silences and duplicates, as they happen
 //!  points    where the base can be told to die
 //!  campaign  kills it, at random moments and at the points in turn
+//!  changes   of the configuration, while it runs
 //!  base      the process: which one, when it died, what it holds
 //!  report    table, judgement, last line
 //!  crowd     1,000 ports instead: how long a takeover takes then
@@ -19,6 +20,7 @@
 
 mod base;
 mod campaign;
+mod changes;
 mod churn;
 mod crowd;
 mod lanes;
@@ -41,6 +43,7 @@ use lab::{Result, interrupt, paths};
 
 use base::{BaseFile, Holdings};
 use campaign::Campaign;
+use changes::Changes;
 use churn::Churn;
 use load::Load;
 use points::Points;
@@ -54,12 +57,18 @@ const POINTS: &str = "IPVISOR_FAULT_POINTS";
 const QUIET: Duration = Duration::from_secs(5);
 /// Spans in which they are: as long as those around kills.
 const SPAN: Duration = Duration::from_millis(100);
+/// Of these, as many as an upgrade takes.
+const LONG: u32 = 3;
+/// Upgrades after the kills.
+const UPGRADES: usize = 20;
 /// Kills between two looks at what base and holder have.
 const LOOK: usize = 10;
 /// Time between two lines that tell how far it is.
 const TELL: Duration = Duration::from_secs(10);
 /// What ends a campaign is not part of its time: less is no campaign.
 const LEAST: Duration = Duration::from_secs(20);
+/// Events by which a front end notices a death.
+const NOTICED: [&str; 4] = ["renegotiate", "detached", "ring_broken", "request_refused"];
 /// Counters of the load's VMs and card that stay zero when buffers are always there.
 const ZERO: [&str; 9] = [
     "drop.uplink_ring_full",
@@ -154,13 +163,15 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     let churn = Churn::start(stage.instance.socket("c"), stage.base_mac, churned, visits)?;
     println!("{:.0} s: everything is set; now without kills", start.elapsed().as_secs_f64());
     sleep(Duration::from_secs(1));
-    let quiet = quiet(&watch)?;
+    let (quiet, long_quiet) = quiet(&watch)?;
 
     let file = BaseFile::of(&stage.instance);
     let holder = holder(&stage.instance)?;
     let mut histories = [("base", Vec::new()), ("holder", Vec::new())];
     let alive = || !load.has_ended() && !churn.has_ended();
-    let mut campaign = Campaign::new(&stage.instance, &watch, &points, chance, &alive, None)?;
+    let changes = Changes::new(&stage.instance)?;
+    let reload = || changes.begin();
+    let mut campaign = Campaign::new(&stage.instance, &watch, &points, chance, &alive, &reload)?;
     let (mut kills, mut told) = (0usize, Instant::now());
     let mut wrong = Vec::new();
     let ran = campaign.run(time.saturating_sub(start.elapsed()), &mut |_| {
@@ -182,6 +193,16 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     if let Err(error) = ran {
         wrong.push(format!("{error:?}"));
     }
+    // The points are not passed any more, but by order.
+    let upgrades = if wrong.is_empty() {
+        (0..UPGRADES).map(|_| campaign.upgrade()).collect::<Result<Vec<_>>>()
+    } else {
+        Ok(Vec::new())
+    };
+    let upgrades = upgrades.unwrap_or_else(|error| {
+        wrong.push(format!("{error:?}"));
+        Vec::new()
+    });
     let (kills, names, missed) = (campaign.kills, campaign.names, campaign.missed);
     for point in missed {
         println!("nobody passed {} in time", names[point]);
@@ -193,30 +214,57 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     }
     let total = load.end()?;
     let counters = nonzero(&stage.instance)?;
+    wrong.extend(noticed(&stage.instance));
     let passes = |(number, name): (usize, String)| Ok((name, points.passes(number)?));
     let points = names.into_iter().enumerate().map(passes).collect::<Result<_>>()?;
     let station_drops = stage.station.drops()?;
     stage.instance.down()?;
-    Ok(Found { kills, points, total, quiet, histories, counters, station_drops, wrong })
+    Ok(Found {
+        kills,
+        upgrades,
+        points,
+        total,
+        quiet,
+        long_quiet,
+        histories,
+        counters,
+        station_drops,
+        wrong,
+    })
 }
 
-/// The longest silences of some spans in which nobody is killed.
-fn quiet(watch: &Watch) -> Result<Vec<Duration>> {
+/// The longest silences of spans in which nobody is killed: of short ones, and of long ones.
+fn quiet(watch: &Watch) -> Result<(Vec<Duration>, Vec<Duration>)> {
+    let (mut short, mut long) = (Vec::new(), Vec::new());
+    let longest = |from, until| watch.silences(&lane::STEADY, (from, until)).into_iter().max();
     let end = Instant::now() + QUIET;
-    let mut longest = Vec::new();
     while Instant::now() < end {
-        interrupt::check()?;
         let begin = Instant::now();
-        sleep(SPAN);
-        longest.extend(watch.silences(&lane::STEADY, (begin, Instant::now())).into_iter().max());
+        for _ in 0..LONG {
+            interrupt::check()?;
+            let begin = Instant::now();
+            sleep(SPAN);
+            short.extend(longest(begin, Instant::now()));
+        }
+        long.extend(longest(begin, Instant::now()));
     }
-    Ok(longest)
+    Ok((short, long))
 }
 
 fn holder(instance: &Instance) -> Result<rustix::process::Pid> {
     let number = instance.holder_process()?;
     rustix::process::Pid::from_raw(number)
         .ok_or_else(|| LabError::Unexpected(format!("process {number} as holder")))
+}
+
+/// What the front ends of the load's own VMs have noticed: nothing, if all is well.
+fn noticed(instance: &Instance) -> Vec<String> {
+    let messages = instance.messages();
+    let about = |line: &&str| {
+        ["vm/a", "vm/b"].iter().any(|vm| line.contains(&format!("subject=\"{vm}\"")))
+            && NOTICED.iter().any(|kind| line.contains(&format!("kind=\"{kind}\"")))
+    };
+    messages.lines().filter(about).take(5).map(str::to_owned).collect()
 }
 
 /// Counters of the load's own VMs and the card that are not zero and should be.

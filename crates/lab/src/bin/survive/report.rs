@@ -11,6 +11,8 @@ use crate::stage::lane;
 
 /// The longest p99 of the gaps.
 pub const GAP: Duration = Duration::from_millis(50);
+/// The longest median of the gaps of upgrades.
+pub const UPGRADE_GAP: Duration = Duration::from_millis(10);
 /// Datagrams that the base handles at once.
 const BATCH: u64 = 64;
 /// Points at which kills must have happened, at least.
@@ -27,12 +29,16 @@ pub type History = Vec<Holdings>;
 pub struct Found {
     /// Kills, in their order.
     pub kills: Vec<Kill>,
+    /// Upgrades, and what the bases say of the time in which nobody served.
+    pub upgrades: Vec<(Kill, Duration)>,
     /// All points by name, and how often each was passed.
     pub points: Vec<(String, u64)>,
     /// What came of the load.
     pub total: Total,
     /// Longest silences in spans without kills.
     pub quiet: Vec<Duration>,
+    /// The same in spans as long as an upgrade takes.
+    pub long_quiet: Vec<Duration>,
     /// What base and holder had.
     pub histories: [(&'static str, History); 2],
     /// Counters that should be zero and are not.
@@ -61,6 +67,13 @@ impl Found {
     fn gap(&self, share: f64) -> Duration {
         let around = in_order(self.kills.iter().map(|kill| kill.silence));
         let without = in_order(self.quiet.iter().copied());
+        quantile(&around, share).saturating_sub(quantile(&without, share))
+    }
+
+    /// The same for upgrades.
+    fn upgrade_gap(&self, share: f64) -> Duration {
+        let around = in_order(self.upgrades.iter().map(|(upgrade, _)| upgrade.silence));
+        let without = in_order(self.long_quiet.iter().copied());
         quantile(&around, share).saturating_sub(quantile(&without, share))
     }
 
@@ -107,7 +120,7 @@ impl Found {
                 wrong.push(format!("{}: nothing was sent", lane.name));
             }
         }
-        for kill in &self.kills {
+        for kill in self.kills.iter().chain(self.upgrades.iter().map(|(upgrade, _)| upgrade)) {
             if let Some(most) = kill.twice.iter().max().filter(|&&n| n > BATCH * kill.deaths) {
                 let way = self.way(&kill.way);
                 wrong.push(format!("{way}: {most} came twice on one lane"));
@@ -115,6 +128,10 @@ impl Found {
         }
         if self.gap(0.99) > GAP {
             wrong.push(format!("the p99 of the gaps is longer than {} ms", GAP.as_millis()));
+        }
+        if self.upgrade_gap(0.5) > UPGRADE_GAP {
+            let most = UPGRADE_GAP.as_millis();
+            wrong.push(format!("the median gap of an upgrade is longer than {most} ms"));
         }
         let killed = self.points.iter().enumerate().filter(|(n, _)| self.at(*n).next().is_some());
         let killed = killed.count();
@@ -134,6 +151,7 @@ impl Found {
     fn way(&self, way: &Way) -> String {
         match way {
             Way::Random => "a random moment".to_owned(),
+            Way::Upgrade => "an upgrade".to_owned(),
             Way::Point(point, how) => {
                 let name = self.points.get(*point).map_or("?", |(name, _)| name);
                 let how = match how {
@@ -199,6 +217,17 @@ impl Found {
                  exception"
             );
         }
+        let twice: u64 = self.upgrades.iter().flat_map(|(upgrade, _)| &upgrade.twice).sum();
+        let lost: usize = self.upgrades.iter().map(|(upgrade, _)| self.lost_at(upgrade)).sum();
+        let told = in_order(self.upgrades.iter().map(|(_, told)| *told));
+        let [gap, most_gap] = [0.5, 1.0].map(|share| ms(self.upgrade_gap(share)));
+        let [told, most_told] = [0.5, 1.0].map(|share| ms(quantile(&told, share)));
+        let count = self.upgrades.len();
+        let _ = writeln!(
+            text,
+            "{count} upgrades: {lost} lost, {twice} duplicated, median gap {gap} ms, max {most_gap} ms; \
+             by the bases' word {told} and {most_told} ms"
+        );
         for (name, history) in &self.histories {
             if let (Some(first), Some(last)) = (history.first(), history.last()) {
                 let _ = writeln!(
@@ -286,7 +315,8 @@ mod tests {
     #[test]
     fn growth_is_told_and_a_moment_is_not() {
         let at = |descriptors, memory| Holdings { descriptors, threads: 3, memory };
-        let flat = vec![at(20, 1 << 20), at(25, 1 << 20), at(20, 1 << 20), at(22, 1 << 20), at(20, 1)];
+        let flat =
+            vec![at(20, 1 << 20), at(25, 1 << 20), at(20, 1 << 20), at(22, 1 << 20), at(20, 1)];
         assert!(not_flat("base", &flat).is_empty());
         let grown = vec![at(20, 1), at(21, 1), at(22, 1), at(23, 1)];
         assert_eq!(not_flat("base", &grown), ["base grew from 20 to 22 descriptors"]);
