@@ -282,20 +282,18 @@ fn not_flat(name: &str, history: &History) -> Vec<String> {
         return vec![format!("{name}: looked at {} times only", history.len())];
     }
     let (early, late) = history.split_at(history.len() / 2);
-    let least = |part: &[Holdings], value: fn(&Holdings) -> u64| {
-        part.iter().map(value).min().unwrap_or_default()
+    let mut grew = Vec::new();
+    let mut compare = |what: &str, slack: u64, value: &dyn Fn(&Holdings) -> u64| {
+        let least = |part: &[Holdings]| part.iter().map(value).min().unwrap_or_default();
+        let (before, after) = (least(early), least(late));
+        if after > before + slack {
+            grew.push(format!("{name} grew from {before} to {after} {what}"));
+        }
     };
-    let values: [(&str, u64, fn(&Holdings) -> u64); 3] = [
-        ("descriptors", 0, |h| h.descriptors as u64),
-        ("threads", 0, |h| h.threads as u64),
-        ("octets of memory", MEMORY, |h| h.memory),
-    ];
-    let grew = values.into_iter().filter_map(|(what, slack, value)| {
-        let (before, after) = (least(early, value), least(late, value));
-        let more = after > before + slack;
-        more.then(|| format!("{name} grew from {before} to {after} {what}"))
-    });
-    grew.collect()
+    compare("descriptors", 0, &|h| h.descriptors as u64);
+    compare("threads", 0, &|h| h.threads as u64);
+    compare("octets of memory", MEMORY, &|h| h.memory);
+    grew
 }
 
 #[cfg(test)]
