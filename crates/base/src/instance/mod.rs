@@ -267,8 +267,7 @@ impl Instance {
         };
         let Some(side) = self.networks.get(&vm.network) else { return Ok(()) };
         let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-        let listed: BTreeSet<_> = side.listed().collect();
-        let prefixes = vm.addresses.iter().filter(|a| listed.contains(a)).copied().collect();
+        let prefixes = vm.addresses.iter().filter(|a| side.is_listed(**a)).copied().collect();
         let (name, network) = (name.to_owned(), side.id);
         self.worker.add_port(PortSetup { id, network, name, inch, prefixes })??;
         Ok(())

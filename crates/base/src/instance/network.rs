@@ -258,10 +258,16 @@ impl NetworkSide {
 
     /// The prefixes that are in the list: all but those refused.
     pub fn listed(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.prefixes.keys().copied().filter(|p| {
-            let single = p.prefix_len() == p.max_prefix_len();
-            !(single && self.refused.contains(&p.addr()))
-        })
+        self.prefixes.keys().copied().filter(|p| !self.is_refused(*p))
+    }
+
+    /// Whether a VM's prefix is among them.
+    pub fn is_listed(&self, prefix: IpNet) -> bool {
+        self.prefixes.contains_key(&prefix) && !self.is_refused(prefix)
+    }
+
+    fn is_refused(&self, prefix: IpNet) -> bool {
+        prefix.prefix_len() == prefix.max_prefix_len() && self.refused.contains(&prefix.addr())
     }
 
     /// Brings everything that depends on the host to how the host is now.
