@@ -38,6 +38,8 @@ use crate::watch::{Span, Watch};
 
 /// How long to wait for a base to pass a point.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// The same where the next base must come up first.
+const TIME_TO_CHANGE: Duration = Duration::from_secs(6);
 /// How long a base may take to die when it was told to, or to be replaced when it hangs.
 const LIMIT: Duration = Duration::from_secs(40);
 /// After all lanes have resumed: what comes twice comes within it.
@@ -219,7 +221,11 @@ impl<'a> Campaign<'a> {
             base.kill()?;
         }
         let change = if reload { Some((self.reload)()?) } else { None };
-        let patience = if how == How::Hang { LIMIT } else { PATIENCE };
+        let patience = match how {
+            How::Hang => LIMIT,
+            _ if reload => TIME_TO_CHANGE,
+            _ => PATIENCE,
+        };
         let Some(death) = base.wait_death(patience)? else {
             self.points.withdraw(point)?;
             self.missed.push(point);

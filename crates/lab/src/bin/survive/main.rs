@@ -212,9 +212,10 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     if let Err(error) = churn.end() {
         wrong.push(format!("{error:?}"));
     }
+    // With the load its front ends go, and that is told.
+    wrong.extend(noticed(&stage.instance));
     let total = load.end()?;
     let counters = nonzero(&stage.instance)?;
-    wrong.extend(noticed(&stage.instance));
     let passes = |(number, name): (usize, String)| Ok((name, points.passes(number)?));
     let points = names.into_iter().enumerate().map(passes).collect::<Result<_>>()?;
     let station_drops = stage.station.drops()?;

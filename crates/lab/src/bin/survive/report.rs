@@ -19,6 +19,8 @@ const BATCH: u64 = 64;
 const POINTS: usize = 12;
 /// Octets of memory that measuring itself may move: an allocator's whim.
 const MEMORY: u64 = 512 << 10;
+/// Kills that are told one by one.
+const WORST: usize = 5;
 /// Kills after which holdings are told apart.
 const FEW: usize = 4;
 
@@ -183,6 +185,15 @@ impl Found {
         for (number, (name, passes)) in self.points.iter().enumerate() {
             let kills: Vec<_> = self.at(number).collect();
             row(&mut text, self, name, Some(*passes), &kills);
+        }
+        let mut worst: Vec<_> = self.kills.iter().collect();
+        worst.sort_by_key(|kill| std::cmp::Reverse(kill.silence));
+        for kill in worst.iter().take(WORST) {
+            let used = kill.used.map_or_else(String::new, |(ran, waited)| {
+                format!(", of which its threads ran for {} and waited for {}", ms(ran), ms(waited))
+            });
+            let (way, silence, deaths) = (self.way(&kill.way), ms(kill.silence), kill.deaths);
+            let _ = writeln!(text, "among the longest: {way}, {deaths} deaths: {silence} ms{used}");
         }
         let seconds = self.total.time.as_secs_f64();
         for lane in &self.total.lanes {
