@@ -1,6 +1,6 @@
 # What people and machines type. Everything that is missing is installed, and said before it is.
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo survive test test-long lint clean
 
 # Real virtual machines on a network of their own (some minutes). KEEP=1: stays up afterwards.
 demo:
@@ -8,13 +8,20 @@ demo:
 	cargo build --locked -p ipvisor -p lab
 	@$${CARGO_TARGET_DIR:-target}/debug/demo
 
+# The base is killed again and again under running machines (DURATION= seconds).
+survive: DURATION ?= 600
+survive:
+	scripts/needs test
+	scripts/faults
+	@$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
+	@$${CARGO_TARGET_DIR:-target}/debug/survive --seconds $(DURATION)
+
 # Everything: unit, property, driver and guest level.
 test:
 	scripts/needs test
 	scripts/faults
-	cargo build --locked --workspace
-	cargo build --locked --release -p ipvisor
 	scripts/test --workspace
+	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 90
 	crates/virtqueue/sanitize.sh
 	fuzz/run.sh
 
@@ -22,9 +29,8 @@ test:
 test-long:
 	scripts/needs test
 	scripts/faults
-	cargo build --locked --workspace
-	cargo build --locked --release -p ipvisor
 	scripts/test --workspace --features lab/long
+	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 600
 	crates/virtqueue/sanitize.sh
 	SECONDS_EACH=120 fuzz/run.sh
 

@@ -31,6 +31,7 @@ use crate::paths;
 #[derive(Debug)]
 pub struct Instance {
     program: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
     space: String,
     dir: TempDir,
     running: bool,
@@ -65,30 +66,33 @@ impl Instance {
     /// Starts an instance inside `space` with this configuration; gives it back when the command
     /// says that it runs.
     pub fn up(space: &Netns, config: &str) -> Result<Self> {
-        Self::up_by(&paths::ipvisor()?, space, config, "")
+        Self::up_by(&paths::ipvisor()?, space, config, Vec::new())
     }
 
     /// The same with the program that does wrong where it is told to, and this fault.
     pub fn up_with_fault(space: &Netns, config: &str, fault: &str) -> Result<Self> {
-        Self::up_by(&paths::ipvisor_with_faults()?, space, config, fault)
+        Self::up_by(&paths::ipvisor_with_faults()?, space, config, vec![(FAULT, fault.into())])
     }
 
     /// The same with the program of the release build, for tests that carry millions.
     pub fn up_fast(space: &Netns, config: &str) -> Result<Self> {
-        Self::up_by(&paths::ipvisor_release()?, space, config, "")
+        Self::up_by(&paths::ipvisor_release()?, space, config, Vec::new())
     }
 
-    fn up_by(program: &Path, space: &Netns, config: &str, fault: &str) -> Result<Self> {
+    /// The same with any program and these variables in its environment.
+    pub fn up_by(
+        program: &Path,
+        space: &Netns,
+        config: &str,
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ipv-").tempdir();
         let dir = dir.attempt(|| "create a temporary directory".to_owned())?;
         let (program, space) = (program.to_owned(), space.name().to_owned());
-        let made = Self { program, space, dir, running: true };
+        let made = Self { program, environment, space, dir, running: true };
         let file = made.config_path();
         std::fs::write(&file, config).attempt(|| format!("write {}", file.display()))?;
         let mut command = made.command("up");
-        if !fault.is_empty() {
-            command.env(FAULT, fault);
-        }
         output(command.arg(&file).arg("--detach")).map_err(|error| {
             LabError::Unexpected(format!("{error}\nits messages:\n{}", made.messages()))
         })?;
@@ -99,6 +103,7 @@ impl Instance {
     pub fn command(&self, what: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space]).arg(&self.program).arg(what);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg("--state-dir").arg(self.state_dir());
         command
     }

@@ -13,8 +13,9 @@
 //!  numbered datagrams with a number each: what was lost, what came twice; exchange keeps them going
 //!  stack    a small TCP/IP stack on a driver of ours: a VM that answers
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
-//!  neighbor a machine outside that says nothing by itself
+//!  neighbor a machine outside that says nothing by itself; station one that talks without a kernel
 //!  instance a running ipvisor, by its command; balance: whether its counters add up
+//!  crowd    hundreds of ports on one instance
 //!  wired    all of it for tests that compare octets: two drivers, the base, a tap on the LAN
 //! ```
 //! Counts and bytes that a test compares come from here: from drivers and captures, never from the
@@ -24,6 +25,7 @@ pub mod balance;
 pub mod capture;
 pub mod chance;
 pub mod command;
+pub mod crowd;
 pub mod driver;
 pub mod error;
 pub mod exchange;
@@ -41,6 +43,7 @@ pub mod numbered;
 pub mod paths;
 pub mod scene;
 pub mod stack;
+pub mod station;
 mod sys;
 pub mod testpmd;
 pub mod wired;

@@ -32,8 +32,7 @@ pub struct QuietNeighbor {
 impl QuietNeighbor {
     /// Takes the place of the kernel at the LAN's end of the cable.
     pub fn replace(scene: &Scene) -> Result<Self> {
-        scene.outside.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
-        scene.outside.run(&format!("ip addr flush dev {LAN_CARD}"))?;
+        silence_kernel(scene)?;
         let mac = crate::netns::mac(&scene.outside, LAN_CARD)?;
         let tap = Tap::open(&scene.outside, LAN_CARD)?;
         let ended = Arc::new(AtomicBool::new(false));
@@ -65,14 +64,20 @@ impl Drop for QuietNeighbor {
     }
 }
 
+/// Takes the kernel's addresses at the LAN's end of the cable away.
+pub fn silence_kernel(scene: &Scene) -> Result<()> {
+    scene.outside.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
+    scene.outside.run(&format!("ip addr flush dev {LAN_CARD}")).map(drop)
+}
+
 /// It stands for everybody on the LAN but the host and its VMs.
 fn is_ours(address: IpAddr) -> bool {
     let theirs = (0..10).any(|number| vm(number).contains(&address));
     !theirs && !HOST.contains(&address)
 }
 
-/// The answer to a question that is not for the host or a VM.
-fn answer(mac: Mac, frame: &[u8]) -> Option<Vec<u8>> {
+/// The answer of whoever is at `mac` to a question that is not for the host or a VM.
+pub fn answer(mac: Mac, frame: &[u8]) -> Option<Vec<u8>> {
     let from: Mac = *frame.get(6..)?.first_chunk()?;
     match u16::from_be_bytes(*frame.get(12..)?.first_chunk()?) {
         frames::ARP => answer_arp(mac, from, frame.get(14..)?),

@@ -154,8 +154,8 @@ pub fn delivered(port: &mut DriverPort, datagram: &[u8]) -> Result<(NetHeader, V
     })
 }
 
-/// Asks for a LAN address by ARP and gives the MAC address that answers.
-fn ask_for_mac(port: &mut DriverPort) -> Result<Mac> {
+/// Asks for a LAN address by ARP, as the first VM, and gives the MAC address that answers.
+pub fn ask_for_mac(port: &mut DriverPort) -> Result<Mac> {
     let [own, asked]: [Pair; 2] = [vm(0), crate::scene::GATEWAY];
     let (IpAddr::V4(own), IpAddr::V4(asked)) = (own[0], asked[0]) else {
         return Err(LabError::Unexpected("no IPv4 addresses in the scene".to_owned()));

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
+use datapath::uplink::PacketUplink;
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
@@ -23,6 +24,10 @@ const LARGEST_MTU: u32 = 65535;
 pub(super) const LEAST_MTU_IPV6: u32 = 1280;
 /// Octets that every IPv4 host must take (RFC 791).
 const LEAST_MTU_IPV4: u32 = 576;
+/// Frames of the smallest receive ring: a batch of the datapath.
+const LEAST_RING: u32 = 64;
+/// Frames of the largest: a gigabyte of memory.
+const LARGEST_RING: u32 = 16384;
 
 /// A network as written, with the places that later rules speak of.
 pub(super) struct Draft {
@@ -63,6 +68,7 @@ pub(super) fn read<'t>(name: At<String>, values: &'t DeTable<'t>, out: &mut Vec<
         reader.out.push(Mistake::at(&server.at, message).help("write your name server's"));
     }
     let coalesce = reader.boolean("coalesce").unwrap_or(true);
+    let receive_ring = reader.number("receive_ring", LEAST_RING..=LARGEST_RING).map(|n| n.value);
     let (icmp_source4, icmp_source6) = icmp_source(&mut reader);
     reader.finish();
 
@@ -74,6 +80,7 @@ pub(super) fn read<'t>(name: At<String>, values: &'t DeTable<'t>, out: &mut Vec<
         mtu,
         dns: dns.into_iter().map(|s| s.value).collect(),
         coalesce,
+        receive_ring: receive_ring.unwrap_or(PacketUplink::FRAMES),
         icmp_source4,
         icmp_source6,
     };

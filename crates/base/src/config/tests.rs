@@ -104,6 +104,7 @@ addresses = ["203.0.113.10", "2001:db8:1::10", "203.0.113.64/28"]
         }
     );
     assert_eq!((lan.on_link, lan.coalesce, lan.mtu), (true, true, None));
+    assert_eq!(lan.receive_ring, 256);
     let web = &config.vms["web"];
     assert_eq!((web.network.as_str(), web.hostname.as_str()), ("lan", "web"));
     assert_eq!(web.mac, Some(mac_of("lan", "web")));
@@ -212,6 +213,8 @@ const SINGLE: &[(&str, &str, &str)] = &[
     ("prefixes = []", "", "a network without prefixes has no addresses"),
     ("mtu = 1000", "", "`mtu` is too little / from 1280 to 65535"),
     ("mtu = 70000", "", "`mtu` is too much / from 1280 to 65535"),
+    ("receive_ring = 63", "", "`receive_ring` is too little / from 64 to 16384"),
+    ("receive_ring = 16385", "", "`receive_ring` is too much / from 64 to 16384"),
     ("uplink = \"lo\"", "", "`lo` leads to nobody"),
     ("uplink = \"eth 1\"", "", "cannot be the name of a network interface"),
     ("dns = \"0.0.0.0\"", "", "`0.0.0.0` is nobody's address"),

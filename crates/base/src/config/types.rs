@@ -45,6 +45,8 @@ pub struct Network {
     pub dns: Vec<IpAddr>,
     /// Whether the host kernel may merge TCP segments that arrive from the card.
     pub coalesce: bool,
+    /// Frames of the card's receive ring.
+    pub receive_ring: u32,
     /// Source of the ICMP errors that the base sends for this network, if not the host's address.
     pub icmp_source4: Option<Ipv4Addr>,
     /// The same for ICMPv6.

@@ -50,6 +50,15 @@ mod tests {
     }
 
     #[test]
+    fn a_kill_from_outside_while_it_takes_over_makes_nobody_wait() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.after(true, false, 0), 0);
+        assert!((0..3).all(|_| backoff.after(false, false, 0) == 0));
+        // What kills without end, a machine without memory, is not fought without rest.
+        assert_eq!(backoff.after(false, false, 0), 1);
+    }
+
+    #[test]
     fn a_base_that_dies_right_after_ready_gets_four_free_starts() {
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..6).map(|_| backoff.after(true, true, 1)).collect();

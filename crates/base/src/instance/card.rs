@@ -92,6 +92,8 @@ pub struct CardSetup<'a> {
     pub link: &'a Link,
     /// Whether software GRO may stay on.
     pub coalesce: bool,
+    /// Frames of a receive ring that is made; one that is taken over stays as it is.
+    pub frames: u32,
     /// Names this network's guard among all that use the card.
     pub label: &'a str,
     /// The host's own addresses.
@@ -167,8 +169,7 @@ impl Card {
         share(&guard, setup.host, setup.vms).map_err(failed)?;
         uplink::turn_off(&name, coalesce, state, id).map_err(failed)?;
         let filter = guard.socket_filter().map_err(failed)?;
-        let card =
-            PacketUplink::open(index, PacketUplink::FRAMES, &filter, state, id).map_err(failed)?;
+        let card = PacketUplink::open(index, setup.frames, &filter, state, id).map_err(failed)?;
         keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;
         guard.attach(netlink, index).map_err(failed)?;
         Ok((Self { name, index, settled: true, guard, label, coalesce }, card))

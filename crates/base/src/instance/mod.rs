@@ -344,7 +344,7 @@ impl Instance {
         };
         let Some(side) = self.networks.get(&vm.network) else { return Ok(()) };
         let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-        let prefixes = side.listed().filter(|(_, p)| *p == id).map(|(prefix, _)| prefix).collect();
+        let prefixes = vm.addresses.iter().flat_map(|address| side.left_of(*address)).collect();
         let (name, network) = (name.to_owned(), side.id);
         self.worker.add_port(PortSetup { id, network, name, inch, prefixes })??;
         Ok(())

@@ -155,6 +155,7 @@ impl NetworkSide {
             id: self.id,
             link: &link,
             coalesce: self.config.coalesce,
+            frames: self.config.receive_ring,
             label: &label,
             host: &own,
             vms: &vms,
@@ -288,13 +289,18 @@ impl NetworkSide {
 
     /// What is in the list, with whose it is: the VMs' prefixes without the addresses refused.
     pub fn listed(&self) -> impl Iterator<Item = (IpNet, PortId)> + '_ {
-        self.prefixes.iter().flat_map(|(prefix, port)| {
-            let mut left = vec![*prefix];
-            for address in &self.refused {
-                left = left.into_iter().flat_map(|p| without(p, *address)).collect();
-            }
-            left.into_iter().map(|p| (p, *port))
-        })
+        self.prefixes
+            .iter()
+            .flat_map(|(prefix, port)| self.left_of(*prefix).into_iter().map(|p| (p, *port)))
+    }
+
+    /// What of a VM's prefix is in the list: all but the addresses refused.
+    pub fn left_of(&self, prefix: IpNet) -> Vec<IpNet> {
+        let mut left = vec![prefix];
+        for address in &self.refused {
+            left = left.into_iter().flat_map(|p| without(p, *address)).collect();
+        }
+        left
     }
 
     /// Brings everything that depends on the host to how the host is now.

@@ -47,14 +47,15 @@ impl Inheritance {
 
     /// Takes all whose key starts with `prefix`, by what follows it.
     pub fn take_prefix(&mut self, prefix: &str) -> BTreeMap<String, OwnedFd> {
-        let mut taken = self.kept.split_off(prefix);
-        let after: Option<String> = taken.keys().find(|key| !key.starts_with(prefix)).cloned();
-        if let Some(after) = after {
-            self.kept.append(&mut taken.split_off(&after));
-        }
-        taken
-            .into_iter()
-            .filter_map(|(key, fd)| Some((key.strip_prefix(prefix)?.to_owned(), fd)))
+        use std::ops::Bound::{Included, Unbounded};
+        // A thousand ports are taken one by one: only what is taken may cost anything.
+        let keys = self.kept.range::<str, _>((Included(prefix), Unbounded)).map(|(key, _)| key);
+        let keys: Vec<_> = keys.take_while(|key| key.starts_with(prefix)).cloned().collect();
+        keys.into_iter()
+            .filter_map(|key| {
+                let fd = self.kept.remove(&key)?;
+                Some((key.strip_prefix(prefix)?.to_owned(), fd))
+            })
             .collect()
     }
 

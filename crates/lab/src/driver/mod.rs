@@ -80,11 +80,15 @@ pub struct Settings {
     pub ring: u16,
     /// Octets of each receive buffer; zero for what the features call for.
     pub buffer: usize,
+    /// Octets of each output buffer, header and frame.
+    pub room: usize,
+    /// Octets of each of the two memory regions.
+    pub memory: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { features: features::ALL, ring: 256, buffer: 0 }
+        Self { features: features::ALL, ring: 256, buffer: 0, room: LARGE, memory: 64 << 20 }
     }
 }
 
@@ -137,22 +141,13 @@ impl DriverPort {
     }
 
     fn over(mut front_end: FrontEnd, settings: &Settings) -> Result<Self> {
-        front_end.set_owner()?;
-        let features = front_end.features()? & settings.features;
-        if features & features::PROTOCOL != 0 {
-            front_end.negotiate_protocol(REPLY_ACK)?;
-        }
-        front_end.set_features(features)?;
-
-        let memory = DriverMemory::new(&[(0, 64 << 20), (1 << 32, 64 << 20)])
+        let memory = DriverMemory::new(&[(0, settings.memory), (1 << 32, settings.memory)])
             .attempt(|| "make a memory file".to_owned())?;
-        let shared: Vec<_> = memory.regions().iter().map(|r| (announced(r), r.file())).collect();
-        front_end.set_memory(&shared)?;
-
+        let features = negotiate(&mut front_end, settings.features, &memory)?;
         let buffer = settings.buffer(features);
         let of_ring = QueueFeatures::from_bits(features);
         let mut rx = DriverRx::new(Arc::clone(&memory), settings.ring, of_ring, buffer);
-        let tx = DriverTx::new(Arc::clone(&memory), settings.ring, of_ring, LARGE);
+        let tx = DriverTx::new(Arc::clone(&memory), settings.ring, of_ring, settings.room);
         rx.fill(buffer);
         rx.queue.expose();
 
@@ -161,6 +156,20 @@ impl DriverPort {
         let mut port = Self { front_end, memory, tx, rx, kick, call, features, buffer };
         port.start_rings()?;
         Ok(port)
+    }
+
+    /// Hangs up, and negotiates anew over another connection, with the rings as they are: what lies
+    /// in them stays there. The features must be the same as before.
+    pub fn come_back(&mut self, mut front_end: FrontEnd) -> Result<()> {
+        let features = negotiate(&mut front_end, self.features, &self.memory)?;
+        if features != self.features {
+            let (before, now) = (self.features, features);
+            return Err(LabError::Unexpected(format!("features {before:#x} became {now:#x}")));
+        }
+        self.front_end = front_end;
+        self.start_rings()?;
+        // Whatever was notified before was notified to nobody.
+        self.kick.iter().try_for_each(signal)
     }
 
     fn start_rings(&mut self) -> Result<()> {
@@ -271,6 +280,19 @@ impl DriverPort {
     pub fn stop(&mut self) -> Result<(u16, u16)> {
         Ok((self.front_end.stop_ring(RX)?, self.front_end.stop_ring(TX)?))
     }
+}
+
+/// What comes before the rings: owner, features, memory. Gives the features of both sides.
+fn negotiate(front_end: &mut FrontEnd, wanted: u64, memory: &DriverMemory) -> Result<u64> {
+    front_end.set_owner()?;
+    let features = front_end.features()? & wanted;
+    if features & features::PROTOCOL != 0 {
+        front_end.negotiate_protocol(REPLY_ACK)?;
+    }
+    front_end.set_features(features)?;
+    let shared: Vec<_> = memory.regions().iter().map(|r| (announced(r), r.file())).collect();
+    front_end.set_memory(&shared)?;
+    Ok(features)
 }
 
 fn announced(region: &virtqueue::driver::DriverRegion) -> Region {

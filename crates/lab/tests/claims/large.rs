@@ -177,7 +177,7 @@ fn a_large_send_travels_whole_to_a_driver_that_takes_it() {
     let no_buffers_merged = features::ALL & !features::MRG_RXBUF;
     for receiver in [
         Settings::default(),
-        Settings { features: no_buffers_merged, ring: 64, buffer: 0 },
+        Settings { features: no_buffers_merged, ring: 64, ..Settings::default() },
         Settings { buffer: 1526, ..Settings::default() },
     ] {
         let mut stage = Stage::set(&wiring(receiver));

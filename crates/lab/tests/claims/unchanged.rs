@@ -124,7 +124,12 @@ fn a_datagram_arrives_whole_however_its_driver_cut_it_into_buffers() {
         Settings::plain(),
         Settings { features: features::PROTOCOL, ..Settings::plain() },
         Settings { features: known, ..Settings::plain() },
-        Settings { features: known | features::MRG_RXBUF, buffer: 200, ring: 64 },
+        Settings {
+            features: known | features::MRG_RXBUF,
+            buffer: 200,
+            ring: 64,
+            ..Settings::default()
+        },
         Settings {
             features: known | features::EVENT_IDX | features::INDIRECT_DESC,
             ..Settings::plain()

@@ -154,8 +154,9 @@ fn one_that_starts_after_failures(stage: &Stage, db: Guest) {
     assert_eq!(status(instance, "db")["state"], "stopped");
 }
 
-/// What a guest can do to its card without anybody's help.
-fn its_card_goes_and_comes(guest: &Guest) {
+/// What the second guest can do to its card without anybody's help: turn it off and on, change its MTU,
+/// load its driver anew.
+pub fn its_card_goes_and_comes(guest: &Guest) {
     guest.ok("ip link set eth0 down; sleep 0.5; ip link set eth0 up").unwrap();
     guest.wait_for_addresses(&vm(1), LIMIT).unwrap();
     talk(guest, OUTSIDE);

@@ -8,10 +8,11 @@ use lab::instance::Instance;
 use lab::scene::vm;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::life::its_card_goes_and_comes;
 use crate::stage::{LIMIT, NAMES, Stage, events, last_command, status, talk, told, wait_state};
 
 /// Deaths of the base during one transfer.
-const DEATHS: u64 = 3;
+const DEATHS: u64 = if cfg!(feature = "long") { 10 } else { 3 };
 /// Octets between two of them.
 const ENOUGH: u64 = 4 << 20;
 
@@ -101,6 +102,10 @@ fn guests_notice_nothing_of_the_bases_deaths() {
     assert_eq!(takeovers(&stage.instance), DEATHS);
     assert_eq!(guests.map(link_changes), links);
     assert_eq!(NAMES.map(|name| status(&stage.instance, name)["pid"].clone()), processes);
+
+    // What a guest does to its card does it to a successor's port.
+    its_card_goes_and_comes(stage.guest(1));
+    talk(stage.guest(0), vm(1));
 
     // A guest that negotiates with the successor from the beginning.
     let mut guests = stage.take_guests().into_iter();
