@@ -6,6 +6,7 @@
 //!  guest    boots one under QEMU, or drives the console of one that the base formed
 //!  netns    namespaces, veth pairs, programs and sockets inside; the machine's state before and after
 //!  capture  frames as they pass outside the base, and frames nobody would send
+//!  computer a whole machine, emulated, with systemd and /dev/kvm
 //!  testpmd  DPDK's stock driver and switch
 //!  driver   a vhost-user front end in this process: exact frames in, exact frames out
 //!  faults   tests run against a base that does wrong on purpose
@@ -25,6 +26,7 @@ pub mod balance;
 pub mod capture;
 pub mod chance;
 pub mod command;
+pub mod computer;
 pub mod crowd;
 pub mod driver;
 pub mod error;

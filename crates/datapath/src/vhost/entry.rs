@@ -140,7 +140,10 @@ impl Entry {
             return self.prepare(None, around);
         }
         let Some(session) = &mut self.session else { return Ok(()) };
-        if let Err(why) = session.negotiation.settle_all(around) {
+        let settled = session.negotiation.settle_all(around);
+        // Rings were started outside of any request.
+        session.negotiation.record.seal();
+        if let Err(why) = settled {
             around.tell(self.door.id, PortEvent::Renegotiate { why: why.into() });
             self.detach(Farewell::Asked, around);
         }

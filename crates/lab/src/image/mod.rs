@@ -17,7 +17,7 @@
 //! keeps a root shell on the serial console. Words on the kernel's command line steer it:
 //! `lab.dhcp=none` (no client), `lab.dhcp=udhcpc` (busybox's, IPv4 only).
 
-mod initramfs;
+pub(crate) mod initramfs;
 mod kernel;
 mod packages;
 
@@ -88,6 +88,10 @@ pub struct Image {
     pub kernel_packed: PathBuf,
     /// The root file system.
     pub initramfs: PathBuf,
+    /// The kernel's modules, as its package has them.
+    pub modules: PathBuf,
+    /// The tree that the guest's programs come from.
+    pub programs: PathBuf,
 }
 
 impl Image {
@@ -104,6 +108,8 @@ impl Image {
             kernel: dir.join("vmlinux"),
             kernel_packed: dir.join("vmlinuz"),
             initramfs: dir.join("initramfs.cpio"),
+            modules: dir.join("modules"),
+            programs: dir.join("programs"),
         };
         let _lock = paths::Lock::take("image")?;
         if !dir.exists() {
@@ -130,6 +136,10 @@ fn build(into: &Path, progress: &dyn Fn(&str)) -> Result<()> {
     let cache = paths::cache();
     let modules = fetch_kernel(&cache, into, progress)?;
     let root = fetch_programs(&cache, progress)?;
+    for (name, tree) in [("modules", &modules), ("programs", &root)] {
+        let link = into.join(name);
+        std::os::unix::fs::symlink(tree, &link).attempt(|| format!("link {}", link.display()))?;
+    }
     progress("packing the guest's root file system");
     let archive = root_file_system(&root, &modules)?;
     let path = into.join("initramfs.cpio");

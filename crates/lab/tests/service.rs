@@ -1,0 +1,45 @@
+//! ipvisor as a service under real systemd, in an emulated computer: what is done to the service is
+//! not done to the VMs.
+
+use std::time::Duration;
+
+use lab::computer;
+use lab::image::Image;
+use lab::paths;
+
+const JOB: &str = include_str!("../computer/service-job");
+
+/// The job with what it needs to know before it.
+fn job(image: &Image) -> String {
+    let unit = paths::workspace().join("dist/ipvisor.service");
+    let words = [
+        ("PROGRAM", paths::ipvisor_release().unwrap()),
+        ("UNIT", unit),
+        ("KERNEL", image.kernel.clone()),
+        ("INITRAMFS", image.initramfs.clone()),
+        ("CMDLINE", Image::CMDLINE.into()),
+    ];
+    let told: String = words.map(|(name, is)| format!("{name}='{}'\n", is.display())).concat();
+    told + JOB
+}
+
+#[test]
+fn vms_run_on_whatever_is_done_to_the_service() {
+    let _alone = paths::alone().unwrap();
+    let image = Image::get(|_| {}).unwrap();
+    let ran = computer::run(&image, &job(&image), Duration::from_secs(400)).unwrap();
+    assert_eq!(ran.status, 0, "{}", ran.text);
+    println!("{}", ran.text);
+}
+
+#[test]
+fn the_computer_has_what_this_machine_may_lack_and_tells_how_a_job_ended() {
+    let _alone = paths::alone().unwrap();
+    let image = Image::get(|_| {}).unwrap();
+    let script = "cat /sys/fs/cgroup/cgroup.controllers; ls /dev/kvm; systemctl is-active lab.target; exit 7";
+    let ran = computer::run(&image, script, Duration::from_secs(200)).unwrap();
+    assert_eq!(ran.status, 7, "{}", ran.text);
+    for word in ["cpu", "memory", "/dev/kvm"] {
+        assert!(ran.text.contains(word), "no {word} in {}", ran.text);
+    }
+}
