@@ -54,6 +54,8 @@ pub struct Start {
     pub hello: Hello,
     /// What the one before left.
     pub inheritance: Inheritance,
+    /// What one that still serves has, to be looked at and not to be touched.
+    pub preview: Inheritance,
     /// Where to register descriptors, and to say ready and alive.
     pub keeper: Arc<HolderKeeper>,
     /// What the holder has to say.
@@ -114,10 +116,12 @@ where
     let socket = take_stdin()?;
     let opening = keeper::open(&socket)?;
     let keeper = Arc::new(HolderKeeper::new(socket.try_clone()?));
-    let (beside, hello, inheritance) = match opening {
-        Opening::TakeOver(hello, inheritance) => (None, hello, inheritance),
-        Opening::Prepare => (Some(socket.try_clone()?), Hello::default(), Inheritance::default()),
+    let (hello, inheritance, preview) = match opening {
+        Opening::TakeOver(hello, inheritance) => (Some(hello), inheritance, None),
+        Opening::Prepare(preview) => (None, Inheritance::default(), Some(preview)),
     };
+    let beside = if hello.is_none() { Some(socket.try_clone()?) } else { None };
+    let (hello, preview) = (hello.unwrap_or_default(), preview.unwrap_or_default());
     keeper.inherit(&inheritance)?;
     let was_beside = beside.is_some();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -125,7 +129,8 @@ where
         let link = HolderLink::new(socket)?;
         let state_dir = StateDir::at(arguments.state_dir);
         let (release, keeper) = (arguments.release, keeper.clone());
-        instance(Start { state_dir, release, hello, inheritance, keeper, link, beside }).await
+        let start = Start { state_dir, release, hello, inheritance, preview, keeper, link, beside };
+        instance(start).await
     });
     if let Err(failure) = &result
         && was_beside

@@ -80,6 +80,13 @@ impl BaseChild {
         }
     }
 
+    /// Tells it to prepare, and lets it look at what is kept, with the next [`Self::flush`].
+    pub fn prepare(&mut self) {
+        self.say(&ToBase::Prepare);
+        self.outgoing.push_back(Outgoing::Pieces(0));
+        self.say(&ToBase::Complete);
+    }
+
     /// Hands everything over to it, with the next [`Self::flush`].
     pub fn hand_over(&mut self, hello: Hello, unsettled: impl Iterator<Item = (u32, Ended)>) {
         (self.ticks, self.silent) = (0, 0);

@@ -16,7 +16,8 @@
 //! ```
 //! A starting base is told hello, the pieces, the statuses of VM processes that its predecessor did
 //! not settle, complete: in this order, before anything else. One that is to take over from a base
-//! that still serves is told prepare before all that.
+//! that still serves is told prepare, pieces and complete before all that: what is kept at that
+//! moment, to look at.
 //!
 //! Holder and base may be of different versions: a kind, once given, keeps its meaning and its
 //! fields, and what nobody understands is passed over.

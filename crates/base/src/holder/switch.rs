@@ -6,7 +6,7 @@
 //!        |  switch WORDS     |                           |
 //!        |------------------>| starts it --- prepare --->|
 //!        |  (serves on)      |                           | reads its configuration, looks around
-//!        |                   |<-------- prepared --------|
+//!        |                   |<-------- prepared --------| and at what is kept: duplicates
 //!        |<----- yield ------|                           |
 //!        | comes to rest     |                           |
 //!        |----- yielded ---->|                           |
@@ -67,7 +67,7 @@ impl Holder<'_> {
         let release = Release { binary, words };
         match BaseChild::start(&release.program(&self.options.base)) {
             Ok(mut child) => {
-                child.say(&ToBase::Prepare);
+                child.prepare();
                 let (ticks, chosen, why) = (0, false, None);
                 self.candidate = Some(Candidate { child, release, layout, ticks, chosen, why });
             }

@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use datapath::keeper::Keeper;
 use datapath::names::NetworkId;
-use datapath::netlink::{Netlink, NetlinkError, Route};
+use datapath::netlink::{Link, Netlink, NetlinkError, Route};
 use datapath::state::StateMemory;
 use datapath::uplink::{HostPath, UplinkError};
 use datapath::worker::{Gone, WorkerHandle};
@@ -71,12 +71,16 @@ impl HostSide {
         keeper: &dyn Keeper,
         worker: &WorkerHandle,
         netlink: &mut Netlink,
+        links: &[Link],
     ) -> Result<Self, HostPathError> {
         let path = match kept {
             Some(fd) => {
                 let path = HostPath::adopt(netlink, fd, state, network)?;
                 // It may have changed since the predecessor looked; see `set_mtu`.
-                let _ = netlink.set_link_mtu(path.index(), mtu);
+                let is_so = |l: &&Link| l.index == path.index() && l.mtu == mtu;
+                if !links.iter().any(|link| is_so(&link)) {
+                    let _ = netlink.set_link_mtu(path.index(), mtu);
+                }
                 path
             }
             None => {

@@ -48,6 +48,7 @@ use datapath::state::marks::Marks;
 use datapath::state::network_name::NetworkName;
 use datapath::state::port::PortRecord;
 use datapath::state::{LAYOUTS, StateMemory};
+use datapath::uplink::PacketUplink;
 use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
 use datapath::worker::{self, Gone, PortSetup, WorkerHandle};
 use tokio::sync::mpsc;
@@ -64,6 +65,7 @@ use depart::Departing;
 use host_facts::HostFacts;
 use ids::Ids;
 use network::{Around, CardOpen, NetworkSide};
+use vms::Machine;
 
 /// How often the holder hears that the main loop is alive.
 const BEAT: Duration = Duration::from_secs(1);
@@ -138,9 +140,11 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     let monitor = Monitor::open()?;
     let mut netlink = Netlink::open()?;
     let host = HostFacts::read(&mut netlink)?;
+    let machine = Machine::look()?;
     virtqueue::sigbus::install()?;
+    look_ahead(&start.preview);
     start.take_over(LAYOUTS)?;
-    let mut instance = Instance::open(&mut start, config, (netlink, host), said)?;
+    let mut instance = Instance::open(&mut start, config, (netlink, host, machine), said)?;
     let listener = match instance.prepare(&mut start) {
         Ok(listener) => listener,
         Err(failure) => {
@@ -152,6 +156,9 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
             return Err(failure);
         }
     };
+    // What nobody took over must not live on here.
+    start.preview = Inheritance::default();
+    PacketUplink::forget_ahead();
     let (calls, called) = mpsc::channel(64);
     let server = tokio::spawn(control::serve(listener, calls, instance.events.clone()));
     instance.server = server.abort_handle();
@@ -168,6 +175,16 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
         Ok(End::Leave) => Ok(()),
         // A base that fails leaves everything as it is: its successor takes it over.
         Err(failure) => Err(failure),
+    }
+}
+
+/// Does what takes time about the cards of a base that still serves, and changes nothing.
+fn look_ahead(preview: &Inheritance) {
+    let Some(Ok(view)) = preview.get("state").map(StateMemory::view) else { return };
+    for (name, id) in Ids::networks_known(&view) {
+        if let Some(socket) = preview.get(&format!("network/{name}/uplink")) {
+            PacketUplink::map_ahead(socket, &view, id);
+        }
     }
 }
 
@@ -189,7 +206,7 @@ impl Instance {
     fn open(
         start: &mut Start,
         config: Config,
-        (mut netlink, host): (Netlink, HostFacts),
+        (mut netlink, host, machine): (Netlink, HostFacts, Machine),
         said: mpsc::UnboundedSender<Said>,
     ) -> Result<Self, Failure> {
         let takeover = start.is_takeover();
@@ -236,9 +253,7 @@ impl Instance {
             side.announce(&worker)?;
             networks.insert(name.clone(), side);
         }
-        let (dir, kept) = (&start.state_dir, &mut start.inheritance);
-        let keeper = &start.keeper;
-        let vms = vms::open(&config, &networks, dir, keeper, &events, from_vms, kept, takeover)?;
+        let vms = vms::none_yet(&config, &start.state_dir, &start.keeper, &machine, from_vms);
         let instance = Self {
             config,
             release: start.release.clone(),
@@ -276,6 +291,7 @@ impl Instance {
         let opened = self.open_networks(&mut start.inheritance);
         self.tell_damage();
         opened?;
+        self.open_vms(&mut start.inheritance)?;
         let listener = control::listen(&start.state_dir, &mut start.inheritance, &*start.keeper)?;
         start.keeper.ready()?;
         Ok(listener)
@@ -302,7 +318,7 @@ impl Instance {
             };
             marks.set_network(Some(side.id));
             side.beware(&around, inheritance);
-            side.open_host(&around, inheritance, &mut self.netlink, &taken)?;
+            side.open_host(&around, inheritance, &self.host, &mut self.netlink, &taken)?;
             let card = side.open_card(&around, inheritance, &self.host, &mut self.netlink);
             match card {
                 Err(error) if takeover && !matches!(error, CardOpen::Gone(_)) => {

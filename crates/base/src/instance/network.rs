@@ -239,6 +239,7 @@ impl NetworkSide {
         &mut self,
         around: &Around<'_>,
         inheritance: &mut Inheritance,
+        host: &HostFacts,
         netlink: &mut Netlink,
         taken: &BTreeSet<IpNet>,
     ) -> Result<(), Gone> {
@@ -257,6 +258,7 @@ impl NetworkSide {
             keeper,
             around.worker,
             netlink,
+            &host.links,
         );
         match opened {
             Ok(side) => self.host = Some(side),

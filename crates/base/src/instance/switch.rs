@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use datapath::faults::{self, Point};
+use datapath::state::LAYOUTS;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::changes::{self, Busy};
@@ -133,7 +134,7 @@ impl Instance {
             copy = Some(name.clone());
             release = ReleaseArguments { config: path, accepted: name };
         }
-        let asked = self.keeper.switch(self.state.layout(), &release.words(), program.as_ref());
+        let asked = self.keeper.switch(*LAYOUTS.end(), &release.words(), program.as_ref());
         asked.map_err(|e| {
             Refusal::new(RefusalKind::Failed, format!("cannot ask the holder to switch: {e}"))
         })?;
@@ -246,7 +247,7 @@ impl Instance {
         self.events.push(EventLevel::Warning, "holder_replaced", "base", text);
         self.keeper.beat()?;
         // Its child is reaped and watched without a detour.
-        self.keeper.switch(self.state.layout(), &words, None)?;
+        self.keeper.switch(*LAYOUTS.end(), &words, None)?;
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! The VMs of the instance: what is asked of them, and what they tell.
 
-use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,11 +8,10 @@ use datapath::keeper::Keeper;
 use datapath::state::port::PortRecord;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::network::NetworkSide;
 use super::{Instance, Said};
 use crate::config::{Config, Engine};
 use crate::control::{Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus};
-use crate::engine::Choice;
+use crate::engine::{Accel, Choice};
 use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
 use crate::ledger::{Capacity, Claim, Ledger};
@@ -43,26 +41,35 @@ pub fn fits(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes over the VMs that run, and prepares the others. Those that run and are in the
-/// configuration no longer are ended.
-#[allow(clippy::too_many_arguments, reason = "what VMs are opened with, each once")]
-pub(super) fn open(
+/// What VMs are given of this machine.
+pub(super) struct Machine {
+    capacity: Capacity,
+    accel: Accel,
+}
+
+impl Machine {
+    /// Looks at it.
+    pub fn look() -> Result<Self, Failure> {
+        let accel = Choice::of_this_machine().accel;
+        Ok(Self { capacity: Capacity::of_this_machine()?, accel })
+    }
+}
+
+/// Room for the VMs, without any yet.
+pub(super) fn none_yet(
     config: &Config,
-    networks: &BTreeMap<String, NetworkSide>,
     state_dir: &StateDir,
     keeper: &Arc<HolderKeeper>,
-    events: &EventLog,
+    machine: &Machine,
     said: UnboundedSender<Said>,
-    inheritance: &mut Inheritance,
-    takeover: bool,
-) -> Result<Vms, Failure> {
+) -> Vms {
     let kept: Arc<dyn Keeper> = keeper.clone();
     let settle = keeper.clone();
-    let shared = Shared {
+    Vms::new(Arc::new(Shared {
         state_dir: state_dir.clone(),
         keeper: kept,
-        ledger: Mutex::new(Ledger::new(Capacity::of_this_machine()?, config.host.overcommit)),
-        accel: Choice::of_this_machine().accel,
+        ledger: Mutex::new(Ledger::new(machine.capacity, config.host.overcommit)),
+        accel: machine.accel,
         qemu: None,
         events: Box::new(move |event| {
             // Nobody listens any more only when the base is ending.
@@ -73,26 +80,7 @@ pub(super) fn open(
                 tracing::warn!(pid, %error, "cannot tell the holder that a process is settled");
             }
         }),
-    };
-    let formed =
-        |name: &str| matches!(config.vms.get(name).map(|vm| &vm.engine), Some(Engine::Qemu(_)));
-    // An instance that begins has no VMs but those that live.
-    let known = |name: &str| takeover && formed(name);
-    for stray in vm::strays(state_dir, known, formed) {
-        end_stray(stray, keeper.clone(), events.clone());
-    }
-    let mut vms = Vms::new(Arc::new(shared));
-    for (name, vm) in &config.vms {
-        let mtu = networks.get(&vm.network).map(|n| n.facts.mtu);
-        let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
-        let Some(plan) = Plan::new(name, vm, state_dir.port_socket(name)?, mtu) else { continue };
-        let pidfd = inheritance.take(&format!("vm/{name}/pidfd"));
-        vms.add(plan, pidfd)?;
-    }
-    for (pid, ended) in inheritance.take_reaped() {
-        vms.exited(pid, ending(ended));
-    }
-    Ok(vms)
+    }))
 }
 
 /// Ends a VM that is in the configuration no longer, beside everything else.
@@ -118,6 +106,32 @@ pub(super) fn ending(ended: Ended) -> Ending {
 }
 
 impl Instance {
+    /// Takes over the VMs that run, and prepares the others. Those that run and are in the
+    /// configuration no longer are ended. The datapath does without all this.
+    pub(super) fn open_vms(&mut self, inheritance: &mut Inheritance) -> Result<(), Failure> {
+        let (config, state_dir) = (&self.config, &self.state_dir);
+        let formed =
+            |name: &str| matches!(config.vms.get(name).map(|vm| &vm.engine), Some(Engine::Qemu(_)));
+        // An instance that begins has no VMs but those that live.
+        let takeover = self.hello.generation > 0;
+        let known = |name: &str| takeover && formed(name);
+        for stray in vm::strays(state_dir, known, formed) {
+            end_stray(stray, self.keeper.clone(), self.events.clone());
+        }
+        for (name, vm) in &config.vms {
+            let mtu = self.networks.get(&vm.network).map(|n| n.facts.mtu);
+            let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
+            let port = state_dir.port_socket(name)?;
+            let Some(plan) = Plan::new(name, vm, port, mtu) else { continue };
+            let pidfd = inheritance.take(&format!("vm/{name}/pidfd"));
+            self.vms.add(plan, pidfd)?;
+        }
+        for (pid, ended) in inheritance.take_reaped() {
+            self.vms.exited(pid, ending(ended));
+        }
+        Ok(())
+    }
+
     /// Starts what `up` starts. One that cannot be started is told, and the others go on.
     pub(super) fn start_all(&self) {
         for name in self.vms.to_start() {

@@ -40,6 +40,11 @@ pub struct Inheritance {
 }
 
 impl Inheritance {
+    /// What is kept under `key`.
+    pub fn get(&self, key: &str) -> Option<BorrowedFd<'_>> {
+        self.kept.get(key).map(OwnedFd::as_fd)
+    }
+
     /// Takes what is kept under `key`.
     pub fn take(&mut self, key: &str) -> Option<OwnedFd> {
         self.kept.remove(key)
@@ -85,14 +90,15 @@ impl Inheritance {
 pub enum Opening {
     /// Take over at once.
     TakeOver(Hello, Inheritance),
-    /// Prepare beside a base that serves, say so, then [`receive`].
-    Prepare,
+    /// Prepare beside a base that serves, say so, then [`receive`]. What is kept at present may be
+    /// looked at, and must not be touched.
+    Prepare(Inheritance),
 }
 
 /// Reads the holder's first message; and if it is the beginning of the handover, all of it.
 pub fn open(socket: impl AsFd) -> Result<Opening, HandoverError> {
     match next(socket.as_fd())? {
-        (ToBase::Prepare, _) => Ok(Opening::Prepare),
+        (ToBase::Prepare, _) => Ok(Opening::Prepare(pieces(socket.as_fd())?)),
         (ToBase::Hello(hello), _) => {
             let inheritance = rest(socket.as_fd(), &hello)?;
             Ok(Opening::TakeOver(hello, inheritance))
@@ -119,6 +125,16 @@ fn next(socket: BorrowedFd<'_>) -> Result<(ToBase, Vec<OwnedFd>), HandoverError>
 
 /// What follows hello.
 fn rest(socket: BorrowedFd<'_>, hello: &Hello) -> Result<Inheritance, HandoverError> {
+    let inheritance = pieces(socket)?;
+    let (got, expected) = (inheritance.kept.len(), hello.descriptors as usize);
+    if got != expected {
+        return Err(HandoverError::Descriptors { got, expected });
+    }
+    Ok(inheritance)
+}
+
+/// Everything until it is complete.
+fn pieces(socket: BorrowedFd<'_>) -> Result<Inheritance, HandoverError> {
     let mut inheritance = Inheritance::default();
     loop {
         match next(socket)? {
@@ -133,10 +149,6 @@ fn rest(socket: BorrowedFd<'_>, hello: &Hello) -> Result<Inheritance, HandoverEr
             (ToBase::Complete, _) => break,
             (other, _) => return Err(HandoverError::Order(format!("{other:?}"))),
         }
-    }
-    let (got, expected) = (inheritance.kept.len(), hello.descriptors as usize);
-    if got != expected {
-        return Err(HandoverError::Descriptors { got, expected });
     }
     Ok(inheritance)
 }

@@ -209,6 +209,12 @@ impl StateMemory {
         Ok(Self(Arc::new(Inner { mapping, notes: damage::Notes::default() })))
     }
 
+    /// Looks at what belongs to another base, which works with it, and changes nothing.
+    pub fn view(fd: BorrowedFd<'_>) -> Result<Self, StateError> {
+        header::look(fd)?;
+        Ok(Self::map(fd)?)
+    }
+
     /// The layout's version: an older one was brought to this when it was taken over.
     pub fn layout(&self) -> u32 {
         header::VERSION

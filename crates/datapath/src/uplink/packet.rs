@@ -166,6 +166,22 @@ impl PacketUplink {
         Ok(uplink)
     }
 
+    /// Gets ready to take over the socket of a base that still works with it; `view` is its state
+    /// memory.
+    pub fn map_ahead(socket: BorrowedFd<'_>, view: &StateMemory, network: NetworkId) {
+        let Some(RingRecord { block_size, frame_size, blocks }) =
+            NetworkRecord::of(view, network).ring()
+        else {
+            return;
+        };
+        Ring::map_ahead(socket, Geometry { block_size, blocks, frame_size });
+    }
+
+    /// Undoes [`PacketUplink::map_ahead`] for all sockets that were not taken over.
+    pub fn forget_ahead() {
+        Ring::forget_ahead();
+    }
+
     /// Takes over a predecessor's socket on the card that now has the interface index `index`, and
     /// goes on in the ring where it stopped. If the card was taken out and came back meanwhile, the
     /// groups have to be joined again.

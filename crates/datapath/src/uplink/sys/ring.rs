@@ -25,14 +25,21 @@
 //! [`Ring::bytes`] lends out octets of slots between `released` and `taken` only. The kernel does
 //! not write to those; they become the kernel's again in [`Ring::release_one`] only, which needs
 //! the ring mutably and so ends every loan. No other process maps the ring but a successor, which
-//! starts when this process is dead.
+//! touches it when this process is dead or has come to rest.
+//!
+//! # Mapping ahead
+//! The kernel maps all pages of a ring at once, which takes a millisecond for 18 MiB. So a base that
+//! waits until another yields maps the ring before that ([`Ring::map_ahead`]); when its time has
+//! come, [`Ring::map`] finds the mapping by the socket's inode, if it is still the same ring.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::fstat;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// How long the kernel may take to finish a slot that it has begun.
@@ -91,6 +98,9 @@ pub(in super::super) struct SlotHeader {
     pub frame_at: u16,
 }
 
+/// Rings that were mapped ahead, each with the inode of its socket.
+static AHEAD: Mutex<Vec<(u64, Ring)>> = Mutex::new(Vec::new());
+
 /// The mapped ring and how far we are in it.
 #[derive(Debug)]
 pub(in super::super) struct Ring {
@@ -104,8 +114,36 @@ pub(in super::super) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
+    /// Maps a socket's ring for later, and touches nothing in it. Nothing depends on that it can.
+    pub fn map_ahead(socket: BorrowedFd<'_>, geometry: Geometry) {
+        if let (Ok(stat), Ok(ring)) = (fstat(socket), Self::map_now(socket, geometry, 0)) {
+            AHEAD.lock().unwrap_or_else(PoisonError::into_inner).push((stat.st_ino, ring));
+        }
+    }
+
+    /// Lets go of all rings that were mapped ahead and not needed: each holds its socket.
+    pub fn forget_ahead() {
+        AHEAD.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Maps a socket's ring, to go on after `released` frames.
     pub fn map(socket: BorrowedFd<'_>, geometry: Geometry, released: u64) -> io::Result<Self> {
+        let mut ahead = AHEAD.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = fstat(socket).ok().and_then(|stat| {
+            ahead
+                .iter()
+                .position(|(inode, ring)| *inode == stat.st_ino && ring.geometry == geometry)
+        });
+        match found.map(|place| ahead.swap_remove(place).1) {
+            Some(mut ring) => {
+                (ring.released, ring.taken) = (released, released);
+                Ok(ring)
+            }
+            None => Self::map_now(socket, geometry, released),
+        }
+    }
+
+    fn map_now(socket: BorrowedFd<'_>, geometry: Geometry, released: u64) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no address is asked for, so nothing of ours is replaced; released in `drop` only.
         let memory = unsafe {
