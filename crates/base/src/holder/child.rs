@@ -22,6 +22,10 @@ enum Outgoing {
     Pieces(u64),
 }
 
+/// Ticks that a killed base has to end. One that has not by then is held in the kernel, by a file
+/// system or a disk that does not answer.
+const BURIAL: u32 = 3;
+
 /// Whether all was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
@@ -50,6 +54,8 @@ pub struct BaseChild {
     outgoing: VecDeque<Outgoing>,
     silent: u32,
     beaten: bool,
+    /// Ticks since it was killed.
+    unburied: u32,
 }
 
 impl BaseChild {
@@ -77,6 +83,7 @@ impl BaseChild {
             outgoing: VecDeque::new(),
             silent: 0,
             beaten: false,
+            unburied: 0,
         }
     }
 
@@ -198,10 +205,42 @@ impl BaseChild {
         self.ticks = self.ticks.saturating_add(1);
         self.silent = self.silent.saturating_add(1);
         self.served = self.served.map(|ticks| ticks.saturating_add(1));
+        self.unburied = self.unburied.saturating_add(u32::from(self.killed));
         let limit = if self.beaten { silent_ticks } else { start_ticks };
         if self.silent > limit && !self.killed {
             say(&format!("the base (process {}) has been silent for {limit} s", self.pid));
             self.killed = self.kill();
         }
+    }
+
+    /// It was killed and does not end. It carries nothing any more, so nobody needs to wait for it.
+    pub fn lingers(&self) -> bool {
+        self.unburied >= BURIAL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_is_killed_and_does_not_end_is_waited_for_some_ticks_only() {
+        let sleeper = Program {
+            path: "/bin/sleep".into(),
+            arguments: vec!["60".into()],
+            environment: Vec::new(),
+        };
+        let mut base = BaseChild::start(&sleeper).unwrap();
+        base.tick(10, 1);
+        assert!(!base.killed);
+        base.tick(10, 1);
+        assert!(base.killed && !base.lingers());
+        // Nobody reaps it here, so to its parent it has not ended.
+        for _ in 0..BURIAL {
+            assert!(!base.lingers());
+            base.tick(10, 1);
+        }
+        assert!(base.lingers());
+        let _ = rustix::process::waitpid(Some(base.pid), rustix::process::WaitOptions::empty());
     }
 }

@@ -490,6 +490,10 @@ impl<'a> Holder<'a> {
                 self.releases.serves(ticks);
             }
         }
+        if let Some(base) = self.base.take_if(|base| base.lingers()) {
+            self.base_died(&base, Ended::Signaled(Signal::KILL.as_raw()));
+            self.leaving.push(Leaving::of(base));
+        }
         self.tick_switch();
         if let Stopping::Now(left) = &mut self.stopping {
             match left.checked_sub(1) {

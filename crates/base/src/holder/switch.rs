@@ -49,6 +49,13 @@ pub struct Leaving {
     ticks: u32,
 }
 
+impl Leaving {
+    /// This one, from now on.
+    pub fn of(child: BaseChild) -> Self {
+        Self { child, ticks: 0 }
+    }
+}
+
 impl Holder<'_> {
     /// The running base wants another in its place.
     pub(super) fn switch(&mut self, layout: u32, words: Vec<OsString>, binary: Option<OwnedFd>) {
@@ -112,7 +119,7 @@ impl Holder<'_> {
     pub(super) fn call_off(&mut self, why: &str) {
         if let Some(mut candidate) = self.candidate.take_if(|c| !c.chosen) {
             candidate.child.kill();
-            self.leaving.push(Leaving { child: candidate.child, ticks: 0 });
+            self.leaving.push(Leaving::of(candidate.child));
             self.not_switched(why);
         }
     }
@@ -134,7 +141,7 @@ impl Holder<'_> {
     /// The running base rests since `at`: whoever is there to take over does.
     pub(super) fn yielded(&mut self, at: u64) {
         let Some(base) = self.base.take() else { return };
-        self.leaving.push(Leaving { child: base, ticks: 0 });
+        self.leaving.push(Leaving::of(base));
         self.predecessor = None;
         match self.candidate.take() {
             Some(candidate) => self.take_over(candidate, at),
@@ -163,7 +170,7 @@ impl Holder<'_> {
         // One that is not prepared would keep the VMs waiting.
         if let Some(mut candidate) = self.candidate.take() {
             candidate.child.kill();
-            self.leaving.push(Leaving { child: candidate.child, ticks: 0 });
+            self.leaving.push(Leaving::of(candidate.child));
         }
         false
     }
