@@ -137,6 +137,7 @@ mod tests {
                 takeovers: 1,
                 up_seconds: 200,
                 config: "/etc/net.toml".into(),
+                takeover: Default::default(),
                 state_dir: "/run/ipvisor".into(),
             },
             networks: vec![NetworkStatus {
