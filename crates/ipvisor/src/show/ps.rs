@@ -148,6 +148,7 @@ mod tests {
                 up_seconds: 200,
                 takeover: TakeoverStatus::default(),
                 config: "/etc/net.toml".into(),
+                takeover: Default::default(),
                 state_dir: "/run/ipvisor".into(),
             },
             networks: vec![NetworkStatus {

@@ -67,6 +67,8 @@ const LOOK: usize = 10;
 const TELL: Duration = Duration::from_secs(10);
 /// What ends a campaign is not part of its time: less is no campaign.
 const LEAST: Duration = Duration::from_secs(20);
+/// What the holder says when it does not start the next base at once.
+const WAITED: &str = " is started in ";
 /// Events by which a front end notices a death.
 const NOTICED: [&str; 4] = ["renegotiate", "detached", "ring_broken", "request_refused"];
 /// Counters of the load's VMs and card that stay zero when buffers are always there.
@@ -212,6 +214,8 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     if let Err(error) = churn.end() {
         wrong.push(format!("{error:?}"));
     }
+    let messages = stage.instance.messages();
+    messages.lines().filter(|line| line.contains(WAITED)).for_each(|line| println!("{line}"));
     // With the load its front ends go, and that is told.
     wrong.extend(noticed(&stage.instance));
     let total = load.end()?;
