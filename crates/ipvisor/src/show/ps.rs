@@ -146,7 +146,6 @@ mod tests {
                 base: 12,
                 takeovers: 1,
                 up_seconds: 200,
-                takeover: TakeoverStatus::default(),
                 config: "/etc/net.toml".into(),
                 takeover: Default::default(),
                 state_dir: "/run/ipvisor".into(),
