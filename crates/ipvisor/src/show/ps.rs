@@ -134,7 +134,7 @@ fn none() -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::control::{InstanceStatus, TakeoverStatus, UplinkStatus};
+    use base::control::{InstanceStatus, UplinkStatus};
 
     #[test]
     fn all_that_runs_is_shown_with_what_is_wrong_below() {
