@@ -173,9 +173,9 @@ pub fn its_card_goes_and_comes(guest: &Guest) {
     guest.ok("killall dhcpcd; while pidof dhcpcd; do sleep 0.1; done; rmmod virtio_net").unwrap();
     assert!(!guest.ok("ls /sys/class/net").unwrap().contains("eth0"));
     guest.ok("insmod /lib/modules/virtio_net.ko").unwrap();
-    guest
-        .ok("dhcpcd --quiet --nodelay --nobackground eth0 >/run/dhcp.log 2>&1 </dev/null &")
-        .unwrap();
+    // In a session of its own: it is not to end with this console.
+    let client = "setsid dhcpcd --quiet --nodelay --nobackground eth0";
+    guest.ok(&format!("{client} >/run/dhcp.log 2>&1 </dev/null &")).unwrap();
     guest.wait_for_addresses(&vm(1), LIMIT).unwrap();
     talk(guest, OUTSIDE);
 }
