@@ -74,10 +74,13 @@ fn a_route_is_replaced_if_it_is_ours_and_left_alone_if_not() {
             ("203.0.113.10/32", ["203.0.113.1", "203.0.113.3"]),
             ("2001:db8:1::10/128", ["2001:db8:1::1", "2001:db8:1::3"]),
         ] {
-            let prefix = prefix.parse().unwrap();
+            let prefix: ipnet::IpNet = prefix.parse().unwrap();
             for source in sources {
                 world.netlink.replace_route(prefix, card, Some(ip(source))).unwrap();
             }
+            let routes = world.netlink.routes_through(card).unwrap();
+            assert_eq!(routes.get(&prefix), Some(&Some(ip(sources[1]))), "{routes:?}");
+            assert_eq!(world.netlink.routes_through(lo).unwrap().get(&prefix), None);
             // The kernel answers with the address that the last one carries.
             let socket = std::net::UdpSocket::bind(match prefix.addr() {
                 IpAddr::V4(_) => "0.0.0.0:0",
