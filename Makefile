@@ -21,7 +21,7 @@ test:
 	scripts/needs test
 	scripts/faults
 	scripts/test --workspace
-	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 90
+	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 90 --slack 10
 	crates/virtqueue/sanitize.sh
 	fuzz/run.sh
 

@@ -33,6 +33,7 @@ fn every_path_works_and_nothing_is_left_behind() {
     assert!(paths.is_some_and(|n| n.parse::<u32>().unwrap() >= 20), "{text}");
 }
 
+#[cfg(feature = "long")]
 #[test]
 fn without_the_lan_exactly_the_paths_over_it_fail_by_name() {
     let (ended, text) = demo(|command| {

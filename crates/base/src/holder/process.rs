@@ -125,7 +125,10 @@ fn started(pid: i32) -> Option<u64> {
 /// Writes which process the base is, for a later holder.
 pub fn note_base(file: &Path, pid: Pid) -> io::Result<()> {
     let pid = pid.as_raw_pid();
-    fs::write(file, format!("{pid} {}\n", started(pid).unwrap_or(0)))
+    // Renamed over the old one: whoever reads meanwhile reads one of the two.
+    let new = file.with_extension("new");
+    fs::write(&new, format!("{pid} {}\n", started(pid).unwrap_or(0)))?;
+    fs::rename(new, file)
 }
 
 /// Ends the base that a holder which is gone left running: in order first, by force after `patience`.

@@ -178,7 +178,7 @@ impl StateDir {
         if !self.vessels_live() {
             let _ = fs::remove_dir_all(self.0.join("vm"));
         }
-        for file in ["control.sock", REFUSED, REFUSED_NEW, "base"] {
+        for file in ["control.sock", REFUSED, REFUSED_NEW, "base", "base.new"] {
             let _ = fs::remove_file(self.0.join(file));
         }
         self.forget_accepted(|_| true);

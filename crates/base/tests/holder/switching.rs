@@ -95,7 +95,8 @@ async fn serve(play: &str, state: &Path, mut start: Start) -> Result<(), Failure
                     start.link.move_to(ours)?;
                 }
                 HolderEvent::Heir(pid) => {
-                    let this = File::open("/proc/self/exe")?;
+                    // What the first holder was told to start.
+                    let this = File::open(program("base", play, state).path)?;
                     let (generation, seconds) = (start.hello.generation + 1, 1000);
                     let words = [start.release.accepted.clone().into()];
                     start.keeper.move_to(way.take().unwrap(), &this, generation, seconds, &words)?;

@@ -70,12 +70,13 @@ impl Tally {
 }
 
 /// Drops that are counted at the receiver.
-pub const RECEIVERS: [&str; 6] = [
+pub const RECEIVERS: [&str; 7] = [
     "drop.rx_no_buffer",
     "drop.rx_buffer_too_small",
     "drop.rx_effort",
     "drop.rx_port_down",
     "drop.rx_port_broken",
+    "drop.rx_port_quarantined",
     "drop.mac_unknown",
 ];
 
@@ -169,7 +170,6 @@ const PEERS: &[&str] = &[
     "drop.dhcp_reply",
     "drop.answer_malformed",
     "drop.offload_checksum",
-    "drop.offload_segmentation",
     "drop.source_unspecified",
     "drop.source_loopback",
     "drop.source_link_local",
@@ -184,15 +184,23 @@ const PEERS: &[&str] = &[
     "drop.destination_broadcast",
     "drop.destination_reserved",
     "drop.unknown_destination",
+    "drop.group_frame",
     "drop.too_big",
     "drop.segment_too_big",
     "drop.uplink_clipped",
     "drop.uplink_ring_full",
 ];
 
-/// Reasons that neither can cause: the cable, and the host's own stack do.
+/// Reasons that neither can cause: the cable, the host's own stack, and deaths of the base do.
 #[cfg(test)]
-const OTHERS: &[&str] = &["drop.host_forwarded", "drop.uplink_down", "drop.host_send"];
+const OTHERS: &[&str] = &[
+    "drop.host_forwarded",
+    "drop.uplink_down",
+    "drop.host_send",
+    "drop.poison",
+    "drop.rx_port_quarantined",
+    "drop.state_damaged",
+];
 
 /// Reasons that a driver can cause; `wired`: on a network with a card.
 pub fn by_drivers(wired: bool) -> Vec<&'static str> {

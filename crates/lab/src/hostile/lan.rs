@@ -252,11 +252,18 @@ pub const SAYINGS: &[(&str, Saying)] = &[
         header.csum_offset = d.other(&[0, 2, 4, 8, 12, 16], UDP_SUM);
         with((header, datagram), Fate::Drop("drop.offload_checksum"))
     }),
-    ("segments of few octets", |d| {
-        let to = receiver(d);
-        let (mut header, datagram) = large(d, to);
-        header.gso_size = d.range(8, 32) as u16;
-        with((header, datagram), Fate::Drop("drop.offload_segmentation"))
+    ("segments of few octets, as a kernel makes them of what it merges", |d| {
+        let (mut header, datagram) = large(d, Who::Rich);
+        let size = d.range(8, 32) as u16;
+        header.gso_size = size;
+        with((header, datagram), Fate::Arrive(Who::Rich, Left::Large { size, ecn: false }))
+    }),
+    ("a datagram for one in a frame for many", |d| {
+        let (to, v4) = (receiver(d), d.once_in(2));
+        let many = if d.once_in(2) { [0xff; 6] } else { [1, 0, 0x5e, 0, 0, 1] };
+        let kind = if v4 { frames::IP4 } else { frames::IP6 };
+        let datagram = udp(d, to.ip(v4), (4000, 4001));
+        clean(frames::ethernet(many, PEER, kind, &datagram), Fate::Drop("drop.group_frame"))
     }),
     ("segments larger than the link takes", |d| {
         let to = receiver(d);

@@ -107,8 +107,8 @@ impl Found {
         self.total.lanes.iter().enumerate().map(of_lane).sum()
     }
 
-    /// Everything that is not as it must be.
-    pub fn judge(&self) -> Vec<String> {
+    /// Everything that is not as it must be. Times may be `slack` times as long as they should be.
+    pub fn judge(&self, slack: u32) -> Vec<String> {
         let mut wrong = self.wrong.clone();
         for (number, lane) in self.total.lanes.iter().enumerate() {
             // The named exception is told, not held against anybody.
@@ -128,11 +128,13 @@ impl Found {
                 wrong.push(format!("{way}: {most} came twice on one lane"));
             }
         }
-        if self.gap(0.99) > GAP {
-            wrong.push(format!("the p99 of the gaps is longer than {} ms", GAP.as_millis()));
+        let most = GAP.saturating_mul(slack);
+        if self.gap(0.99) > most {
+            wrong.push(format!("the p99 of the gaps is longer than {} ms", most.as_millis()));
         }
-        if self.upgrade_gap(0.5) > UPGRADE_GAP {
-            let most = UPGRADE_GAP.as_millis();
+        let most = UPGRADE_GAP.saturating_mul(slack);
+        if self.upgrade_gap(0.5) > most {
+            let most = most.as_millis();
             wrong.push(format!("the median gap of an upgrade is longer than {most} ms"));
         }
         let killed = self.points.iter().enumerate().filter(|(n, _)| self.at(*n).next().is_some());
