@@ -49,7 +49,7 @@ use datapath::state::network_name::NetworkName;
 use datapath::state::port::PortRecord;
 use datapath::state::{LAYOUTS, StateMemory};
 use datapath::uplink::PacketUplink;
-use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, PortEvent, Socket};
+use datapath::vhost::{Dispatcher, DispatcherHandle, DoorError, Kept, PortDoor, PortEvent, Socket};
 use datapath::worker::{self, Gone, PortSetup, WorkerHandle};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -304,9 +304,8 @@ impl Instance {
     /// have, and says so: the others go on.
     fn open_networks(&mut self, inheritance: &mut Inheritance) -> Result<(), Failure> {
         let takeover = self.state.takeovers() > 0;
-        for name in self.config.vms.keys() {
-            self.add_port(name)?;
-        }
+        let ports = self.config.vms.iter().filter_map(|(name, vm)| self.port(name, vm)).collect();
+        self.worker.add_ports(ports)??;
         let (mut taken, marks) = (BTreeSet::new(), Marks::of(&self.state));
         for side in self.networks.values_mut() {
             let around = Around {
@@ -337,15 +336,7 @@ impl Instance {
                 taken.extend(side.configured());
             }
         }
-        for name in self.config.vms.keys() {
-            match self.open_door(name, inheritance) {
-                Err(failure) if takeover => {
-                    let subject = format!("vm/{name}");
-                    self.events.push(EventLevel::Error, "door_lost", &subject, failure.message);
-                }
-                opened => opened?,
-            }
-        }
+        self.open_doors(inheritance, takeover)?;
         if takeover {
             faults::pass(Point::TakenOver);
         }
@@ -354,20 +345,51 @@ impl Instance {
         Ok(())
     }
 
-    fn add_port(&self, name: &str) -> Result<(), Failure> {
-        let (Some(vm), id) = (self.config.vms.get(name), self.ids.port(name)) else {
-            return Ok(());
-        };
-        let Some(side) = self.networks.get(&vm.network) else { return Ok(()) };
+    /// What the worker is to know of a VM's port.
+    fn port(&self, name: &str, vm: &config::Vm) -> Option<PortSetup> {
+        let (id, side) = (self.ids.port(name), self.networks.get(&vm.network)?);
         let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
         let prefixes = vm.addresses.iter().flat_map(|address| side.left_of(*address)).collect();
-        let (name, network) = (name.to_owned(), side.id);
-        self.worker.add_port(PortSetup { id, network, name, inch, prefixes })??;
+        Some(PortSetup { id, network: side.id, name: name.to_owned(), inch, prefixes })
+    }
+
+    /// All at once: between threads, a thousand calls take longer than what they are for.
+    fn open_doors(&self, inheritance: &mut Inheritance, takeover: bool) -> Result<(), Failure> {
+        let (mut names, mut doors) = (Vec::new(), Vec::new());
+        let lost = |name: &str, failure: Failure| {
+            if !takeover {
+                return Err(failure);
+            }
+            let subject = format!("vm/{name}");
+            self.events.push(EventLevel::Error, "door_lost", &subject, failure.message);
+            Ok(())
+        };
+        for (name, vm) in &self.config.vms {
+            match self.door(name, vm, inheritance) {
+                Ok(door) => {
+                    names.push(name);
+                    doors.push(door);
+                }
+                Err(failure) => lost(name, failure)?,
+            }
+        }
+        let opened = self.doors.add_ports(doors);
+        if opened.len() != names.len() {
+            return Err(DoorError::Gone.into());
+        }
+        for (name, result) in names.into_iter().zip(opened) {
+            result.or_else(|error| lost(name, error.into()))?;
+        }
         Ok(())
     }
 
-    fn open_door(&self, name: &str, inheritance: &mut Inheritance) -> Result<(), Failure> {
-        let Some(vm) = self.config.vms.get(name) else { return Ok(()) };
+    /// A VM's door, and what a predecessor left there.
+    fn door(
+        &self,
+        name: &str,
+        vm: &config::Vm,
+        inheritance: &mut Inheritance,
+    ) -> Result<(PortDoor, Kept), Failure> {
         let socket = match &vm.engine {
             Engine::Qemu(_) => Socket::Listen(self.state_dir.port_socket(name)?),
             Engine::External(config::Socket::Listen(path)) => Socket::Listen(path.clone()),
@@ -380,9 +402,7 @@ impl Instance {
             .map(|(key, fd)| (format!("{prefix}{key}"), fd))
             .collect();
         let id = self.ids.port(name);
-        let door = PortDoor { id, name: name.to_owned(), socket, features_mask: u64::MAX };
-        self.doors.add_port(door, kept)?;
-        Ok(())
+        Ok((PortDoor { id, name: name.to_owned(), socket, features_mask: u64::MAX }, kept))
     }
 
     /// The loop: whatever comes next.

@@ -4,8 +4,9 @@
 //! The record says what was negotiated, the keeper has the descriptors; together they make up the
 //! negotiation that the predecessor had. Nothing is believed for having been checked once: the record
 //! must have its seal, and each part passes the same checks again, so a record that a dying base left
-//! in disorder, or that was damaged, costs one connection, not the successor. What lies unread in the
-//! socket is read as if nothing had been.
+//! in disorder, or that was damaged, costs one connection, not the successor. (What kind a kept
+//! descriptor is of cannot change, and is not asked again.) What lies unread in the socket is read
+//! as if nothing had been.
 //!
 //! A front end that cannot be taken over, or of whose takeover the base has died twice, is shut out. It connects again and negotiates anew; of
 //! its split rings nothing is lost.
@@ -113,7 +114,7 @@ fn bells(
             return Ok(None);
         }
         let fd = find(keys.bell(side, name), kept)?;
-        Ok(Some(bell::check(fd)?))
+        Ok(Some(bell::kept(fd)?))
     };
     Ok(Bells {
         running: false,

@@ -24,6 +24,12 @@ pub(super) fn check(fd: OwnedFd) -> Result<Arc<OwnedFd>, Refusal> {
     if !strange::is_eventfd(fd.as_fd()).map_err(Refusal::Descriptor)? {
         return Err(Refusal::NotEventFd);
     }
+    kept(fd)
+}
+
+/// Takes a bell that the keeper had. What it is was found out before the keeper was given it, and
+/// does not change; whether it blocks is as its other holders like it.
+pub(super) fn kept(fd: OwnedFd) -> Result<Arc<OwnedFd>, Refusal> {
     let flags = fcntl_getfl(&fd).map_err(Refusal::Descriptor)?;
     if !flags.contains(OFlags::NONBLOCK) {
         fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(Refusal::Descriptor)?;

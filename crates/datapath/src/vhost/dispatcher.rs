@@ -13,7 +13,7 @@
 //! over. To close a port for good, remove it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ const EVENTS: usize = 64;
 type Answer<T> = std::sync::mpsc::SyncSender<T>;
 
 enum Command {
-    Add(Box<PortDoor>, Kept, Answer<Result<(), DoorError>>),
+    Add(Vec<(PortDoor, Kept)>, Answer<Vec<Result<(), DoorError>>>),
     Remove(PortId, Answer<bool>),
     Reset(PortId, Answer<bool>),
     Free(PortId, Answer<Result<(), DoorError>>),
@@ -73,12 +73,17 @@ impl DispatcherHandle {
         wait.recv().ok()
     }
 
-    /// Opens a port's door. `kept` is what the keeper has under `port/<name>/`: with it, and the
-    /// port's record, a predecessor's front end is taken over. Returns when that is done, or
-    /// decided against.
+    /// Opens a port's door: [`DispatcherHandle::add_ports`] with one.
     pub fn add_port(&self, door: PortDoor, kept: Kept) -> Result<(), DoorError> {
-        self.ask(|answer| Command::Add(Box::new(door), kept, answer))
-            .unwrap_or(Err(DoorError::Gone))
+        self.add_ports(vec![(door, kept)]).pop().unwrap_or(Err(DoorError::Gone))
+    }
+
+    /// Opens ports' doors. Beside each is what the keeper has under `port/<name>/`: with it, and
+    /// the port's record, a predecessor's front end is taken over. Returns when that is done, or
+    /// decided against, for all of them: one answer for each, in their order, or none at all if the
+    /// thread is gone.
+    pub fn add_ports(&self, doors: Vec<(PortDoor, Kept)>) -> Vec<Result<(), DoorError>> {
+        self.ask(|answer| Command::Add(doors, answer)).unwrap_or_default()
     }
 
     /// Shuts the port's front end out and closes its door for good: the socket file goes, the
@@ -136,6 +141,8 @@ pub struct Dispatcher {
     commands: Receiver<Command>,
     wake: Arc<OwnedFd>,
     entries: BTreeMap<PortId, Entry>,
+    /// The names of all of them.
+    names: BTreeSet<String>,
     /// Connections with more requests than their turn's worth.
     again: VecDeque<(PortId, u32)>,
 }
@@ -158,6 +165,7 @@ impl Dispatcher {
             commands: receiver,
             wake: Arc::clone(&wake),
             entries: BTreeMap::new(),
+            names: BTreeSet::new(),
             again: VecDeque::new(),
         };
         let thread =
@@ -244,13 +252,12 @@ impl Dispatcher {
         while let Ok(command) = self.commands.try_recv() {
             // An asker that is gone needs no answer.
             match command {
-                Command::Add(door, kept, answer) => {
-                    let _ = answer.send(self.add(*door, kept));
+                Command::Add(doors, answer) => {
+                    let opened = doors.into_iter().map(|(door, kept)| self.add(door, kept));
+                    let _ = answer.send(opened.collect());
                 }
                 Command::Remove(port, answer) => {
-                    let entry = self.entries.remove(&port);
-                    let _ = answer.send(entry.map(|e| e.close(&self.around)).is_some());
-                    self.around.budgets.borrow_mut().remove(&port);
+                    let _ = answer.send(self.remove(port));
                 }
                 Command::Reset(port, answer) => {
                     let entry = self.entries.get_mut(&port);
@@ -271,11 +278,21 @@ impl Dispatcher {
 
     fn add(&mut self, door: PortDoor, kept: Kept) -> Result<(), DoorError> {
         let id = door.id;
-        if self.entries.iter().any(|(&taken, e)| taken == id || e.name() == door.name) {
+        if self.entries.contains_key(&id) || self.names.contains(&door.name) {
             return Err(DoorError::Taken { id, name: door.name });
         }
+        let name = door.name.clone();
         let entry = Entry::open(door, kept, &self.state, &self.around)?;
         self.entries.insert(id, entry);
+        self.names.insert(name);
         Ok(())
+    }
+
+    fn remove(&mut self, port: PortId) -> bool {
+        let Some(entry) = self.entries.remove(&port) else { return false };
+        self.names.remove(entry.name());
+        entry.close(&self.around);
+        self.around.budgets.borrow_mut().remove(&port);
+        true
     }
 }

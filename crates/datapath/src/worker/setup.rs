@@ -99,7 +99,12 @@ impl WorkerHandle {
     /// Serves a port from now on; its rings come later. Refused if the list has one of its
     /// prefixes already.
     pub fn add_port(&self, setup: PortSetup) -> Result<Result<(), Taken>, Gone> {
-        self.call(move |worker| worker.add_port(setup))
+        self.add_ports(vec![setup])
+    }
+
+    /// The same for several, up to the first that is refused.
+    pub fn add_ports(&self, setups: Vec<PortSetup>) -> Result<Result<(), Taken>, Gone> {
+        self.call(move |worker| setups.into_iter().try_for_each(|setup| worker.add_port(setup)))
     }
 
     /// Ends serving a port; its rings must have been stopped before.
