@@ -21,6 +21,9 @@
 //! oldest goes: that for the same neighbour, else for any. When all slots are in use, the oldest of
 //! whoever has most goes, so that many who wait cannot keep out one who does not.
 //!
+//! What a predecessor had let wait counts for no share: the last of it may lie in its owner's ring
+//! too, and come once more; that must not drive out what lies here alone.
+//!
 //! # Invariants
 //! - A datagram that is pushed comes out once: taken out, or as the owner named by `push`.
 //! - Datagrams for one neighbour come out in the order in which they came.
@@ -77,6 +80,8 @@ impl Waiting {
 #[derive(Debug)]
 pub struct Pending {
     state: StateMemory,
+    /// The first datagram that this base has let wait: those before were a predecessor's.
+    first: u64,
     /// What waits in each slot.
     records: Vec<Option<Record>>,
     /// The slots of each owner and for each neighbour, oldest first.
@@ -97,6 +102,7 @@ impl Pending {
             owners: HashMap::new(),
             hops: HashMap::new(),
             free: Vec::with_capacity(PENDING_SLOTS),
+            first: 0,
             sequence: 0,
             spare: Vec::with_capacity(ROOM),
             state,
@@ -131,6 +137,7 @@ impl Pending {
             pending.sequence = record.sequence.wrapping_add(1);
             pending.remember(slot, record);
         }
+        pending.first = pending.sequence;
         let is_free = |(slot, record): (usize, &Option<Record>)| record.is_none().then_some(slot);
         pending.free.extend(pending.records.iter().enumerate().rev().filter_map(is_free));
         pending
@@ -240,15 +247,16 @@ impl Pending {
     /// Who gives way to this newcomer, if anybody must.
     fn victim(&self, network: NetworkId, owner: Owner, hop: IpAddr) -> Option<usize> {
         if let Some(own) = self.owners.get(&owner) {
-            let same_hop = |slot: &&usize| {
-                let record = self.records.get(**slot).and_then(Option::as_ref);
-                record.is_some_and(|r| r.network == network && r.hop == hop)
-            };
-            if own.iter().filter(same_hop).count() >= PER_HOP {
-                return own.iter().find(same_hop).copied();
+            let record = |slot: &usize| self.records.get(*slot).and_then(Option::as_ref);
+            let counts = |slot: &&usize| record(slot).is_some_and(|r| r.sequence >= self.first);
+            let same_hop =
+                |slot: &&usize| record(slot).is_some_and(|r| r.network == network && r.hop == hop);
+            let own = || own.iter().filter(counts);
+            if own().filter(same_hop).count() >= PER_HOP {
+                return own().find(same_hop).copied();
             }
-            if own.len() >= PER_OWNER {
-                return own.front().copied();
+            if own().count() >= PER_OWNER {
+                return own().next().copied();
             }
         }
         if !self.free.is_empty() {

@@ -96,7 +96,7 @@ pub struct Options {
     pub tick: Duration,
     /// Ticks without a beat before the base is killed.
     pub silent_ticks: u32,
-    /// Ticks before the first beat.
+    /// Ticks before the first beat of the first base.
     pub start_ticks: u32,
     /// Ticks that a base may take to prepare beside one that serves.
     pub prepare_ticks: u32,
@@ -337,6 +337,8 @@ impl<'a> Holder<'a> {
                 ToHolder::Keep(key) => match descriptor {
                     Some(fd) => self.registry.keep(key, fd),
                     None => {
+                        // Better nothing under it than what was there before.
+                        self.registry.forget(&key);
                         say(&format!("no room for another descriptor: {key} is not kept"));
                         base.say(&ToBase::NotKept(key));
                     }
@@ -485,7 +487,10 @@ impl<'a> Holder<'a> {
         self.ticks = self.ticks.wrapping_add(1);
         self.wait = self.wait.saturating_sub(1);
         if let Some(base) = &mut self.base {
-            base.tick(self.options.silent_ticks, self.options.start_ticks);
+            // Only the first base has anything to wait for before it serves.
+            let first = self.arrival == Arrival::First;
+            let silent = self.options.silent_ticks;
+            base.tick(silent, if first { self.options.start_ticks } else { silent });
             if let Some(ticks) = base.served {
                 self.releases.serves(ticks);
             }

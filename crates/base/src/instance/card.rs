@@ -155,6 +155,8 @@ impl Card {
                             "{why}: a new socket is made on the card, what lay in the old one's \
                              ring is lost"
                         );
+                        // Before there is a record of the new one, which does not fit the old.
+                        keeper.forget(&key("uplink")).map_err(kept)?;
                         state.note(Place::Network(id), what);
                     }
                     Some(Err(error)) => return Err(failed(error)),

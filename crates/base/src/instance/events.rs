@@ -26,7 +26,7 @@ impl Instance {
             Event::AddressConflict { network, address, mac } => {
                 let text = format!(
                     "{address} is refused: {mac} has it on the LAN; give the VM another address, \
-                     or take it from that machine; then `ipvisor down` and `up`"
+                     or take it from that machine; then `ipvisor reload`"
                 );
                 self.about_network(EventLevel::Error, "address_conflict", network, text);
                 self.refuse(network, address)?;

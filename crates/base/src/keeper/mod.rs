@@ -158,8 +158,17 @@ impl Line {
 
 impl Keeper for HolderKeeper {
     fn keep(&self, key: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let duplicate = fd.try_clone_to_owned()?;
+        let duplicate = fd.try_clone_to_owned();
         let mut line = self.line();
+        let duplicate = match duplicate {
+            Ok(fd) => fd,
+            Err(error) => {
+                // Better nothing under it than what was there before.
+                line.kept.remove(key);
+                line.send(&ToHolder::Forget(key.to_owned()), &[], Wait::Yes)?;
+                return Err(error);
+            }
+        };
         let sent = line.send(&ToHolder::Keep(key.to_owned()), &[fd], Wait::Yes);
         line.kept.insert(key.to_owned(), duplicate);
         drop(line);

@@ -27,7 +27,7 @@ fn role() {
     let state = PathBuf::from(std::env::var("IPVISOR_TEST_STATE").unwrap());
     let options = Options {
         tick: TICK,
-        silent_ticks: 10,
+        silent_ticks: 40,
         start_ticks: 100,
         prepare_ticks: 20,
         force_ticks: 5,

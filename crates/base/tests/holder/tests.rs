@@ -111,8 +111,8 @@ fn a_machine_that_stood_still_kills_nothing() {
     let (holder, base) = (world.holder(), world.base());
     kill(base, Signal::STOP);
     kill(holder, Signal::STOP);
-    // Four times as long as a base may be silent.
-    std::thread::sleep(Duration::from_secs(2));
+    // Longer than a base may be silent.
+    std::thread::sleep(Duration::from_secs(3));
     kill(holder, Signal::CONT);
     kill(base, Signal::CONT);
     std::thread::sleep(Duration::from_millis(800));

@@ -186,6 +186,24 @@ fn a_successor_finds_all_that_waited_and_goes_on_in_order() {
 }
 
 #[test]
+fn what_a_predecessor_let_wait_is_not_driven_out_by_what_comes_once_more() {
+    let (mut pending, state, _fd) = new();
+    let most = u8::try_from(PER_HOP).unwrap();
+    let numbers = |from, to| (from..to).map(|n| (port(1), vec![n])).collect::<Vec<_>>();
+    for n in 0..most - 4 {
+        assert_eq!(push(&mut pending, port(1), HOP, &[n]), None);
+    }
+    // Of the last ones nobody knows whether their buffers were given back.
+    let mut pending = Pending::adopt(state);
+    for n in 20..20 + most {
+        assert_eq!(push(&mut pending, port(1), HOP, &[n]), None);
+    }
+    assert_eq!(push(&mut pending, port(1), HOP, &[20 + most]), Some(port(1)));
+    let left = [numbers(0, most - 4), numbers(21, 21 + most)].concat();
+    assert_eq!(taken(&mut pending, HOP), left);
+}
+
+#[test]
 fn what_was_taken_out_and_not_done_with_waits_again_after_a_death() {
     let (mut pending, state, _fd) = new();
     push(&mut pending, port(1), HOP, b"x");

@@ -214,9 +214,9 @@ fn at_a_request(state: &StateMemory) -> impl Iterator<Item = Verdict> + '_ {
     let ports = (0..u16::try_from(MAX_PORTS).unwrap_or(u16::MAX)).map(PortId);
     ports.filter_map(|port| {
         let record = PortRecord::of(state, port);
-        let request = record.request_open()?;
-        let again = record.count_interruption(request) > 1;
-        let request = u16::try_from(request).unwrap_or(u16::MAX);
+        // A mark that is damaged names no request.
+        let request = u16::try_from(record.request_open()?).ok()?;
+        let again = record.count_interruption(request.into()) > 1;
         again.then(|| quarantine(state, port, Quarantine::Request(request)))
     })
 }

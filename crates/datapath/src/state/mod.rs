@@ -33,6 +33,9 @@
 //! | a datagram that rests here | sums of its record and of itself | dropped as `drop.state_damaged` |
 //! | what is known of a LAN | seal of each entry | asked or probed for again |
 //! | counters, counts of deaths | nothing | a wrong number is shown, or a quarantine comes early |
+//! | the marks of what is being done | what they name must be there | a death is held against another, or none |
+//! | what is held against a port or card | paired numbers | nothing is held against it |
+//! | a network's name | its length | its card's ring is made anew |
 //!
 //! A layout that is older is brought to today's when it is taken over (`older`); one that is newer or
 //! not known is replaced.

@@ -43,7 +43,13 @@ impl NetworkName {
     }
 
     /// Says whose the record is, and which card it is about.
+    ///
+    /// What stands there already is not written again: a base that dies while it writes leaves a
+    /// record that is nobody's.
     pub fn set(&self, name: &str, card: Option<&str>) {
+        if self.name().as_deref() == Some(name) && self.card().as_deref() == card {
+            return;
+        }
         self.put(CARD_AT, card.unwrap_or_default());
         self.put(NAME_AT, name);
     }

@@ -202,7 +202,7 @@ impl PacketUplink {
         })?;
         let released = match record.position() {
             Position::At(released) => released,
-            Position::Between(released) if ring.is_ours(released) => released,
+            Position::Between(released) if ring.is_leaving(released) => released,
             Position::Between(released) => released.wrapping_add(1),
             Position::Lost => {
                 record.note("the cursor in its card's receive ring was damaged: found again there");
@@ -285,12 +285,18 @@ impl PacketUplink {
     /// Gives all taken slots back to the kernel, in order.
     pub fn release(&mut self) {
         while self.ring.released() < self.ring.taken() {
-            self.record.releasing(self.ring.released());
+            self.announce_release();
             faults::pass(Point::CardReleasing);
             self.ring.release_one();
             faults::pass(Point::CardReleased);
             self.record.released(self.ring.released());
         }
+    }
+
+    /// Says for a successor which slot is about to be given back.
+    pub(super) fn announce_release(&mut self) {
+        self.ring.mark_leaving();
+        self.record.releasing(self.ring.released());
     }
 
     /// How many frames were released since the ring was made: names the first frame of a batch.

@@ -141,8 +141,6 @@ impl Entry {
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let settled = session.negotiation.settle_all(around);
-        // Rings were started outside of any request.
-        session.negotiation.record.seal();
         if let Err(why) = settled {
             around.tell(self.door.id, PortEvent::Renegotiate { why: why.into() });
             self.detach(Farewell::Asked, around);

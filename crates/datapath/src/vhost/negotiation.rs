@@ -292,6 +292,12 @@ impl Negotiation {
                 self.stop(side, around);
                 Ok(())
             }
+            (false, false) if self.record.suspicion().quarantine().is_some() => {
+                // Noted in time: outside of a request, when the port is freed, nothing that is
+                // under the seal may change.
+                self.record.update_ring(side, |ring| ring.started = true);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -78,6 +78,10 @@ impl Worker {
         let network_id = port.network.0;
         let learned = (!mac_known).then_some(port.inch.guest_mac).flatten();
         self.ports.put(id.0, port);
+        if let Some(mac) = learned {
+            // Before the frame that told it is given back: it may be the only one for long.
+            PortRecord::of(&self.state, id).set_mac(mac);
+        }
         if taken > 0 {
             faults::pass(Point::Copied);
             self.finish(&mut network, Owner::Port(id));
@@ -94,7 +98,6 @@ impl Worker {
             self.lan_events(NetworkId(network_id), now);
         }
         if let Some(mac) = learned {
-            PortRecord::of(&self.state, id).set_mac(mac);
             self.emit(Event::MacLearned { port: id, mac });
         }
         if let Some(fault) = fault {

@@ -21,6 +21,11 @@
 //! within the last lap, the wrong slot may be found; frames then wait for a lap.) Two threads of the
 //! kernel may fill slots at once and finish out of order, so what was seen has to be seen again.
 //!
+//! # Whether a slot was given back
+//! A ring that is full is filled again the moment a slot of it is given back: then that slot is ours
+//! before and after. So each slot is marked before it is given back ([`Ring::mark_leaving`]), where the
+//! kernel's next frame wipes the mark out.
+//!
 //! # Why references into the ring are sound
 //! [`Ring::bytes`] lends out octets of slots between `released` and `taken` only. The kernel does
 //! not write to those; they become the kernel's again in [`Ring::release_one`] only, which needs
@@ -42,6 +47,10 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+/// Where the kernel writes zeroes whenever it fills a slot (`tp_padding` of `tpacket2_hdr`).
+const LEAVING_AT: usize = 28;
+/// What the base writes there of a slot that it is about to give back.
+const LEAVING: u32 = u32::from_ne_bytes(*b"left");
 /// How long the kernel may take to finish a slot that it has begun.
 const SETTLING: Duration = Duration::from_millis(1);
 /// How often a search looks at the ring until it sees the same twice.
@@ -177,6 +186,22 @@ impl Ring {
     pub fn is_ours(&self, count: u64) -> bool {
         self.word(count, 0)
             .is_some_and(|status| status.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0)
+    }
+
+    /// Marks the slot that is given back next.
+    pub fn mark_leaving(&self) {
+        if let Some(place) = self.word(self.released, LEAVING_AT) {
+            place.store(LEAVING, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the slot of the `count`th frame, which [`Ring::mark_leaving`] has marked, was not given
+    /// back after that.
+    pub fn is_leaving(&self, count: u64) -> bool {
+        self.is_ours(count)
+            && self
+                .word(count, LEAVING_AT)
+                .is_some_and(|place| place.load(Ordering::Relaxed) == LEAVING)
     }
 
     /// Goes on after `released` frames; what was taken and not released comes again.

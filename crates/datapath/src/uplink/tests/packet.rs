@@ -278,6 +278,39 @@ fn a_death_between_giving_a_slot_back_and_counting_it_leaves_no_gap() {
 }
 
 #[test]
+fn a_death_beside_a_slot_of_a_full_ring_goes_on_with_the_oldest_frame() {
+    for given_back in [false, true] {
+        World::run(move |world| {
+            let (state, _fd) = StateMemory::create().unwrap();
+            let mut uplink = open(world, &state);
+            let peer = world.peer();
+            (0..15).for_each(|n| peer.send(&numbered(n)));
+            assert_eq!(number(&take(&mut uplink).1), 0);
+            uplink.release();
+            // The last frame takes the first one's slot: the ring is full.
+            peer.send(&numbered(15));
+            assert_eq!(number(&take(&mut uplink).1), 1);
+            let record = NetworkRecord::of(&state, NETWORK);
+            if given_back {
+                uplink.release();
+                peer.send(&numbered(16));
+                record.released(1);
+            } else {
+                uplink.announce_release();
+            }
+            assert_eq!(record.position(), Position::Between(1));
+            let kept = uplink.as_fd().try_clone_to_owned().unwrap();
+            drop(uplink);
+            let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
+            let first = if given_back { 2 } else { 1 };
+            for n in first..first + 15 {
+                assert_eq!(number(&take(&mut uplink).1), n);
+            }
+        });
+    }
+}
+
+#[test]
 fn a_record_that_does_not_fit_the_ring_is_refused_with_its_numbers() {
     World::run(|world| {
         let state = state();

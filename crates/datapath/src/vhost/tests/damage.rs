@@ -23,9 +23,13 @@ use crate::counters::Counter;
 use crate::names::{Mac, NetworkId, Owner, PortId};
 use crate::offload::Offload;
 use crate::pending::Pending;
+use crate::state::blame;
 use crate::state::lan::LanRecord;
+use crate::state::marks::Stretch;
 use crate::state::network::{HostSlot, NetworkRecord, Position, RingRecord};
+use crate::state::network_name::NetworkName;
 use crate::state::port::{self, PortRecord};
+use crate::state::suspicion::{NetworkSuspicion, PortSuspicion};
 use crate::state::{
     Place, SLOT_HEADER, StateMemory, counters_at, host_at, lan_at, network_at, pending_at, port_at,
 };
@@ -138,6 +142,8 @@ impl Base {
     /// The adopting function: state memory, worker, list, doors, as the base's instance does it.
     fn start(left: &OwnedFd, keeper: &Arc<TestKeeper>, dir: &Path) -> Self {
         let (state, made) = StateMemory::succeed(Some(left.as_fd()), 1).unwrap();
+        // The one before is said to have died of its own making: whatever is marked counts.
+        blame::judge(&state, true, 1);
         let ids = port::assign(&state, &BTreeSet::from(NAMES));
         let (worker, _) = worker::spawn(state.clone(), Box::new(|_| {})).unwrap();
         let (tell, events) = channel();
@@ -230,6 +236,12 @@ fn furnish(state: &StateMemory) {
     let (_, (at, _)) = host.places();
     host.memory().write(at, &[7; RESTING]).unwrap();
     host.publish(RESTING, &[7; RESTING]);
+    NetworkName::of(state, NETWORK).set("lan", Some("eth1"));
+    let suspected = Some(Stretch { at: 0, len: 2 });
+    NetworkSuspicion::of(state, NETWORK).set_frames(suspected);
+    for port in [0, 1] {
+        PortSuspicion::of(state, PortId(port)).set_sent(suspected);
+    }
     assert!(state.take_damage().is_empty());
 }
 
@@ -253,8 +265,9 @@ fn places(base: &Base) -> Vec<(Range<usize>, Expected)> {
     let mut part = |at: usize, ranges: &[(Range<usize>, Expected)]| {
         places.extend(ranges.iter().map(|(r, e)| (at + r.start..at + r.end, *e)));
     };
-    part(0, &[(0..24, Told), (24..208, Nothing), (208..224, Told), (224..256, Nothing)]);
-    part(network_at(NETWORK), &[(0..56, Told), (56..64, Nothing)]);
+    part(0, &[(0..24, Told), (24..208, Nothing), (208..224, Told), (224..296, Nothing)]);
+    part(network_at(NETWORK), &[(0..56, Told), (56..64, Nothing), (512..648, Nothing)]);
+    part(network_at(NETWORK), &[(1024..1072, Nothing)]);
     for (vm, name) in NAMES.into_iter().enumerate() {
         let at = port_at(base.ids[name]);
         let anew = Renegotiates(vm);
@@ -262,6 +275,7 @@ fn places(base: &Base) -> Vec<(Range<usize>, Expected)> {
         part(at, &[(0..name_end, anew), (name_end..72, Nothing)]);
         part(at, &[(72..88, anew), (88..96, Nothing), (96..128, anew), (128..144, Nothing)]);
         part(at, &[(144..152, ToldOf(vm)), (152..160, Nothing), (160..176, anew)]);
+        part(at, &[(176..256, Nothing)]);
         for ring in [at + 256, at + 384] {
             part(ring, &[(0..48, anew), (48..64, Nothing), (64..72, anew), (72..88, Nothing)]);
         }
