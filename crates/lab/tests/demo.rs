@@ -42,6 +42,7 @@ fn without_the_lan_exactly_the_paths_over_it_fail_by_name() {
     fails_exactly(&ended, &text, &["VM to outside", "outside to VM"]);
 }
 
+#[cfg(feature = "long")]
 #[test]
 fn with_a_base_that_loses_one_way_exactly_the_paths_over_it_fail_by_name() {
     let (ended, text) = demo(|command| {
@@ -50,6 +51,7 @@ fn with_a_base_that_loses_one_way_exactly_the_paths_over_it_fail_by_name() {
     fails_exactly(&ended, &text, &["VM to VM"]);
 }
 
+#[cfg(feature = "long")]
 /// The demo failed, and said so of these paths and of no others.
 fn fails_exactly(ended: &Output, text: &str, paths: &[&str]) {
     assert_eq!(ended.status.code(), Some(1), "{text}");

@@ -9,7 +9,7 @@ use lab::frames::{self, Mac, protocol};
 use lab::instance::Instance;
 use lab::scene::{Scene, vm};
 
-use crate::stage::{LIMIT, turn};
+use crate::stage::{LIMIT, Turn};
 
 /// What a booting guest can wait for an answer without noticing.
 const SOON: Duration = Duration::from_millis(50);
@@ -124,7 +124,7 @@ fn ask(
 
 #[test]
 fn every_question_of_a_booting_guest_is_answered_within_50_milliseconds() {
-    let _turn = turn();
+    let _turn = Turn::alone();
     let scene = Scene::set().unwrap();
     let [v4, v6] = vm(0);
     let config = scene.network()

@@ -11,7 +11,7 @@ use lab::instance::Instance;
 use lab::netns::Netns;
 use lab::scene::vm;
 
-use crate::stage::{BOOT, LIMIT, events, machine, told, turn};
+use crate::stage::{BOOT, LIMIT, Turn, events, machine, told};
 
 const MAC: Mac = [2, 0, 0, 0, 0, 0x0b];
 
@@ -74,7 +74,7 @@ fn host_reaches(space: &Netns) -> bool {
 
 #[test]
 fn two_instances_with_the_same_addresses_live_beside_each_other() {
-    let _turn = turn();
+    let _turn = Turn::beside_others();
     let space = Netns::new().unwrap();
     for address in ["198.51.100.1/32", "2001:db8:2::1/128"] {
         space.run(&format!("ip addr add {address} dev lo")).unwrap();

@@ -8,7 +8,7 @@ use lab::instance::processor_time;
 use lab::measure::{Stream, stream};
 use lab::scene::{Place, vm};
 
-use crate::stage::Stage;
+use crate::stage::{Stage, Turn};
 
 /// How long nothing is done.
 const QUIET: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ const ALLOWED: f64 = 5.0;
 
 #[test]
 fn two_idle_guests_cost_the_base_next_to_nothing() {
-    let stage = Stage::set(&[("", ""), ("", "")]).with_addresses();
+    let stage = Stage::set_in(Turn::alone(), &[("", ""), ("", "")]).with_addresses();
     // What follows a boot (probing, announcing, reporting groups) ends within some seconds.
     sleep(Duration::from_secs(5));
     let instance = &stage.instance;

@@ -14,7 +14,7 @@ use lab::scene::{OUTSIDE, Scene, vm};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stage::{
-    BOOT, LIMIT, NAMES, Stage, last_command, machine, status, talk, told, turn, wait_state,
+    BOOT, LIMIT, NAMES, Stage, Turn, last_command, machine, status, talk, told, wait_state,
     wait_status,
 };
 
@@ -188,7 +188,7 @@ fn lives(process: i64) -> bool {
 
 #[test]
 fn down_stops_the_vms_by_their_power_buttons_and_leaves_nothing() {
-    let _turn = turn();
+    let _turn = Turn::beside_others();
     let scene = Scene::set().unwrap();
     // Until its own kernel has settled, the host looks different every moment.
     let settled = || Ok(scene.host.run("ip -6 addr show tentative")?.is_empty().then_some(()));

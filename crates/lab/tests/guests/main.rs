@@ -1,7 +1,8 @@
 //! Real Linux guests, formed by `ipvisor up`: their addresses, their lives, and the base's deaths.
 //!
-//! Each test forms the guests it needs, two at most; the tests take turns, because two guests under
-//! software emulation are all that two cores can carry.
+//! Each test forms the guests it needs, two at most. As many tests run at once as there are cores:
+//! under software emulation that is all that they carry, slowly. One that looks at the clock closely
+//! has the machine alone.
 
 mod answers;
 mod beside;

@@ -7,7 +7,7 @@ use lab::command::finish;
 use lab::instance::Instance;
 use lab::netns::Netns;
 
-use crate::stage::{status, turn, wait_state};
+use crate::stage::{Turn, status, wait_state};
 
 /// The first sector of a disk whose guest does nothing at all: halted, for ever.
 fn sleeping_disk(path: &Path) {
@@ -19,7 +19,7 @@ fn sleeping_disk(path: &Path) {
 
 #[test]
 fn more_cpus_than_there_are_are_refused_at_up_unless_overcommit_is_asked_for() {
-    let _turn = turn();
+    let _turn = Turn::beside_others();
     let space = Netns::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk.img");

@@ -10,7 +10,7 @@ use lab::instance::Instance;
 use lab::netns::mac;
 use lab::scene::{LAN_CARD, Pair, Scene, vm};
 
-use crate::stage::{LIMIT, machine, status, told, turn};
+use crate::stage::{LIMIT, Turn, machine, status, told};
 
 /// Whether the frame asks on the LAN who has `address`, in nobody's name.
 fn probes(frame: &Frame, address: IpAddr) -> bool {
@@ -58,7 +58,7 @@ fn sleeping(number: usize) -> String {
 
 #[test]
 fn probing_starts_at_up_and_not_when_the_guest_asks() {
-    let _turn = turn();
+    let _turn = Turn::beside_others();
     let scene = Scene::set().unwrap();
     let capture = Capture::start(&scene.outside, LAN_CARD).unwrap();
     let instance = Instance::up(&scene.host, &(scene.network() + &sleeping(0))).unwrap();
@@ -89,7 +89,7 @@ fn probing_starts_at_up_and_not_when_the_guest_asks() {
 
 #[test]
 fn an_address_that_somebody_on_the_lan_has_is_refused_with_their_mac() {
-    let _turn = turn();
+    let _turn = Turn::beside_others();
     let scene = Scene::set().unwrap();
     let taken: Pair = vm(0);
     for (address, rest) in taken.into_iter().zip(["/24", "/64 nodad"]) {

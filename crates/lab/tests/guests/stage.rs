@@ -1,6 +1,6 @@
 //! A scene with an instance whose guests run, and what is asked of them again and again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use lab::command::wait_until;
@@ -17,10 +17,27 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// Names of the guests.
 pub const NAMES: [&str; 2] = ["web", "db"];
 
-/// Waits for one's turn.
-pub fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Who looks at the clock closely has the machine alone.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A test's turn, as long as it lasts.
+pub enum Turn {
+    /// Others may run meanwhile.
+    Beside { _others: RwLockReadGuard<'static, ()> },
+    /// No other does.
+    Alone { _others: RwLockWriteGuard<'static, ()> },
+}
+
+impl Turn {
+    /// Waits until nobody has the machine alone.
+    pub fn beside_others() -> Self {
+        Self::Beside { _others: MACHINE.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Waits until no other test runs here.
+    pub fn alone() -> Self {
+        Self::Alone { _others: MACHINE.write().unwrap_or_else(PoisonError::into_inner) }
+    }
 }
 
 /// A VM in the configuration: `words` are added to its kernel's command line, `keys` to its table.
@@ -42,13 +59,17 @@ pub struct Stage {
     guests: Vec<Guest>,
     pub instance: Instance,
     _scene: Scene,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Stage {
     /// Forms guests, each with these words on its command line and these keys in its table.
     pub fn set(machines: &[(&str, &str)]) -> Self {
-        let turn = turn();
+        Self::set_in(Turn::beside_others(), machines)
+    }
+
+    /// The same, when it is `turn`.
+    pub fn set_in(turn: Turn, machines: &[(&str, &str)]) -> Self {
         let scene = Scene::set().unwrap();
         let mut config = scene.network();
         for (number, (words, keys)) in machines.iter().enumerate() {
