@@ -294,7 +294,8 @@ impl Cache {
         if matches!(entry.state, State::Incomplete { .. }) {
             out.tell(Event::Resolved { hop, mac });
         }
-        if known != Some(mac) {
+        // What is in use is told each time it answers: its place may be somebody else's by now.
+        if news.solicited || known != Some(mac) {
             out.learn(hop, Some(mac));
         }
         entry.state = if news.solicited {

@@ -14,7 +14,8 @@
 //! 24  seal of the above
 //! ```
 //! An address has four places, by its hash. When all are taken one gives way: what falls out is
-//! asked for or probed for once more by a successor, nothing worse.
+//! asked for or probed for once more by a successor, nothing worse. A neighbour that is in use comes
+//! back when it answers next.
 //!
 //! # Invariants
 //! - The first word is cleared before anything of an entry is written and set last: whatever a
@@ -214,6 +215,7 @@ impl Table {
         match (mac, found) {
             (None, None) => {}
             (None, Some(index)) => self.state.put(self.place(index), 0),
+            (Some(mac), Some(index)) if self.entry(index) == Entry::Known(address, mac) => {}
             (Some(Mac(m)), found) => {
                 let [m0, m1, m2, m3, m4, m5] = m;
                 let tag = u64::from_le_bytes([PRESENT, family, m0, m1, m2, m3, m4, m5]);
@@ -322,6 +324,21 @@ mod tests {
         assert!((900..=NEIGHBORS).contains(&found.len()), "{}", found.len());
         let all: Vec<_> = addresses(10_000).collect();
         assert!(found.iter().all(|(a, m)| all.contains(a) && *m == mac(1)));
+    }
+
+    #[test]
+    fn a_neighbour_that_fell_out_is_known_again_when_it_answers() {
+        let (state, _fd) = StateMemory::create().unwrap();
+        let record = LanRecord::of(&state, NetworkId(0));
+        let busy = addresses(2).next().unwrap();
+        record.set_neighbor(busy, Some(mac(1)));
+        let others = addresses(10_000).skip(1).zip((0..=255).cycle());
+        others.for_each(|(address, n)| record.set_neighbor(address, Some(mac(n))));
+        assert!(!record.neighbors().contains(&(busy, mac(1))));
+        for _ in 0..2 {
+            record.set_neighbor(busy, Some(mac(1)));
+            assert_eq!(record.neighbors().iter().filter(|(a, _)| *a == busy).count(), 1);
+        }
     }
 
     #[test]

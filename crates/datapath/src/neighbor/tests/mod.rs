@@ -134,12 +134,14 @@ pub struct Bench {
     pub out: Outbox,
     pub seen: Vec<Seen>,
     pub events: Vec<Event>,
+    pub learned: Vec<(IpAddr, Option<Mac>)>,
 }
 
 impl Bench {
     pub fn new(settings: Settings) -> Self {
         let (lan, out) = (Lan::new(settings), Outbox::new());
-        Self { lan, now: Instant::now(), out, seen: Vec::new(), events: Vec::new() }
+        let (seen, events, learned) = (Vec::new(), Vec::new(), Vec::new());
+        Self { lan, now: Instant::now(), out, seen, events, learned }
     }
 
     /// One that holds the VM's addresses.
@@ -157,6 +159,7 @@ impl Bench {
             self.seen.push(read(&frame, self.lan.settings().mac));
         }
         self.events.extend(self.out.events());
+        self.learned.extend_from_slice(self.out.learned());
         self.out.clear();
     }
 

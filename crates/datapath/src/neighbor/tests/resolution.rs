@@ -159,6 +159,17 @@ fn an_old_answer_is_checked_by_unicast_while_traffic_goes_on() {
 }
 
 #[test]
+fn a_neighbour_in_use_is_noted_for_a_successor_each_time_it_answers() {
+    let mut bench = with_gateway();
+    let noted = [(GATEWAY4.into(), Some(OTHER))];
+    assert_eq!(std::mem::take(&mut bench.learned), noted);
+    bench.pass(REACHABLE_TIME);
+    known(&mut bench, GATEWAY4);
+    bench.feed(&arp(OTHER, true, GATEWAY4, VM4)).unwrap();
+    assert_eq!(bench.learned, noted);
+}
+
+#[test]
 fn a_neighbour_that_left_is_asked_for_by_unicast_then_by_broadcast_and_then_given_up() {
     let mut bench = with_gateway();
     bench.pass(REACHABLE_TIME);
