@@ -5,8 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use datapath::netlink::{Address, Gateway, Link, Netlink, NetlinkError};
+
+/// How often a patient reader tries, and how long it waits in between.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The host at one moment.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +30,18 @@ impl HostFacts {
             addresses: netlink.addresses()?,
             gateways: netlink.gateways()?,
         })
+    }
+
+    /// The same for a base that can do nothing without: where too much changes at once, it looks
+    /// again for a moment.
+    pub fn read_patiently(netlink: &mut Netlink) -> Result<Self, NetlinkError> {
+        for _ in 0..TRIES {
+            if let Ok(facts) = Self::read(netlink) {
+                return Ok(facts);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Self::read(netlink)
     }
 
     /// The interface called `name`.

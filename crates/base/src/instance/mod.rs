@@ -139,7 +139,7 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     let (said, inbox) = mpsc::unbounded_channel();
     let monitor = Monitor::open()?;
     let mut netlink = Netlink::open()?;
-    let host = HostFacts::read(&mut netlink)?;
+    let host = HostFacts::read_patiently(&mut netlink)?;
     let machine = Machine::look()?;
     virtqueue::sigbus::install()?;
     look_ahead(&start.preview);
