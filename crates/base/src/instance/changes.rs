@@ -1,7 +1,7 @@
-//! What another configuration would change about VMs that run, and cannot.
+//! What another configuration would change about VMs that run and cards in use, and cannot.
 //!
 //! A VM that runs was formed with its processors, its memory, its disks; a front end that is attached
-//! was met at its socket. Everything else a base decides by itself: addresses, MTU, what guests are
+//! was met at its socket; a card's receive ring has the size it was made with. Everything else a base decides by itself: addresses, MTU, what guests are
 //! told, restart policies, networks.
 
 use crate::config::{Config, Engine, Machine, Socket, Vm};
@@ -17,9 +17,22 @@ pub enum Busy {
     Attached,
 }
 
-/// What stands in the way of `new` taking the place of `old`: a sentence for each VM.
+/// What stands in the way of `new` taking the place of `old`: a sentence for each VM or network.
 pub fn in_the_way(old: &Config, new: &Config, busy: impl Fn(&str) -> Busy) -> Vec<String> {
     let mut sentences = Vec::new();
+    for (name, was) in &old.networks {
+        if let Some(will) = new.networks.get(name)
+            && was.uplink.is_some()
+            && was.uplink == will.uplink
+            && was.receive_ring != will.receive_ring
+        {
+            sentences.push(format!(
+                "network `{name}` uses its card: its receive_ring cannot change; leave it at {}, \
+                 or `ipvisor down` and `ipvisor up`",
+                was.receive_ring
+            ));
+        }
+    }
     for (name, was) in &old.vms {
         let busy = busy(name);
         let (state, remedy) = match (busy, &was.engine) {
@@ -126,6 +139,19 @@ addresses = [\"198.51.100.2\"]
         let moved = "network = \"other\"\naddresses = [\"203.0.113.2\"]";
         let from = "network = \"lan\"\naddresses = [\"198.51.100.2\"]";
         assert!(change(from, moved, runs).contains("its network cannot change"));
+    }
+
+    #[test]
+    fn the_receive_ring_of_a_card_in_use_stays_as_it_is() {
+        let with = |keys: &str| {
+            config(&OLD.replace("[network.other]", &format!("{keys}\n[network.other]")))
+        };
+        let said = |old: &str, new: &str| in_the_way(&with(old), &with(new), runs).join("\n");
+        let expected = "network `lan` uses its card: its receive_ring cannot change; leave it at \
+                        256, or `ipvisor down` and `ipvisor up`";
+        assert_eq!(said("uplink = \"eth1\"", "uplink = \"eth1\"\nreceive_ring = 512"), expected);
+        assert_eq!(said("uplink = \"eth1\"", "uplink = \"eth2\"\nreceive_ring = 512"), "");
+        assert_eq!(said("", "receive_ring = 512"), "");
     }
 
     #[test]
