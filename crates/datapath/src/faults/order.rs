@@ -14,6 +14,7 @@
 //!  0  its name, padded with zeroes: written by the base, so that nobody else keeps a list
 //! 40  the order: times to pass (low 32 bits, 0 = no order) | what to do then << 32
 //! 48  how often it was passed
+//! 56  the process that did what was ordered, written before it does it
 //! ```
 //! The one who brings the count from 1 to 0 does what is ordered: 1 SIGKILL, 2 abort, 3 panic,
 //! 4 nothing any more, for ever (the thread hangs).
@@ -35,6 +36,7 @@ const SLOT: usize = 64;
 const NAME: usize = 40;
 const ORDER_AT: usize = 40;
 const PASSES_AT: usize = 48;
+const WHO_AT: usize = 56;
 
 static FILE: LazyLock<Option<Mapping>> = LazyLock::new(|| {
     let path = std::env::var_os("IPVISOR_FAULT_POINTS")?;
@@ -55,12 +57,14 @@ pub fn pass(point: Point) {
     let Some(file) = &*FILE else { return };
     let at = (point as usize).saturating_mul(SLOT);
     let word = |offset| file.u64_at(at.saturating_add(offset));
-    let (Some(order), Some(passes)) = (word(ORDER_AT), word(PASSES_AT)) else { return };
+    let words = (word(ORDER_AT), word(PASSES_AT), word(WHO_AT));
+    let (Some(order), Some(passes), Some(who)) = words else { return };
     passes.fetch_add(1, Ordering::Relaxed);
     let count = |order: u64| order & u64::from(u32::MAX);
     let less = |order: u64| (count(order) > 0).then(|| order.wrapping_sub(1));
     let Ok(before) = order.fetch_update(Ordering::AcqRel, Ordering::Acquire, less) else { return };
     if count(before) == 1 {
+        who.store(u64::from(std::process::id()), Ordering::Release);
         end(before >> 32);
     }
 }
