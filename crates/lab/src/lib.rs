@@ -16,6 +16,7 @@
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
 //!  neighbor a machine outside that says nothing by itself; station one that talks without a kernel
 //!  instance a running ipvisor, by its command; balance: whether its counters add up
+//!  deaths   what its log tells of the bases that died
 //!  crowd    hundreds of ports on one instance
 //!  wired    all of it for tests that compare octets: two drivers, the base, a tap on the LAN
 //! ```
@@ -28,6 +29,7 @@ pub mod chance;
 pub mod command;
 pub mod computer;
 pub mod crowd;
+pub mod deaths;
 pub mod driver;
 pub mod error;
 pub mod exchange;
