@@ -30,6 +30,7 @@ test-long:
 	scripts/needs test
 	scripts/faults
 	scripts/test --workspace --features lab/long
+	$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
 	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 600
 	crates/virtqueue/sanitize.sh
 	SECONDS_EACH=120 fuzz/run.sh

@@ -24,16 +24,12 @@ impl BaseFile {
     /// The base's process that was started last.
     pub fn process(&self) -> Result<Pid> {
         let path = &self.0;
-        // The holder writes it in place: for a moment it may be empty.
-        for _ in 0..2000 {
-            let text = fs::read_to_string(path).attempt(|| format!("read {}", path.display()))?;
-            let number = text.split(' ').next().and_then(|number| number.parse().ok());
-            if let Some(pid) = number.filter(|_| text.ends_with('\n')).and_then(Pid::from_raw) {
-                return Ok(pid);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Err(LabError::Unexpected(format!("no process in {}", path.display())))
+        // The holder renames a new one over it, so it is whole.
+        let text = fs::read_to_string(path).attempt(|| format!("read {}", path.display()))?;
+        let number = text.split(' ').next().and_then(|number| number.parse().ok());
+        number.and_then(Pid::from_raw).ok_or_else(|| {
+            LabError::Unexpected(format!("no process in {}: {text:?}", path.display()))
+        })
     }
 }
 

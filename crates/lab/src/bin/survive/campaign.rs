@@ -16,13 +16,28 @@
 //! Some bases are killed while the configuration is being changed, and the points of that are passed
 //! when it is changed.
 //!
-//! A point that nobody passes in time costs nobody's life: the order is taken back.
+//! A point that nobody passes in time costs nobody's life: the order is taken back. One counts only if
+//! the base that died says that it did what was ordered there. When the time is over, points that were
+//! not passed yet have some more.
+//!
+//! # Who died
+//! Every base that is to die is known by its process ([`Ordered`]); one that is gone between two
+//! kills, or in one without having been told to, ends the campaign. While the configuration is being
+//! changed a base may be replaced in order: whether it died, the log tells.
+//!
+//! # The one exception
+//! A datagram that the base has read from the TUN device and not noted yet is lost with it. So each
+//! death has a window of numbers on the lane from the host, one of which it explains, if the worker
+//! can have been there: from what had come before the base died to what had been sent when it was
+//! dead.
 //!
 //! # Whose fault
 //! Deaths of a base's own making count against what it was about: two at one place, or some under one
 //! sender's batches, are taken for that one's fault. So these are few here, and at different points;
 //! all others are as by `kill -9`.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use lab::chance::Chance;
@@ -30,10 +45,12 @@ use lab::command::{self, Background};
 use lab::error::LabError;
 use lab::instance::Instance;
 use lab::{Result, interrupt};
+use rustix::process::Pid;
 
 use crate::base::{Base, BaseFile};
 use crate::points::{How, Points};
 use crate::stage::lane;
+use crate::told::Ordered;
 use crate::watch::{Span, Watch};
 
 /// How long to wait for a base to pass a point.
@@ -42,6 +59,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const TIME_TO_CHANGE: Duration = Duration::from_secs(6);
 /// How long a base may take to die when it was told to, or to be replaced when it hangs.
 const LIMIT: Duration = Duration::from_secs(40);
+/// How much longer a campaign may take until every point was passed.
+const MORE: Duration = Duration::from_secs(30);
+/// Between two looks at how far the lane from the host is, before a death.
+const LOOK: Duration = Duration::from_millis(4);
 /// After all lanes have resumed: what comes twice comes within it.
 const REST: Duration = Duration::from_millis(40);
 /// Points that only a successor passes begin so.
@@ -50,6 +71,9 @@ const BY_SUCCESSORS: &str = "takeover.";
 const SELDOM: &str = "neighbor.";
 /// Points passed only when the configuration changes begin so.
 const BY_RELOADS: &str = "reload.";
+/// Points passed by others than the worker begin so: it may be reading from the TUN device then. At all
+/// others it is elsewhere, or at rest.
+const BESIDE_THE_WORKER: [&str; 3] = ["vhost.", "holder.", "reload.accepted"];
 /// Points at which a base dies by its own making, and how: one each, far from each other.
 const OWN_MAKING: [(&str, How); 2] =
     [("card.delivered", How::Abort), ("host.delivered", How::Panic)];
@@ -76,6 +100,8 @@ pub struct Kill {
     pub way: Way,
     /// Bases that died.
     pub deaths: u64,
+    /// Numbers on the lane from the host, by death: one of each may be lost, see above.
+    pub windows: Vec<Range<u64>>,
     /// The longest silence around it on any steady lane.
     pub silence: Duration,
     /// For how long the successor's threads had run by then, and had waited for a core.
@@ -101,8 +127,29 @@ pub struct Campaign<'a> {
     pub kills: Vec<Kill>,
     /// Points that were ordered and not passed in time.
     pub missed: Vec<usize>,
+    /// Who was to die.
+    pub ordered: Ordered,
+    /// The base that runs while nobody dies.
+    serving: Option<Pid>,
     turn: usize,
-    until: Instant,
+}
+
+/// What was done to a base, and how things stood before.
+struct Blow {
+    way: Way,
+    sent: Vec<u64>,
+    base: Base,
+    before: Instant,
+    windows: Vec<Range<u64>>,
+    /// How long its successor lives.
+    again: Option<Duration>,
+    /// The configuration is being changed.
+    changing: bool,
+}
+
+/// A process as the log tells it.
+fn number(process: Pid) -> i32 {
+    process.as_raw_pid()
 }
 
 /// Waits for a change of the configuration to come to its end. It fails, or succeeds later, when the
@@ -132,20 +179,30 @@ impl<'a> Campaign<'a> {
             reload,
             kills: Vec::new(),
             missed: Vec::new(),
+            ordered: Ordered::default(),
+            serving: None,
             turn: 0,
-            until: Instant::now(),
         })
     }
 
-    /// Kills until that time; `each` is called after every kill.
+    /// Kills for that long; `each` is called after every kill.
     pub fn run(&mut self, time: Duration, each: &mut dyn FnMut(&Kill) -> Result<()>) -> Result<()> {
-        self.until = Instant::now() + time;
+        let until = Instant::now() + time;
         let hang = time > TIME_TO_HANG;
+        self.serving = Some(self.file.process()?);
         let mut random = true;
-        while Instant::now() < self.until {
+        loop {
+            let over = Instant::now() > until;
+            if over && (self.left().is_empty() || Instant::now() > until + MORE) {
+                return Ok(());
+            }
             let pause = self.chance.time(Duration::from_millis(100), Duration::from_millis(350));
             std::thread::sleep(pause);
-            let kill = if random { Some(self.at_random()?) } else { self.at_a_point(hang)? };
+            let kill = match random && !over {
+                true => Some(self.at_random()?),
+                false => self.at_a_point(hang, over)?,
+            };
+            self.serving = Some(self.file.process()?);
             if let Some(kill) = kill {
                 random = !random;
                 each(&kill)?;
@@ -153,7 +210,13 @@ impl<'a> Campaign<'a> {
             }
             self.watch.forget(Instant::now() - Duration::from_secs(60));
         }
-        Ok(())
+    }
+
+    /// Points at which nobody was killed yet.
+    fn left(&self) -> Vec<usize> {
+        let hit =
+            |point| self.kills.iter().any(|k| matches!(k.way, Way::Point(p, _) if p == point));
+        (0..self.names.len()).filter(|point| !hit(*point)).collect()
     }
 
     fn check(&self) -> Result<()> {
@@ -176,32 +239,75 @@ impl<'a> Campaign<'a> {
         Err(LabError::Timeout { what: "a base that lives".to_owned(), limit: LIMIT })
     }
 
+    /// The same, before anything is done to it: the one that has run since the last kill.
+    fn undisturbed(&self) -> Result<Base> {
+        let base = self.base()?;
+        match self.serving {
+            Some(serving) if serving != base.pid => Err(self.unordered(serving)),
+            _ => Ok(base),
+        }
+    }
+
+    fn unordered(&self, process: Pid) -> LabError {
+        let (number, tail) = (number(process), self.last_messages());
+        LabError::Unexpected(format!(
+            "the base (process {number}) died, and nobody had told it to; the last messages:\n{tail}"
+        ))
+    }
+
+    /// How far the lane from the host has come.
+    fn progress(&self) -> u64 {
+        self.watch.next(lane::HOST_TO_B)
+    }
+
+    /// The window of a base that is dead: `before` is how far the lane had come while it lived.
+    fn window(&self, before: u64) -> Range<u64> {
+        before..self.watch.sent()[lane::HOST_TO_B]
+    }
+
+    /// Kills a base that may be anywhere; its window.
+    fn kill(&self, base: &Base) -> Result<Range<u64>> {
+        let before = self.progress();
+        base.kill()?;
+        base.wait_death(LIMIT)?.ok_or_else(|| self.stuck("the base's death"))?;
+        Ok(self.window(before))
+    }
+
     fn at_random(&mut self) -> Result<Kill> {
         let sent = self.watch.sent();
+        let mut base = self.undisturbed()?;
         // Some die while the configuration is being changed.
         let mut change = None;
         if self.chance.below(8) == 0 {
             change = Some((self.reload)()?);
             std::thread::sleep(self.chance.time(Duration::ZERO, Duration::from_millis(60)));
+            base = self.base()?;
         }
-        let base = self.base()?;
         let before = Instant::now();
-        base.kill()?;
+        let windows = vec![self.kill(&base)?];
         // Some die again while they take over.
         let again = (self.chance.below(10) == 0)
             .then(|| self.chance.time(Duration::ZERO, Duration::from_millis(25)));
-        let kill = self.follow(Way::Random, sent, base, before, again)?;
+        let (way, changing) = (Way::Random, change.is_some());
+        let kill = self.follow(Blow { way, sent, base, before, windows, again, changing })?;
         finish(change)?;
         Ok(kill)
     }
 
-    /// Kills at the point whose turn it is; `None` if nobody passed it.
-    fn at_a_point(&mut self, hang: bool) -> Result<Option<Kill>> {
-        let point = self.turn % self.names.len().max(1);
-        let round = self.turn / self.names.len().max(1);
+    /// The point whose turn it is: of those that are left only, if there is no more time than for
+    /// them.
+    fn next_point(&mut self, over: bool) -> Option<usize> {
+        let among = if over { self.left() } else { (0..self.names.len()).collect() };
         self.turn += 1;
+        among.get((self.turn - 1) % among.len().max(1)).copied()
+    }
+
+    /// Kills at the point whose turn it is; `None` if nobody passed it.
+    fn at_a_point(&mut self, hang: bool, over: bool) -> Result<Option<Kill>> {
+        let round = self.turn / self.names.len().max(1);
+        let Some(point) = self.next_point(over) else { return Ok(None) };
         let Some(name) = self.names.get(point).cloned() else { return Ok(None) };
-        let reload = name.starts_with(BY_RELOADS);
+        let changing = name.starts_with(BY_RELOADS);
         let own = OWN_MAKING.iter().find(|(own, _)| round == 0 && name == *own);
         let how = match own {
             Some((_, how)) => *how,
@@ -210,36 +316,76 @@ impl<'a> Campaign<'a> {
         };
         let by_successors = name.starts_with(BY_SUCCESSORS);
         let most = match name.as_str() {
-            name if by_successors || reload || name.starts_with(SELDOM) => 1,
+            name if by_successors || changing || name.starts_with(SELDOM) => 1,
             _ => 20,
         };
         let times = 1 + self.chance.below(most) as u32;
-        let (sent, base) = (self.watch.sent(), self.base()?);
+        let (sent, base) = (self.watch.sent(), self.undisturbed()?);
         let ordered = Instant::now();
         self.points.order(point, times, how)?;
+        let mut windows = Vec::new();
         if by_successors {
-            base.kill()?;
+            windows.push(self.kill(&base)?);
         }
-        let change = if reload { Some((self.reload)()?) } else { None };
+        let change = if changing { Some((self.reload)()?) } else { None };
         let patience = match how {
             How::Hang => LIMIT,
-            _ if reload => TIME_TO_CHANGE,
+            _ if changing => TIME_TO_CHANGE,
             _ => PATIENCE,
         };
-        let Some(death) = base.wait_death(patience)? else {
+        let mut death = self.await_death(&base, patience)?;
+        if death.is_none() {
             self.points.withdraw(point)?;
-            self.missed.push(point);
             // It may have been passed in the last moment.
-            let Some(death) = base.wait_death(Duration::from_millis(20))? else {
+            death = self.await_death(&base, Duration::from_millis(20))?;
+        }
+        let hit = self.points.who(point)? == Some(base.pid);
+        let (death, way) = match death {
+            Some((death, before)) if hit => {
+                if BESIDE_THE_WORKER.iter().any(|beside| name.starts_with(beside)) {
+                    windows.push(self.window(before));
+                }
+                (death, Way::Point(point, how))
+            }
+            // Whether a successor passes it shows later.
+            Some((death, _)) if by_successors => (death, Way::Point(point, how)),
+            // It was replaced without passing it.
+            Some(_) if !changing => return Err(self.unordered(base.pid)),
+            _ => {
+                self.points.withdraw(point)?;
+                self.missed.push(point);
+                finish(change)?;
                 return Ok(None);
-            };
-            return self.follow(Way::Point(point, how), sent, base, death, None).map(Some);
+            }
         };
+        self.ordered.panics += usize::from(how == How::Panic);
+        self.ordered.own_making += usize::from(how != How::Kill);
         // A thread that hangs was silent long before it was killed.
         let before = if how == How::Hang { ordered } else { death };
-        let kill = self.follow(Way::Point(point, how), sent, base, before, None)?;
+        let again = None;
+        let mut kill = self.follow(Blow { way, sent, base, before, windows, again, changing })?;
+        if by_successors && self.points.who(point)?.is_none() {
+            self.points.withdraw(point)?;
+            self.missed.push(point);
+            kill.way = Way::Random;
+        }
         finish(change)?;
         Ok(Some(kill))
+    }
+
+    /// Waits until a base that was told to die is dead; when that was, and how far the lane from the
+    /// host had come while it lived for sure.
+    fn await_death(&self, base: &Base, limit: Duration) -> Result<Option<(Instant, u64)>> {
+        let (end, mut alive) = (Instant::now() + limit, self.progress());
+        while Instant::now() < end {
+            // Read before it was seen to live: only then this is from before its death.
+            let now = self.progress();
+            if let Some(death) = base.wait_death(LOOK)? {
+                return Ok(Some((death, alive)));
+            }
+            alive = now;
+        }
+        Ok(None)
     }
 
     /// Replaces the base in order by another of the same program; gives what it says of its gap too.
@@ -248,18 +394,22 @@ impl<'a> Campaign<'a> {
             self.chance.time(Duration::from_millis(100), Duration::from_millis(300)),
         );
         self.check()?;
+        self.undisturbed()?;
         let (sent, before) = (self.watch.sent(), Instant::now());
         let text = command::output(self.instance.command("upgrade").arg("--json"))?;
         let told: Option<serde_json::Value> = serde_json::from_str(&text).ok();
         let told = told.as_ref().and_then(|told| told.get("gap_microseconds")?.as_u64());
         let told = told.ok_or_else(|| LabError::Unexpected(format!("no gap in {text}")))?;
-        let used = self.base()?.used();
+        let base = self.base()?;
+        let used = base.used();
+        self.serving = Some(base.pid);
         std::thread::sleep(REST);
         let span = (before, Instant::now());
         let silence = self.watch.silences(&lane::STEADY, span).into_iter().max();
         let kill = Kill {
             way: Way::Upgrade,
             deaths: 0,
+            windows: Vec::new(),
             silence: silence.unwrap_or_default(),
             used,
             twice: self.watch.twice(span),
@@ -269,17 +419,10 @@ impl<'a> Campaign<'a> {
     }
 
     /// Waits until all lanes have resumed, whoever dies meanwhile.
-    fn follow(
-        &mut self,
-        way: Way,
-        sent: Vec<u64>,
-        base: Base,
-        before: Instant,
-        mut again: Option<Duration>,
-    ) -> Result<Kill> {
-        base.wait_death(LIMIT)?.ok_or_else(|| self.stuck("the base's death"))?;
-        let (mut deaths, mut last) = (1, base.pid);
-        let end = Instant::now() + LIMIT;
+    fn follow(&mut self, blow: Blow) -> Result<Kill> {
+        let Blow { way, sent, base, before, mut windows, mut again, changing } = blow;
+        let (mut died, mut gone) = (BTreeSet::from([number(base.pid)]), Vec::new());
+        let (mut last, end) = (base.pid, Instant::now() + LIMIT);
         let used = loop {
             self.check()?;
             if Instant::now() > end {
@@ -295,21 +438,35 @@ impl<'a> Campaign<'a> {
                 last = successor.pid;
                 if let Some(pause) = again.take() {
                     std::thread::sleep(pause);
-                    successor.kill()?;
+                    windows.push(self.kill(&successor)?);
+                    died.insert(number(successor.pid));
                 }
                 if self.resumed(&successor, end)? {
                     break successor.used();
                 }
             }
-            deaths += 1;
+            gone.push(last);
         };
         std::thread::sleep(REST);
+        if let Way::Point(point, _) = way {
+            died.extend(self.points.who(point)?.map(number));
+        }
+        // Others may have been replaced in order while the configuration changed.
+        if let Some(other) = gone.into_iter().find(|pid| !changing && !died.contains(&number(*pid)))
+        {
+            return Err(self.unordered(other));
+        }
+        self.ordered.processes.extend(&died);
+        if changing {
+            self.ordered.replaced.extend(&died);
+        }
         // A moment before: the load may have been asleep when the base died.
         let span: Span = (before - Duration::from_millis(1), Instant::now());
         let silence = self.watch.silences(&lane::STEADY, span).into_iter().max();
         Ok(Kill {
             way,
-            deaths,
+            deaths: died.len() as u64,
+            windows,
             silence: silence.unwrap_or_default(),
             used,
             twice: self.watch.twice(span),
@@ -335,11 +492,14 @@ impl<'a> Campaign<'a> {
         Ok(true)
     }
 
-    fn stuck(&self, what: &str) -> LabError {
+    fn last_messages(&self) -> String {
         let messages = self.instance.messages();
         let tail: Vec<_> = messages.lines().rev().take(20).collect();
-        let tail: Vec<_> = tail.into_iter().rev().collect();
-        let what = format!("{what}; the last messages:\n{}", tail.join("\n"));
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    fn stuck(&self, what: &str) -> LabError {
+        let what = format!("{what}; the last messages:\n{}", self.last_messages());
         LabError::Timeout { what, limit: LIMIT }
     }
 }

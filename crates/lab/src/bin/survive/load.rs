@@ -6,9 +6,9 @@
 //! all ends, so a turn sends what is due on every lane, then empties every end.
 //!
 //! A lane stops while as many datagrams are on their way as the rings between its ends are sure to
-//! hold (`most`): then whatever is missing in the end was lost by who is in between. A base that is
-//! back within four times the gap allowed never makes a lane stop; the turns in which one stood still
-//! are counted.
+//! hold (`most`): then whatever is missing in the end was lost by who is in between. The turns in which
+//! one stood still are counted, and what it is behind goes out afterwards. What is due for longer than
+//! [`BEHIND`] is never sent, and counted: so a base that does not keep up shows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,8 +27,8 @@ use crate::watch::Watch;
 const REST: Duration = Duration::from_micros(150);
 /// Datagrams sent on one lane in one turn: what a late turn is behind goes out over several.
 const TURN: u64 = 64;
-/// Datagrams that may be due on a lane that stands still; more are never sent.
-const BEHIND: u64 = 2000;
+/// For how long datagrams may be due on a lane that stands still; older ones are never sent.
+pub const BEHIND: Duration = Duration::from_secs(1);
 /// How long what was sent may take to arrive after the last death.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -75,9 +75,13 @@ impl Running {
 pub struct Outcome {
     /// Its name.
     pub name: &'static str,
+    /// Datagrams due in a second, if the load itself is who sends.
+    pub rate: Option<u64>,
     /// Datagrams sent.
     pub sent: u64,
-    /// Of these, the numbers that never came.
+    /// Datagrams that were due and never sent, because the lane stood still for too long.
+    pub skipped: u64,
+    /// Of those sent, the numbers that never came.
     pub missing: Vec<u64>,
     /// Datagrams that came a second time.
     pub twice: u64,
@@ -101,11 +105,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins to send.
+    /// Begins to send. [`BEHIND`] may be `slack` times as long.
     pub fn start(
         ends: Vec<Box<dyn End + Send>>,
         lanes: Vec<Lane>,
         watch: Arc<Watch>,
+        slack: u32,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (told, now) = (Arc::clone(&stop), Instant::now());
@@ -118,6 +123,7 @@ impl Load {
             begun: now,
             turn: now,
             stood: Duration::ZERO,
+            behind: BEHIND.saturating_mul(slack),
         };
         let thread = std::thread::Builder::new().name("load".to_owned());
         let thread =
@@ -159,6 +165,8 @@ struct Work {
     /// When this turn began.
     turn: Instant,
     stood: Duration,
+    /// For how long something may be due.
+    behind: Duration,
 }
 
 impl Work {
@@ -177,7 +185,12 @@ impl Work {
         self.settle()?;
         let outcome = |r: &Running| Outcome {
             name: r.lane.name,
+            rate: match r.lane.sender {
+                Sender::End { rate, .. } => Some(rate),
+                Sender::Other(_) => None,
+            },
             sent: r.sent,
+            skipped: r.skipped,
             missing: r.tally.missing(r.sent),
             twice: r.tally.duplicates(),
         };
@@ -197,7 +210,7 @@ impl Work {
                     let room = running.lane.most.saturating_sub(running.on_the_way());
                     if room < due {
                         stands = true;
-                        let over = due.saturating_sub(BEHIND);
+                        let over = due.saturating_sub(rate.saturating_mul(self.behind.as_secs()));
                         running.skipped += over;
                         due -= over;
                     }
@@ -223,7 +236,7 @@ impl Work {
                     let Some(known) = running.lane.kind.number(&datagram) else { continue };
                     let (now, before) = (Instant::now(), running.tally.duplicates());
                     running.tally.note(known);
-                    self.watch.came(index, running.last, now);
+                    self.watch.came(index, known, running.last, now);
                     running.last = now;
                     if running.tally.duplicates() > before {
                         self.watch.came_twice(index, now);

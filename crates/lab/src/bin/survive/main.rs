@@ -11,24 +11,28 @@
 //!  campaign  kills it, at random moments and at the points in turn
 //!  changes   of the configuration, while it runs
 //!  base      the process: which one, when it died, what it holds
-//!  report    table, judgement, last line
+//!  told      what the log says meanwhile: deaths that nobody ordered, and what none must cause
+//!  judge     what must be so
+//!  report    table, last line
 //!  crowd     1,000 ports instead: how long a takeover takes then
 //! ```
-//! `survive --seconds N` runs the campaign, with a run without kills before it, and ends with one line;
-//! its status is 0 only if that line and all else is as it must be. `survive --ports N` measures
-//! takeovers with so many ports. `--slack N` lets the times, and nothing else, be N times as long:
-//! for machines that others use as well.
+//! `survive --seconds N` kills for so long, after some time without kills, and ends with one line; its
+//! status is 0 only if that line and all else is as it must be. `survive --ports N` measures takeovers
+//! with so many ports. `--slack N` lets the times, and nothing else, be N times as long: for machines
+//! that others use as well.
 
 mod base;
 mod campaign;
 mod changes;
 mod churn;
 mod crowd;
+mod judge;
 mod lanes;
 mod load;
 mod points;
 mod report;
 mod stage;
+mod told;
 mod watch;
 
 use std::process::ExitCode;
@@ -46,17 +50,17 @@ use base::{BaseFile, Holdings};
 use campaign::Campaign;
 use changes::Changes;
 use churn::Churn;
+use judge::SPANS;
 use load::Load;
 use points::Points;
 use report::Found;
 use stage::{Stage, lane};
+use told::Told;
 use watch::Watch;
 
 /// How the file of points is named to the base.
 const POINTS: &str = "IPVISOR_FAULT_POINTS";
-/// How long silences are measured without kills.
-const QUIET: Duration = Duration::from_secs(5);
-/// Spans in which they are: as long as those around kills.
+/// Spans in which silences are measured without kills: as long as those around kills.
 const SPAN: Duration = Duration::from_millis(100);
 /// Of these, as many as an upgrade takes.
 const LONG: u32 = 3;
@@ -66,12 +70,8 @@ const UPGRADES: usize = 20;
 const LOOK: usize = 10;
 /// Time between two lines that tell how far it is.
 const TELL: Duration = Duration::from_secs(10);
-/// What ends a campaign is not part of its time: less is no campaign.
+/// A campaign that kills for less shows nothing.
 const LEAST: Duration = Duration::from_secs(20);
-/// What the holder says when it does not start the next base at once.
-const WAITED: &str = " is started in ";
-/// Events by which a front end notices a death.
-const NOTICED: [&str; 4] = ["renegotiate", "detached", "ring_broken", "request_refused"];
 /// Counters of the load's VMs and card that stay zero when buffers are always there.
 const ZERO: [&str; 9] = [
     "drop.uplink_ring_full",
@@ -87,20 +87,20 @@ const ZERO: [&str; 9] = [
 
 fn main() -> ExitCode {
     let asked = asked().and_then(|asked| interrupt::watch().map(|()| asked));
-    let wrong = match asked {
-        Ok(Asked { ports: Some(ports), .. }) => crowd::measure(ports),
-        Ok(Asked { time, seed, slack, .. }) => campaign(time, seed).map(|found| {
-            println!("{}", found.table());
-            let (wrong, line) = (found.judge(slack), found.line());
-            wrong.iter().for_each(|wrong| println!("wrong: {wrong}"));
-            println!("{line}");
-            wrong
+    let judged = match asked {
+        Ok(Asked { ports: Some(ports), slack, .. }) => crowd::measure(ports, slack),
+        Ok(Asked { time, seed, slack, .. }) => campaign(time, seed, slack).map(|found| {
+            println!("{}", found.table(slack));
+            (found.judge(slack), found.line(slack))
         }),
         Err(error) => Err(error),
     };
-    match wrong {
-        Ok(wrong) if wrong.is_empty() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    match judged {
+        Ok((wrong, line)) => {
+            wrong.iter().for_each(|wrong| println!("wrong: {wrong}"));
+            println!("{line}");
+            if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Err(error) => {
             println!("survive: FAILED: {error:?}");
             ExitCode::FAILURE
@@ -118,7 +118,8 @@ struct Asked {
 
 fn asked() -> Result<Asked> {
     let usage = || {
-        let line = "usage: survive [--seconds N] [--seed 0xN] [--slack N] | survive --ports N";
+        let line =
+            "usage: survive [--seconds N] [--seed 0xN] [--slack N] | survive --ports N [--slack N]";
         LabError::Unexpected(line.to_owned())
     };
     let mut asked = Asked { time: Duration::from_secs(90), seed: None, ports: None, slack: 1 };
@@ -144,7 +145,7 @@ fn asked() -> Result<Asked> {
     Ok(asked)
 }
 
-fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
+fn campaign(time: Duration, seed: Option<u64>, slack: u32) -> Result<Found> {
     if !rustix::process::geteuid().is_root() {
         let why = "network namespaces are made by root only: run it as root";
         return Err(LabError::Unexpected(why.to_owned()));
@@ -163,7 +164,8 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     let (stage, ends) = Stage::set(&program, environment)?;
 
     let (watch, churned) = (Arc::new(Watch::new(lane::COUNT)), Arc::new(AtomicU64::new(0)));
-    let load = Load::start(ends, stage::lanes(Arc::clone(&churned)), Arc::clone(&watch))?;
+    let lanes = stage::lanes(Arc::clone(&churned));
+    let load = Load::start(ends, lanes, Arc::clone(&watch), slack)?;
     let visits = Chance::from_seed(chance.number());
     let churn = Churn::start(stage.instance.socket("c"), stage.base_mac, churned, visits)?;
     println!("{:.0} s: everything is set; now without kills", start.elapsed().as_secs_f64());
@@ -178,10 +180,11 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     let reload = || changes.begin();
     let mut campaign = Campaign::new(&stage.instance, &watch, &points, chance, &alive, &reload)?;
     let (mut kills, mut told) = (0usize, Instant::now());
-    let mut wrong = Vec::new();
-    let ran = campaign.run(time.saturating_sub(start.elapsed()), &mut |_| {
+    let (mut wrong, mut log) = (Vec::new(), Told::of(&stage.instance));
+    let ran = campaign.run(time, &mut |_| {
         kills += 1;
         if kills % LOOK == 1 {
+            log.read()?;
             churn.held(|| {
                 sleep(Duration::from_millis(30));
                 histories[0].1.push(Holdings::of(file.process()?)?);
@@ -208,7 +211,7 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
         wrong.push(format!("{error:?}"));
         Vec::new()
     });
-    let (kills, names, missed) = (campaign.kills, campaign.names, campaign.missed);
+    let Campaign { kills, names, missed, ordered, .. } = campaign;
     for point in missed {
         println!("nobody passed {} in time", names[point]);
     }
@@ -217,17 +220,21 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
     if let Err(error) = churn.end() {
         wrong.push(format!("{error:?}"));
     }
-    let messages = stage.instance.messages();
-    messages.lines().filter(|line| line.contains(WAITED)).for_each(|line| println!("{line}"));
     // With the load its front ends go, and that is told.
-    wrong.extend(noticed(&stage.instance));
+    let last = file.process()?;
+    log.read()?;
+    wrong.extend(log.judge(&ordered));
     let total = load.end()?;
     let counters = nonzero(&stage.instance)?;
+    if file.process()? != last {
+        wrong.push("a base died when nobody was killed any more".to_owned());
+    }
     let passes = |(number, name): (usize, String)| Ok((name, points.passes(number)?));
     let points = names.into_iter().enumerate().map(passes).collect::<Result<_>>()?;
     let station_drops = stage.station.drops()?;
     stage.instance.down()?;
     Ok(Found {
+        time,
         kills,
         upgrades,
         points,
@@ -245,8 +252,7 @@ fn campaign(time: Duration, seed: Option<u64>) -> Result<Found> {
 fn quiet(watch: &Watch) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let (mut short, mut long) = (Vec::new(), Vec::new());
     let longest = |from, until| watch.silences(&lane::STEADY, (from, until)).into_iter().max();
-    let end = Instant::now() + QUIET;
-    while Instant::now() < end {
+    while short.len() < SPANS {
         let begin = Instant::now();
         for _ in 0..LONG {
             interrupt::check()?;
@@ -263,16 +269,6 @@ fn holder(instance: &Instance) -> Result<rustix::process::Pid> {
     let number = instance.holder_process()?;
     rustix::process::Pid::from_raw(number)
         .ok_or_else(|| LabError::Unexpected(format!("process {number} as holder")))
-}
-
-/// What the front ends of the load's own VMs have noticed: nothing, if all is well.
-fn noticed(instance: &Instance) -> Vec<String> {
-    let messages = instance.messages();
-    let about = |line: &&str| {
-        ["vm/a", "vm/b"].iter().any(|vm| line.contains(&format!("subject=\"{vm}\"")))
-            && NOTICED.iter().any(|kind| line.contains(&format!("kind=\"{kind}\"")))
-    };
-    messages.lines().filter(about).take(5).map(str::to_owned).collect()
 }
 
 /// Counters of the load's own VMs and the card that are not zero and should be.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use lab::Result;
 use lab::error::Attempt;
+use rustix::process::Pid;
 
 /// Octets of the file.
 const LEN: u64 = 4096;
@@ -20,6 +21,8 @@ const NAME: usize = 40;
 const ORDER: u64 = 40;
 /// Where in a slot stands how often the point was passed.
 const PASSES: u64 = 48;
+/// Where in a slot stands which process did what was ordered.
+const WHO: u64 = 56;
 
 /// How the base is to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +78,14 @@ impl Points {
     /// from now.
     pub fn order(&self, point: usize, times: u32, how: How) -> Result<()> {
         let order = u64::from(times) | (how as u64) << 32;
+        self.write(point, WHO, 0)?;
         self.write(point, ORDER, order)
+    }
+
+    /// The base that did what was ordered last; `None` if nobody has passed the point so often.
+    pub fn who(&self, point: usize) -> Result<Option<Pid>> {
+        let number = self.read(point, WHO)?;
+        Ok(i32::try_from(number).ok().and_then(Pid::from_raw))
     }
 
     /// Takes the order back.

@@ -1,34 +1,24 @@
-//! What a campaign is judged by, and how it is shown.
+//! What a campaign has found, and how it is shown.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::base::Holdings;
 use crate::campaign::{Kill, Way};
+use crate::judge::{self, NOISE, WHOLE};
 use crate::load::Total;
 use crate::points::How;
-use crate::stage::lane;
 
-/// The longest p99 of the gaps.
-pub const GAP: Duration = Duration::from_millis(50);
-/// The longest median of the gaps of upgrades.
-pub const UPGRADE_GAP: Duration = Duration::from_millis(10);
-/// Datagrams that the base handles at once.
-const BATCH: u64 = 64;
-/// Points at which kills must have happened, at least.
-const POINTS: usize = 12;
-/// Octets of memory that measuring itself may move: an allocator's whim.
-const MEMORY: u64 = 512 << 10;
 /// Kills that are told one by one.
 const WORST: usize = 5;
-/// Kills after which holdings are told apart.
-const FEW: usize = 4;
 
 /// One process's holdings at several moments of the campaign, oldest first.
 pub type History = Vec<Holdings>;
 
 /// All that a campaign has found.
 pub struct Found {
+    /// For how long bases were to be killed.
+    pub time: Duration,
     /// Kills, in their order.
     pub kills: Vec<Kill>,
     /// Upgrades, and what the bases say of the time in which nobody served.
@@ -58,37 +48,15 @@ pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
 }
 
 /// Sorted.
-fn in_order(values: impl Iterator<Item = Duration>) -> Vec<Duration> {
+pub fn in_order(values: impl Iterator<Item = Duration>) -> Vec<Duration> {
     let mut values: Vec<_> = values.collect();
     values.sort_unstable();
     values
 }
 
 impl Found {
-    /// A quantile of the silences around kills, less the same of those without.
-    fn gap(&self, share: f64) -> Duration {
-        let around = in_order(self.kills.iter().map(|kill| kill.silence));
-        let without = in_order(self.quiet.iter().copied());
-        quantile(&around, share).saturating_sub(quantile(&without, share))
-    }
-
-    /// The same for upgrades.
-    fn upgrade_gap(&self, share: f64) -> Duration {
-        let around = in_order(self.upgrades.iter().map(|(upgrade, _)| upgrade.silence));
-        let without = in_order(self.long_quiet.iter().copied());
-        quantile(&around, share).saturating_sub(quantile(&without, share))
-    }
-
-    /// Datagrams lost on each lane. On the way from the host, one that was read from the TUN device
-    /// and not yet noted when the base died is the named exception: given second.
-    fn lost(&self) -> (u64, u64) {
-        let count = |lane: usize| self.total.lanes.get(lane).map_or(0, |l| l.missing.len() as u64);
-        let all: u64 = (0..lane::COUNT).map(count).sum();
-        let excused = count(lane::HOST_TO_B).min(self.deaths());
-        (all - excused, excused)
-    }
-
-    fn deaths(&self) -> u64 {
+    /// Bases that died.
+    pub fn deaths(&self) -> u64 {
         self.kills.iter().map(|kill| kill.deaths).sum()
     }
 
@@ -107,52 +75,8 @@ impl Found {
         self.total.lanes.iter().enumerate().map(of_lane).sum()
     }
 
-    /// Everything that is not as it must be. Times may be `slack` times as long as they should be.
-    pub fn judge(&self, slack: u32) -> Vec<String> {
-        let mut wrong = self.wrong.clone();
-        for (number, lane) in self.total.lanes.iter().enumerate() {
-            // The named exception is told, not held against anybody.
-            let excused = if number == lane::HOST_TO_B { self.deaths() as usize } else { 0 };
-            if lane.missing.len() > excused {
-                let shown = &lane.missing[..lane.missing.len().min(8)];
-                let (name, lost, sent) = (lane.name, lane.missing.len(), lane.sent);
-                wrong.push(format!("{name}: {lost} of {sent} lost: {shown:?}"));
-            }
-            if lane.sent == 0 {
-                wrong.push(format!("{}: nothing was sent", lane.name));
-            }
-        }
-        for kill in self.kills.iter().chain(self.upgrades.iter().map(|(upgrade, _)| upgrade)) {
-            if let Some(most) = kill.twice.iter().max().filter(|&&n| n > BATCH * kill.deaths) {
-                let way = self.way(&kill.way);
-                wrong.push(format!("{way}: {most} came twice on one lane"));
-            }
-        }
-        let most = GAP.saturating_mul(slack);
-        if self.gap(0.99) > most {
-            wrong.push(format!("the p99 of the gaps is longer than {} ms", most.as_millis()));
-        }
-        let most = UPGRADE_GAP.saturating_mul(slack);
-        if self.upgrade_gap(0.5) > most {
-            let most = most.as_millis();
-            wrong.push(format!("the median gap of an upgrade is longer than {most} ms"));
-        }
-        let killed = self.points.iter().enumerate().filter(|(n, _)| self.at(*n).next().is_some());
-        let killed = killed.count();
-        if killed < POINTS {
-            wrong.push(format!("kills at {killed} points only, {POINTS} are needed"));
-        }
-        for (name, history) in &self.histories {
-            wrong.extend(not_flat(name, history));
-        }
-        wrong.extend(self.counters.iter().cloned());
-        if self.station_drops > 0 {
-            wrong.push(format!("the LAN's station could not take {} frames", self.station_drops));
-        }
-        wrong
-    }
-
-    fn way(&self, way: &Way) -> String {
+    /// A kill's way, as people call it.
+    pub fn way(&self, way: &Way) -> String {
         match way {
             Way::Random => "a random moment".to_owned(),
             Way::Upgrade => "an upgrade".to_owned(),
@@ -170,12 +94,12 @@ impl Found {
     }
 
     /// Kills at a point.
-    fn at(&self, point: usize) -> impl Iterator<Item = &Kill> {
+    pub fn at(&self, point: usize) -> impl Iterator<Item = &Kill> {
         self.kills.iter().filter(move |kill| matches!(kill.way, Way::Point(p, _) if p == point))
     }
 
-    /// The table by point.
-    pub fn table(&self) -> String {
+    /// The table by point, and all else that is worth knowing; times are judged with this slack.
+    pub fn table(&self, slack: u32) -> String {
         let mut text = String::new();
         let _ = writeln!(
             text,
@@ -201,12 +125,13 @@ impl Found {
         for lane in &self.total.lanes {
             let _ = writeln!(
                 text,
-                "{:<30} {:>9} sent, {:>6.0} a second, {} lost, {} came twice",
+                "{:<30} {:>9} sent, {:>6.0} a second, {} lost, {} came twice, {} skipped",
                 lane.name,
                 lane.sent,
                 lane.sent as f64 / seconds,
                 lane.missing.len(),
-                lane.twice
+                lane.twice,
+                lane.skipped
             );
         }
         let used = self.kills.iter().filter_map(|kill| kill.used);
@@ -219,21 +144,38 @@ impl Found {
              goes on (medians)"
         );
         let without = in_order(self.quiet.iter().copied());
-        let [half, most] = [0.5, 0.99].map(|share| ms(quantile(&without, share)));
-        let _ = writeln!(text, "longest silences without kills: median {half} ms, p99 {most} ms");
-        let stood = ms(self.total.stood);
-        let _ = writeln!(text, "some lane stood still for {stood} ms, because its rings were full");
-        if let (_, excused @ 1..) = self.lost() {
+        let [half, p99, most] = [0.5, 0.99, 1.0].map(|share| quantile(&without, share));
+        let _ = writeln!(
+            text,
+            "longest silences without kills, of {} spans: median {} ms, p99 {} ms, max {} ms",
+            without.len(),
+            ms(half),
+            ms(p99),
+            ms(most)
+        );
+        if p99 > NOISE {
+            let most = ms(NOISE.saturating_mul(slack));
             let _ = writeln!(
                 text,
-                "{excused} from the host lost between the TUN device's read and its mark: the named \
-                 exception"
+                "this machine is noisy: without kills, too, nothing comes for that long; no more than \
+                 {most} ms of it are taken off"
+            );
+        }
+        let stood = ms(self.total.stood);
+        let _ = writeln!(text, "some lane stood still for {stood} ms, because its rings were full");
+        let explained = self.explained();
+        if !explained.is_empty() {
+            let (count, windows) = (explained.len(), self.windows().count());
+            let _ = writeln!(
+                text,
+                "{count} from the host lost between the TUN device's read and its mark, in {windows} \
+                 deaths that can have been there: the named exception; numbers {explained:?}"
             );
         }
         let twice: u64 = self.upgrades.iter().flat_map(|(upgrade, _)| &upgrade.twice).sum();
         let lost: usize = self.upgrades.iter().map(|(upgrade, _)| self.lost_at(upgrade)).sum();
         let told = in_order(self.upgrades.iter().map(|(_, told)| *told));
-        let [gap, most_gap] = [0.5, 1.0].map(|share| ms(self.upgrade_gap(share)));
+        let [gap, most_gap] = [0.5, 1.0].map(|share| ms(self.upgrade_gap(share, slack)));
         let [told, most_told] = [0.5, 1.0].map(|share| ms(quantile(&told, share)));
         let count = self.upgrades.len();
         let _ = writeln!(
@@ -255,14 +197,22 @@ impl Found {
                 );
             }
         }
+        if self.time < WHOLE {
+            let least = judge::KILLS_FROM.as_secs();
+            let _ = writeln!(
+                text,
+                "a short run: points are judged by their number from {} s on, kills from {least} s on",
+                WHOLE.as_secs()
+            );
+        }
         text
     }
 
     /// The last line.
-    pub fn line(&self) -> String {
-        let (lost, _) = self.lost();
+    pub fn line(&self, slack: u32) -> String {
+        let lost = self.lost();
         let (deaths, twice) = (self.deaths(), self.duplicates());
-        let [p99, most] = [0.99, 1.0].map(|share| ms(self.gap(share)));
+        let [p99, most] = [0.99, 1.0].map(|share| ms(self.gap(share, slack)));
         format!(
             "survive: {deaths} kills, {lost} lost, {twice} duplicated, p99 gap {p99} ms, max {most} ms"
         )
@@ -288,27 +238,6 @@ pub fn ms(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1000.0)
 }
 
-/// What grew between the first half of a history and its second. Each value's least in a half counts:
-/// what is held for a moment only is no growth.
-fn not_flat(name: &str, history: &History) -> Vec<String> {
-    if history.len() < FEW {
-        return vec![format!("{name}: looked at {} times only", history.len())];
-    }
-    let (early, late) = history.split_at(history.len() / 2);
-    let mut grew = Vec::new();
-    let mut compare = |what: &str, slack: u64, value: &dyn Fn(&Holdings) -> u64| {
-        let least = |part: &[Holdings]| part.iter().map(value).min().unwrap_or_default();
-        let (before, after) = (least(early), least(late));
-        if after > before + slack {
-            grew.push(format!("{name} grew from {before} to {after} {what}"));
-        }
-    };
-    compare("descriptors", 0, &|h| h.descriptors as u64);
-    compare("threads", 0, &|h| h.threads as u64);
-    compare("octets of memory", MEMORY, &|h| h.memory);
-    grew
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,15 +250,5 @@ mod tests {
         assert_eq!(quantile(&values, 1.0), Duration::from_millis(100));
         assert_eq!(quantile(&values[..1], 0.99), Duration::from_millis(1));
         assert_eq!(quantile(&[], 0.5), Duration::ZERO);
-    }
-
-    #[test]
-    fn growth_is_told_and_a_moment_is_not() {
-        let at = |descriptors, memory| Holdings { descriptors, threads: 3, memory };
-        let flat =
-            vec![at(20, 1 << 20), at(25, 1 << 20), at(20, 1 << 20), at(22, 1 << 20), at(20, 1)];
-        assert!(not_flat("base", &flat).is_empty());
-        let grown = vec![at(20, 1), at(21, 1), at(22, 1), at(23, 1)];
-        assert_eq!(not_flat("base", &grown), ["base grew from 20 to 22 descriptors"]);
     }
 }

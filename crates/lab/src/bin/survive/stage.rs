@@ -27,10 +27,18 @@ use lab::{Result, command, frames};
 use crate::lanes::{Both, Numbered, Strangers};
 use crate::load::{Lane, Sender};
 
-/// Entries of each ring of the two VMs: more than all lanes that lead there may have on their way.
+/// Entries of each ring of the two VMs: more than all lanes that begin or end there may have on their
+/// way.
 const RING: u16 = 4096;
-/// Frames of the card's receive ring: 10,000 a second for four times the gap allowed.
-const CARD_RING: u64 = 2048;
+/// Datagrams on their way on a lane of [`RATE`]: as many as are due in four times the gap allowed, so
+/// that a base that is back by then makes nobody stop.
+const MOST: u64 = 2000;
+/// The same on the lanes to and from the host.
+const HOST_MOST: u64 = 100;
+/// The same on the way to new neighbours.
+const STRANGERS_MOST: u64 = 50;
+/// Frames of the card's receive ring: [`MOST`], and what the LAN says of itself.
+const CARD_RING: u64 = 2304;
 /// Datagrams a second on each lane between VMs and to and from the LAN.
 const RATE: u64 = 10_000;
 /// The same to and from the host, whose TUN device has a short queue.
@@ -171,13 +179,20 @@ pub fn lanes(churned: Arc<AtomicU64>) -> Vec<Lane> {
     let pair = |from, to| Box::new(Both::new(from, to, (1000, 2000)));
     let to_host = Flow::new(vm(1)[0], HOST[0], (1000, 1000), 64).by_data();
     vec![
-        own("a to b", 0, 1, RATE, pair(vm(0), vm(1)), 1500),
-        own("b to a", 1, 0, RATE, pair(vm(1), vm(0)), 1500),
-        own("a to LAN", 0, 2, RATE, pair(vm(0), OUTSIDE), 1500),
-        own("LAN to a", 2, 0, RATE, pair(OUTSIDE, vm(0)), CARD_RING - 200),
-        own("b to host", 1, 3, HOST_RATE, Box::new(to_host), 100),
-        own("host to b", 3, 1, HOST_RATE, Box::new(from_host()), 100),
-        own("a to new neighbours", 0, 2, STRANGERS_RATE, Box::new(Strangers(vm(0)[1])), 100),
+        own("a to b", 0, 1, RATE, pair(vm(0), vm(1)), MOST),
+        own("b to a", 1, 0, RATE, pair(vm(1), vm(0)), MOST),
+        own("a to LAN", 0, 2, RATE, pair(vm(0), OUTSIDE), MOST),
+        own("LAN to a", 2, 0, RATE, pair(OUTSIDE, vm(0)), MOST),
+        own("b to host", 1, 3, HOST_RATE, Box::new(to_host), HOST_MOST),
+        own("host to b", 3, 1, HOST_RATE, Box::new(from_host()), HOST_MOST),
+        own(
+            "a to new neighbours",
+            0,
+            2,
+            STRANGERS_RATE,
+            Box::new(Strangers(vm(0)[1])),
+            STRANGERS_MOST,
+        ),
         Lane {
             name: "c, which comes and goes, to b",
             sender: Sender::Other(churned),

@@ -24,6 +24,8 @@ struct Standing {
     sent: AtomicU64,
     /// Microseconds from the beginning to when the last one came.
     last: AtomicU64,
+    /// One more than the highest number that came.
+    next: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -52,8 +54,9 @@ impl Watch {
         self.lanes[lane].sent.store(sent, Ordering::Relaxed);
     }
 
-    /// Something came on a lane now, and before at `last`.
-    pub fn came(&self, lane: usize, last: Instant, now: Instant) {
+    /// Datagram number `number` came on a lane now, and something before at `last`.
+    pub fn came(&self, lane: usize, number: u64, last: Instant, now: Instant) {
+        self.lanes[lane].next.fetch_max(number + 1, Ordering::Relaxed);
         self.lanes[lane].last.store(self.micros(now), Ordering::Release);
         if now - last > WORTH {
             self.notes().silences.push((lane, (last, now)));
@@ -68,6 +71,11 @@ impl Watch {
     /// How many each lane has sent.
     pub fn sent(&self) -> Vec<u64> {
         self.lanes.iter().map(|l| l.sent.load(Ordering::Relaxed)).collect()
+    }
+
+    /// How far a lane has come: one more than the highest number.
+    pub fn next(&self, lane: usize) -> u64 {
+        self.lanes[lane].next.load(Ordering::Relaxed)
     }
 
     /// Whether something has come on each of these lanes after that.
@@ -122,9 +130,9 @@ mod tests {
     fn a_span_has_the_longest_silence_that_overlaps_it_and_its_duplicates() {
         let watch = Watch::new(2);
         let at = |ms| watch.begun + Duration::from_millis(ms);
-        watch.came(0, at(10), at(30));
-        watch.came(0, at(30), at(35));
-        watch.came(1, at(20), at(24));
+        watch.came(0, 7, at(10), at(30));
+        watch.came(0, 6, at(30), at(35));
+        watch.came(1, 0, at(20), at(24));
         watch.came_twice(1, at(24));
         let ms = |n| Duration::from_millis(n);
         assert_eq!(watch.silences(&[0, 1], (at(29), at(40))), [ms(20), ms(0)]);
@@ -132,6 +140,7 @@ mod tests {
         assert_eq!(watch.silences(&[1], (at(0), at(21))), [ms(4)]);
         assert_eq!(watch.twice((at(23), at(24))), [0, 1]);
         assert_eq!(watch.twice((at(24), at(50))), [0, 0]);
+        assert_eq!([watch.next(0), watch.next(1)], [8, 1]);
         assert!(watch.all_since(&[0, 1], at(23)));
         assert!(!watch.all_since(&[0, 1], at(24)));
         watch.forget(at(25));
