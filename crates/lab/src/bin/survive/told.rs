@@ -25,6 +25,8 @@ const NEVER: [&str; 5] = ["state_damaged", "quarantined", "poison", "card_lost",
 const SUSPECTED: &str = "suspected";
 /// The event of two such deaths soon after the configuration was changed.
 const ROLLED_BACK: &str = "rolled_back";
+/// How such an event names a death from outside.
+const KILLED: &str = "was killed by signal 9";
 /// Words of the log that mean the same.
 const WORDS: [&str; 4] = [
     " ERROR ",
@@ -114,7 +116,9 @@ impl Told {
         } else if kind(&SUSPECTED) {
             self.suspicions += 1;
         } else if kind(&ROLLED_BACK) {
-            self.rollbacks += 1;
+            // A base that is killed before it ever served is followed by the last good release,
+            // whoever killed it.
+            self.rollbacks += usize::from(!line.contains(KILLED));
         } else if (own && NOTICED.iter().any(kind))
             || NEVER.iter().any(kind)
             || WORDS.iter().any(|word| line.contains(word))
@@ -216,6 +220,16 @@ mod tests {
         assert_eq!(told(&[panic]).judge(&ordered(&[])), ["1 panics, 0 were ordered"]);
         let made = Ordered { panics: 1, own_making: 1, ..ordered(&[]) };
         assert!(told(&[panic, &event("b", "suspected")]).judge(&made).is_empty());
+    }
+
+    #[test]
+    fn a_release_that_is_left_after_a_kill_from_outside_is_not_held_against_it() {
+        let left = |how: &str| {
+            format!(" ERROR subject=\"base\" kind=\"rolled_back\": the base of it {how}\n")
+        };
+        assert!(told(&[&left(KILLED)]).judge(&ordered(&[])).is_empty());
+        let own = told(&[&left("was killed by signal 6")]).judge(&ordered(&[]));
+        assert_eq!(own, ["rolled back 1 times, 0 deaths were a base's own"]);
     }
 
     #[test]
