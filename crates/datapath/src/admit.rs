@@ -21,9 +21,9 @@
 //! - Pure: no clock, no state, nothing but the list and the addresses.
 //! - What comes in from the card can only go to a port: the base is never part of a routing loop.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::counters::Counter;
 use crate::fib::{Fib, Target};
@@ -41,27 +41,67 @@ pub enum Way {
     Outside,
 }
 
+/// Last octets of addresses: a set that nearly every look at the subnets is spared by.
+struct Ends([bool; 256]);
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self([false; 256])
+    }
+}
+
+impl Ends {
+    fn insert(&mut self, address: Ipv4Addr) {
+        let [.., last] = address.octets();
+        if let Some(place) = self.0.get_mut(usize::from(last)) {
+            *place = true;
+        }
+    }
+
+    #[inline]
+    fn contain(&self, address: Ipv4Addr) -> bool {
+        let [.., last] = address.octets();
+        self.0.get(usize::from(last)) == Some(&true)
+    }
+}
+
+/// Two addresses of a subnet that are nobody's.
+#[derive(Clone, Copy)]
+struct Subnet {
+    network: Ipv4Addr,
+    broadcast: Ipv4Addr,
+}
+
 /// What a network knows for admission: its list and its subnets.
 #[derive(Default)]
 pub struct Admission {
     /// The list.
     pub fib: Fib,
     /// IPv4 prefixes that are a subnet with a broadcast address of its own.
-    subnets: Vec<Ipv4Net>,
+    subnets: Vec<Subnet>,
+    /// What such addresses end in.
+    ends: Ends,
 }
 
 impl Admission {
     /// An empty list over these prefixes.
     pub fn new(prefixes: &[IpNet]) -> Self {
-        let subnets = prefixes
+        let subnets: Vec<_> = prefixes
             .iter()
             .filter_map(|p| match p {
                 // RFC 3021: a /31 has no broadcast address, and a /32 is a single host.
-                IpNet::V4(p) if p.prefix_len() <= 30 => Some(p.trunc()),
+                IpNet::V4(p) if p.prefix_len() <= 30 => {
+                    Some(Subnet { network: p.network(), broadcast: p.broadcast() })
+                }
                 _ => None,
             })
             .collect();
-        Self { fib: Fib::default(), subnets }
+        let mut ends = Ends::default();
+        for Subnet { network, broadcast } in &subnets {
+            ends.insert(*network);
+            ends.insert(*broadcast);
+        }
+        Self { fib: Fib::default(), subnets, ends }
     }
 
     /// Admits what a VM sends, and finds where it goes.
@@ -83,6 +123,32 @@ impl Admission {
             Some(Target::Host) => Ok(Way::Host),
             None => Ok(Way::Outside),
         }
+    }
+
+    /// Whether a VM may say this address, which is not a reserved one.
+    #[inline]
+    pub fn owns4(&self, port: PortId, source: Ipv4Addr) -> bool {
+        self.fib.lookup4(source) == Some(Target::Port(port)) && !self.is_subnet_broadcast4(source)
+    }
+
+    /// Whether a VM may say this address, which is not a reserved one.
+    #[inline]
+    pub fn owns6(&self, port: PortId, source: Ipv6Addr) -> bool {
+        self.fib.lookup6(source) == Some(Target::Port(port))
+    }
+
+    /// The other VM's port that a destination leads to, which is not a reserved address. `None`
+    /// where [`Admission::from_vm`] has to say what becomes of it.
+    #[inline]
+    pub fn neighbor4(&self, port: PortId, destination: Ipv4Addr) -> Option<PortId> {
+        let to = other(port, self.fib.lookup4(destination))?;
+        (!self.is_subnet_broadcast4(destination)).then_some(to)
+    }
+
+    /// As [`Admission::neighbor4`].
+    #[inline]
+    pub fn neighbor6(&self, port: PortId, destination: Ipv6Addr) -> Option<PortId> {
+        other(port, self.fib.lookup6(destination))
     }
 
     /// Admits what comes in from the card, and finds the port that owns the destination.
@@ -136,10 +202,22 @@ impl Admission {
 
     fn is_subnet_broadcast(&self, address: IpAddr) -> bool {
         let IpAddr::V4(address) = address else { return false };
-        self.subnets.iter().any(|s: &Ipv4Net| -> bool {
-            let broadcast: Ipv4Addr = s.broadcast();
-            broadcast == address || s.network() == address
-        })
+        self.is_subnet_broadcast4(address)
+    }
+
+    #[inline]
+    fn is_subnet_broadcast4(&self, address: Ipv4Addr) -> bool {
+        self.ends.contain(address)
+            && self.subnets.iter().any(|s| s.broadcast == address || s.network == address)
+    }
+}
+
+/// The port that a look-up has found, if it is not the sender's own.
+#[inline]
+fn other(port: PortId, found: Option<Target>) -> Option<PortId> {
+    match found {
+        Some(Target::Port(to)) if to != port => Some(to),
+        _ => None,
     }
 }
 

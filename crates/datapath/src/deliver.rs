@@ -31,6 +31,15 @@ use crate::uplink::{HostPath, Outgoing, PacketUplink, Refusal};
 /// Frames handed to the kernel in one call.
 const CHUNK: usize = 32;
 
+/// What the current batch has for one receiver.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbox {
+    first: u16,
+    last: u16,
+    /// How many.
+    pub datagrams: u16,
+}
+
 /// The receivers that the current batch has something for.
 #[derive(Default)]
 pub struct Inboxes {
@@ -39,19 +48,26 @@ pub struct Inboxes {
 
 impl Inboxes {
     /// Notes datagram `index` for `port`.
+    #[inline]
     pub fn note(&mut self, port: &mut Port, storage: &mut Storage, index: u16) {
         match &mut port.inbox {
-            Some((_, last)) => {
-                if let Some(item) = storage.item_mut(*last) {
+            Some(inbox) => {
+                if let Some(item) = storage.item_mut(inbox.last) {
                     item.next = Some(index);
                 }
-                *last = index;
+                inbox.last = index;
+                inbox.datagrams = inbox.datagrams.saturating_add(1);
             }
             empty => {
-                *empty = Some((index, index));
+                *empty = Some(Inbox { first: index, last: index, datagrams: 1 });
                 self.touched.push(port.id);
             }
         }
+    }
+
+    /// The receivers, each once.
+    pub fn iter(&self) -> impl Iterator<Item = PortId> + '_ {
+        self.touched.iter().copied()
     }
 
     /// The receivers, each once; forgets them.
@@ -68,25 +84,38 @@ pub fn to_port(
     marks: &Marks,
 ) -> Result<(), RingFault> {
     let counters = Counters::of(state, Owner::Port(port.id));
-    let mut next = port.inbox.take().map(|(first, _)| first);
+    let Some(inbox) = port.inbox.take() else { return Ok(()) };
+    let envelope = match port.envelope() {
+        Ok(envelope) => envelope,
+        Err(reason) => {
+            counters.add(reason, inbox.datagrams.into());
+            return Ok(());
+        }
+    };
+    let mark = marks.receiver(port.id);
+    let mut next = Some(inbox.first);
     let (mut datagrams, mut octets) = (0u64, 0u64);
     let mut fault = None;
     while let Some(index) = next {
-        let Some(item) = storage.item(index).copied() else { break };
+        let Some((item, whole)) = storage.whole_mut(index) else { break };
         next = item.next;
         if fault.is_some() {
             counters.add(Counter::RxPortBroken, 1);
             continue;
         }
-        let datagram = storage.datagram_mut(index);
-        let len = datagram.len() as u64;
-        marks.delivering(port.id, port.rx_position());
+        mark.at(port.rx_position());
         #[cfg(feature = "fault-injection")]
         {
-            crate::faults::poison("delivery", datagram);
+            crate::faults::poison("delivery", whole);
             crate::faults::poison_buffer(&port.name, port.rx_position());
         }
-        match port.put(&item.offload, datagram, counters) {
+        let len = item.octets() as u64;
+        if item.offload.is_none() && port.put_plain(&envelope, whole) {
+            datagrams = datagrams.wrapping_add(1);
+            octets = octets.wrapping_add(len);
+            continue;
+        }
+        match port.put(&item.offload, &envelope, whole, counters) {
             Ok(Ok(())) => {
                 datagrams = datagrams.saturating_add(1);
                 octets = octets.saturating_add(len);

@@ -236,6 +236,12 @@ impl Offload {
         Ok(Self { checksum, segmentation })
     }
 
+    /// Whether nothing was left to do, and nothing is known.
+    #[inline]
+    pub fn is_none(&self) -> bool {
+        self.segmentation.is_none() && self.checksum == Checksum::None
+    }
+
     /// How the datagram goes on to a receiver with these abilities, in a frame whose IP datagram
     /// starts `l2_len` octets in.
     pub fn header_for(&self, receiver: Abilities, l2_len: u16) -> Handover {

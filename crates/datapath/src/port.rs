@@ -27,6 +27,8 @@ use virtqueue::{Delivered, NetHeader, QueueFeatures, RingFault, RxQueue, Taken, 
 use crate::answer::LastInch;
 use crate::budget::Budget;
 use crate::counters::{Counter, Counters};
+use crate::datagram::{self, Plain};
+use crate::deliver::Inbox;
 use crate::faults::{self, Point};
 use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId, Owner, PortId, Side};
@@ -34,7 +36,7 @@ use crate::offload::{Abilities, Handover, Offload};
 use crate::segment::Segments;
 use crate::state::StateMemory;
 use crate::state::suspicion::{Care, PortSuspicion};
-use crate::storage::{MAX_FRAME, Storage};
+use crate::storage::{HEADERS, MAX_FRAME, Storage};
 use crate::vhost::Ring;
 
 /// Octets of an Ethernet header.
@@ -88,8 +90,8 @@ pub struct Port {
     pub limiter: Limiter,
     /// How often it may still be told that its rings broke.
     pub breaks: Budget,
-    /// First and last datagram of the current batch that goes to this port.
-    pub inbox: Option<(u16, u16)>,
+    /// The datagrams of the current batch that go to this port.
+    pub inbox: Option<Inbox>,
     /// Polled in this turn of the loop.
     pub active: bool,
     /// How the tx ring is served after a death.
@@ -271,6 +273,51 @@ impl Port {
         }
     }
 
+    /// How many of the next `most` frames of the tx ring can be taken now; what they are read from is
+    /// asked for meanwhile.
+    #[inline]
+    pub fn foresee(&mut self, most: u16) -> Result<u16, RingFault> {
+        self.tx.as_mut().map_or(Ok(0), |tx| tx.queue.foresee(most))
+    }
+
+    /// Copies the next frames of the tx ring into storage, one for each place in `looks` and as far as
+    /// [`Port::foresee`] has seen them, and says what each is: a number of frames of the common kind,
+    /// and at most one large send behind them. How many, and their octets; none if the next one is
+    /// to be [taken](Port::take) by itself.
+    #[inline]
+    pub fn take_stretch(
+        &mut self,
+        looks: &mut [Plain],
+        storage: &mut Storage,
+    ) -> Result<(usize, usize), RingFault> {
+        let Some(tx) = &mut self.tx else { return Ok((0, 0)) };
+        let (mut taken, mut all) = (0usize, 0usize);
+        for look in looks {
+            let slot = storage.slot();
+            let Some(octets) = tx.queue.copy_plain(slot, HEADERS) else { break };
+            let Some((header, frame)) =
+                slot.get(..octets).and_then(|octets| octets.split_first_chunk())
+            else {
+                break;
+            };
+            let unfinished = NetHeader::leaves_work(header);
+            let found = if unfinished { Plain::Other } else { datagram::plain(frame) };
+            let large = NetHeader::is_large(header);
+            *look = found;
+            storage.keep(octets, found.octets().unwrap_or(octets.wrapping_sub(HEADERS)));
+            taken = taken.wrapping_add(1);
+            all = all.wrapping_add(octets);
+            // What a large send costs is known when it was looked at, and may end the batch.
+            if large {
+                break;
+            }
+        }
+        tx.queue.whole()?;
+        let octets = all.saturating_sub(taken.saturating_mul(NetHeader::LEN));
+        storage.kept_so_many(taken, octets);
+        Ok((taken, octets))
+    }
+
     /// Gives the taken buffers back to the guest.
     pub fn give_back(&mut self) -> Result<(), RingFault> {
         let Some(tx) = &mut self.tx else { return Ok(()) };
@@ -303,33 +350,81 @@ impl Port {
         learn
     }
 
-    /// Copies a datagram into the rx ring, completing what the guest's driver cannot.
-    /// `Ok(Err(reason))` is a drop; `Err` a broken ring.
+    /// Asks for the descriptors of the rx ring's next buffers, as many as the inbox has datagrams.
+    #[inline]
+    pub fn foresee_chains(&mut self) {
+        if let (Some(inbox), Some(rx)) = (self.inbox, &mut self.rx) {
+            // A fault is met again, and named, by what comes to write there.
+            let _ = rx.queue.foresee_chains(inbox.datagrams);
+        }
+    }
+
+    /// Asks for those buffers.
+    #[inline]
+    pub fn foresee_buffers(&mut self) {
+        if let (Some(inbox), Some(rx)) = (self.inbox, &mut self.rx) {
+            rx.queue.foresee_buffers(inbox.datagrams);
+        }
+    }
+
+    /// The headers with which a datagram goes to the guest; `Err`: why none does.
+    pub fn envelope(&self) -> Result<Envelope, Counter> {
+        if self.rx.is_none() {
+            return Err(self.down());
+        }
+        self.inch.guest_mac.map(Envelope::to).ok_or(Counter::RxMacUnknown)
+    }
+
+    /// Copies a datagram for which nothing is left to do into the rx ring, if the next buffer is of
+    /// the common kind; false, and nothing done, otherwise. `whole` is the room for the headers, and
+    /// the datagram.
+    #[inline]
+    pub fn put_plain(&mut self, envelope: &Envelope, whole: &mut [u8]) -> bool {
+        let Some(rx) = &mut self.rx else { return false };
+        if rx.queue.effort() >= EFFORT || rx.skip.is_some() {
+            return false;
+        }
+        envelope.put_on(whole);
+        rx.queue.deliver_plain(whole)
+    }
+
+    /// Copies a datagram into the rx ring, completing what the guest's driver cannot. `whole` is the
+    /// room for its headers, and the datagram. `Ok(Err(reason))` is a drop; `Err` a broken ring.
     pub fn put(
         &mut self,
         offload: &Offload,
-        datagram: &mut [u8],
+        envelope: &Envelope,
+        whole: &mut [u8],
         counters: Counters<'_>,
     ) -> Result<Result<(), Counter>, RingFault> {
         let Some(rx) = &mut self.rx else { return Ok(Err(self.down())) };
-        let Some(mac) = self.inch.guest_mac else { return Ok(Err(Counter::RxMacUnknown)) };
-        let ethernet = header(mac, Mac::BASE, datagram);
+        envelope.put_on(whole);
+        let Some((headers, datagram)) = whole.split_first_chunk_mut::<HEADERS>() else {
+            return Ok(Err(Counter::DropFrameLength));
+        };
         match offload.header_for(rx.abilities, ETHERNET as u16) {
-            Handover::Whole(header) => rx.write(&header, &[&ethernet, datagram]),
+            Handover::Whole(header) => {
+                let header = NetHeader { num_buffers: 1, ..header };
+                if let Some(place) = headers.first_chunk_mut::<{ NetHeader::LEN }>() {
+                    *place = header.to_bytes();
+                }
+                rx.write_whole(whole)
+            }
             Handover::CompleteChecksum { start, offset } => {
                 let _ = crate::offload::complete_checksum(datagram, start, offset);
-                rx.write(&NetHeader::default(), &[&ethernet, datagram])
+                rx.write_whole(whole)
             }
             Handover::Segment(segmentation) => {
                 counters.add(Counter::Segmented, 1);
                 let Some(segments) = Segments::of(datagram, &segmentation) else {
                     return Ok(Err(Counter::DropOffloadSegmentation));
                 };
+                let ethernet = headers.last_chunk::<ETHERNET>().unwrap_or(&[0; ETHERNET]);
                 self.scratch.resize(MAX_FRAME, 0);
                 for i in 0..segments.count() {
                     let Some(len) = segments.write(i, &mut self.scratch) else { break };
                     let segment = self.scratch.get(..len).unwrap_or_default();
-                    match rx.write(&NetHeader::default(), &[&ethernet, segment])? {
+                    match rx.write(&NetHeader::default(), &[ethernet, segment])? {
                         Ok(()) => {}
                         refused => return Ok(refused),
                     }
@@ -375,22 +470,73 @@ impl Port {
 }
 
 impl RxEnd {
+    /// Whether another frame may be written; leaves out a buffer that is to be left out.
+    fn goes_on(&mut self) -> Result<bool, RingFault> {
+        if self.queue.effort() >= EFFORT {
+            return Ok(false);
+        }
+        if self.skip == Some(self.queue.position()) && self.queue.skip_next()? {
+            self.skip = None;
+        }
+        Ok(true)
+    }
+
     fn write(
         &mut self,
         header: &NetHeader,
         parts: &[&[u8]],
     ) -> Result<Result<(), Counter>, RingFault> {
-        if self.queue.effort() >= EFFORT {
+        if !self.goes_on()? {
             return Ok(Err(Counter::RxEffort));
         }
-        if self.skip == Some(self.queue.position()) && self.queue.skip_next()? {
-            self.skip = None;
+        Ok(fate(self.queue.deliver(header, parts)?))
+    }
+
+    /// A frame in one piece behind its virtio-net header.
+    fn write_whole(&mut self, octets: &[u8]) -> Result<Result<(), Counter>, RingFault> {
+        if !self.goes_on()? {
+            return Ok(Err(Counter::RxEffort));
         }
-        Ok(match self.queue.deliver(header, parts)? {
-            Delivered::Written => Ok(()),
-            Delivered::NoBuffer => Err(Counter::RxNoBuffer),
-            Delivered::TooSmall => Err(Counter::RxBufferTooSmall),
-        })
+        Ok(fate(self.queue.deliver_whole(octets)?))
+    }
+}
+
+fn fate(delivered: Delivered) -> Result<(), Counter> {
+    match delivered {
+        Delivered::Written => Ok(()),
+        Delivered::NoBuffer => Err(Counter::RxNoBuffer),
+        Delivered::TooSmall => Err(Counter::RxBufferTooSmall),
+    }
+}
+
+/// The headers in front of a datagram that goes to one guest and needs no more to be done to it, for
+/// either family.
+pub struct Envelope {
+    four: [u8; HEADERS],
+    six: [u8; HEADERS],
+}
+
+impl Envelope {
+    /// For the guest with this MAC address.
+    fn to(mac: Mac) -> Self {
+        let net = NetHeader { num_buffers: 1, ..NetHeader::default() }.to_bytes();
+        let before = |first: u8| {
+            let mut headers = [0; HEADERS];
+            let ethernet = header(mac, Mac::BASE, &[first]);
+            for (place, octet) in headers.iter_mut().zip(net.into_iter().chain(ethernet)) {
+                *place = octet;
+            }
+            headers
+        };
+        Self { four: before(0x40), six: before(0x60) }
+    }
+
+    /// Writes them before the datagram that lies behind the room for them.
+    #[inline]
+    fn put_on(&self, whole: &mut [u8]) {
+        let Some((headers, datagram)) = whole.split_first_chunk_mut::<HEADERS>() else { return };
+        let six = datagram.first().is_some_and(|b| b >> 4 == 6);
+        *headers = if six { self.six } else { self.four };
     }
 }
 

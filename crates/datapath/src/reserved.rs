@@ -38,6 +38,19 @@ pub enum Class {
     Reserved,
 }
 
+/// Whether the IPv4 addresses that begin with an octet are ordinary ones, link-local ones aside.
+static UNICAST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut rest: &mut [bool] = &mut table;
+    let mut first = 0u8;
+    while let [place, others @ ..] = rest {
+        *place = first != 0 && first != 127 && first < 224;
+        first = first.saturating_add(1);
+        rest = others;
+    }
+    table
+};
+
 impl Class {
     /// The class of an address.
     pub fn of(address: IpAddr) -> Self {
@@ -59,6 +72,13 @@ impl Class {
             [224..=239, ..] => Self::Multicast,
             _ => Self::Unicast,
         }
+    }
+
+    /// Whether an IPv4 address is an ordinary one.
+    #[inline]
+    pub fn is_unicast4(address: Ipv4Addr) -> bool {
+        let [first, second, ..] = address.octets();
+        UNICAST.get(usize::from(first)) == Some(&true) && (first, second) != (169, 254)
     }
 
     /// The class of an IPv6 address.

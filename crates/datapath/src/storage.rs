@@ -10,13 +10,25 @@
 //! arena holds, whatever became of them: a frame that is dropped or answered costs the other ports'
 //! time as one that is stored does. So does cutting a large send, which is charged by its segments.
 //!
+//! Before each datagram there is room for the headers with which it goes to a receiver, so that it
+//! goes there in one copy:
+//!
+//! ```text
+//! | virtio-net header 12 | Ethernet header 14 | datagram, padding |
+//! ```
+//! Short frames of one ring come a stretch at a time ([`Storage::slot`]), their sender's headers
+//! included; each begins a cache line. All others come one by one ([`Storage::room`]).
+//!
 //! # Invariants
 //! - A guest never sees or reaches this memory.
 //! - No allocation after the start: when the arena is full, the batch ends.
 
 use std::ops::Range;
 
+use virtqueue::NetHeader;
+
 use crate::offload::Offload;
+use crate::port::ETHERNET;
 
 /// Octets of the largest frame: a 65,535 octet datagram and its Ethernet header, rounded up.
 pub const MAX_FRAME: usize = 65_536 + 64;
@@ -27,25 +39,63 @@ pub const BATCH: usize = 64;
 const SEGMENTS: usize = 1024;
 /// Octets of the arena: sixteen of the largest frames.
 const ARENA: usize = 16 * MAX_FRAME;
-/// Where a frame starts within a cache line, so that the IP header behind the 14 octets of Ethernet
-/// is aligned to 16.
-const SKEW: usize = 2;
+/// Octets of the longest frame that is taken in a stretch with others, its virtio-net header
+/// included.
+pub const SHORT: usize = 2048;
+/// Octets of the headers before a datagram: virtio-net and Ethernet.
+pub const HEADERS: usize = NetHeader::LEN + ETHERNET;
+/// Octets of a cache line.
+const LINE: usize = 64;
+/// Octets that one frame of a stretch may need: itself, and all fragments it may be cut into.
+const SHORT_COST: usize = 3 * SHORT;
 
 /// One datagram in storage.
 #[derive(Clone, Copy, Debug)]
 pub struct Item {
-    start: usize,
-    len: usize,
+    /// Where in the arena the room for its headers begins; the datagram follows.
+    at: u32,
+    len: u32,
     /// What its sender left to offload; filled in when it was looked at.
     pub offload: Offload,
     /// The next item for the same receiver.
     pub next: Option<u16>,
 }
 
+impl Item {
+    #[inline]
+    fn new(at: usize, len: usize) -> Self {
+        // The arena is far smaller.
+        Self { at: at as u32, len: len as u32, offload: Offload::default(), next: None }
+    }
+
+    /// Octets of the datagram.
+    #[inline]
+    pub fn octets(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Where the datagram lies.
+    #[inline]
+    fn datagram(&self) -> Range<usize> {
+        let start = (self.at as usize).wrapping_add(HEADERS);
+        start..start.wrapping_add(self.len as usize)
+    }
+
+    /// The datagram, and so much of the room before it.
+    #[inline]
+    fn with(&self, headers: usize) -> Range<usize> {
+        let Range { start, end } = self.datagram();
+        start.wrapping_sub(headers)..end
+    }
+}
+
 /// The arena and the batch in it.
 pub struct Storage {
     arena: Vec<u8>,
-    used: usize,
+    /// Where in it a cache line begins.
+    origin: usize,
+    /// The first line that is not in use.
+    line: usize,
     /// Frames, octets and segments that the batch has cost so far.
     frames: usize,
     octets: usize,
@@ -55,9 +105,13 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
+        let arena = vec![0; ARENA];
+        // Nothing but speed depends on it.
+        let origin = arena.as_ptr().align_offset(LINE).min(LINE);
         Self {
-            arena: vec![0; ARENA],
-            used: 0,
+            arena,
+            origin,
+            line: origin,
             frames: 0,
             octets: 0,
             segments: 0,
@@ -69,24 +123,45 @@ impl Default for Storage {
 impl Storage {
     /// Forgets the batch.
     pub fn clear(&mut self) {
-        (self.used, self.frames, self.octets, self.segments) = (0, 0, 0, 0);
+        (self.line, self.frames, self.octets, self.segments) = (self.origin, 0, 0, 0);
         self.items.clear();
+    }
+
+    fn left(&self) -> usize {
+        self.arena.len().saturating_sub(self.line)
     }
 
     /// Whether one more frame of any size fits, and after it all its fragments, and the batch has
     /// not cost enough yet.
     pub fn has_room(&self) -> bool {
-        self.arena.len().saturating_sub(self.used) >= 3 * MAX_FRAME
+        self.left() >= 3 * MAX_FRAME
             && self.items.len() < BATCH
             && self.frames < BATCH
             && self.octets < ARENA
             && self.segments < SEGMENTS
     }
 
+    /// How many short frames the batch can have still, where it [has room](Storage::has_room).
+    pub fn short_frames(&self) -> usize {
+        let looked_at = self.frames.max(self.items.len());
+        BATCH.saturating_sub(looked_at).min(self.left() / SHORT_COST)
+    }
+
     /// A frame of so many octets was copied into [`Storage::room`], whatever becomes of it.
     pub fn looked_at(&mut self, octets: usize) {
         self.frames = self.frames.saturating_add(1);
         self.octets = self.octets.saturating_add(octets.min(MAX_FRAME));
+    }
+
+    fn next_start(&self) -> usize {
+        self.line.saturating_add(HEADERS)
+    }
+
+    /// The arena is in use up to `end`.
+    #[inline]
+    fn used_up_to(&mut self, end: usize) {
+        let octets = end.wrapping_sub(self.origin).wrapping_add(LINE - 1) & !(LINE - 1);
+        self.line = self.origin.wrapping_add(octets);
     }
 
     /// Room for one frame of at most [`MAX_FRAME`] octets; less when the arena is nearly full.
@@ -96,30 +171,46 @@ impl Storage {
         self.arena.get_mut(start..end).unwrap_or_default()
     }
 
+    /// Room for one short frame and its virtio-net header.
+    #[inline]
+    pub fn slot(&mut self) -> &mut [u8] {
+        self.arena.get_mut(self.line..self.line.wrapping_add(SHORT)).unwrap_or_default()
+    }
+
+    /// Takes into the batch the frame of which `octets` were written to [`Storage::slot`], its headers
+    /// included, and of which the datagram has `len`.
+    #[inline]
+    pub fn keep(&mut self, octets: usize, len: usize) {
+        let at = self.line;
+        self.used_up_to(at.wrapping_add(octets.min(SHORT)));
+        self.items.push(Item::new(at, len));
+    }
+
+    /// So many frames, of so many octets altogether, were kept.
+    pub fn kept_so_many(&mut self, frames: usize, octets: usize) {
+        self.frames = self.frames.saturating_add(frames);
+        self.octets = self.octets.saturating_add(octets);
+    }
+
     /// A datagram of the batch, and room for another beside it.
     pub fn datagram_and_room(&mut self, index: u16) -> (&[u8], &mut [u8]) {
         let start = self.next_start();
-        let Some(&Item { start: at, len, .. }) = self.item(index) else { return (&[], &mut []) };
+        let Some(range) = self.item(index).map(Item::datagram) else { return (&[], &mut []) };
         let Some((front, back)) = self.arena.split_at_mut_checked(start) else {
             return (&[], &mut []);
         };
-        let datagram = front.get(at..at.saturating_add(len)).unwrap_or_default();
         let end = MAX_FRAME.min(back.len());
-        (datagram, back.get_mut(..end).unwrap_or_default())
-    }
-
-    fn next_start(&self) -> usize {
-        self.used.next_multiple_of(64).saturating_add(SKEW)
+        (front.get(range).unwrap_or_default(), back.get_mut(..end).unwrap_or_default())
     }
 
     /// Takes into the batch what was written to [`Storage::room`]: the datagram lies at `range` in
     /// it. Its index.
     pub fn push(&mut self, range: Range<usize>) -> u16 {
-        let base = self.next_start();
-        let start = base.saturating_add(range.start);
-        self.used = base.saturating_add(range.end).min(self.arena.len());
+        let at = self.line.saturating_add(range.start);
+        let end = self.next_start().saturating_add(range.end).min(self.arena.len());
+        self.used_up_to(end);
         let index = self.items.len();
-        self.items.push(Item { start, len: range.len(), offload: Offload::default(), next: None });
+        self.items.push(Item::new(at, range.len()));
         u16::try_from(index).unwrap_or(u16::MAX)
     }
 
@@ -134,34 +225,60 @@ impl Storage {
     }
 
     /// What is known of a datagram.
+    #[inline]
     pub fn item(&self, index: u16) -> Option<&Item> {
         self.items.get(usize::from(index))
     }
 
     /// To note something about a datagram.
+    #[inline]
     pub fn item_mut(&mut self, index: u16) -> Option<&mut Item> {
         self.items.get_mut(usize::from(index))
+    }
+
+    /// Cuts off what a frame has behind its datagram.
+    pub fn trim(&mut self, index: u16, len: usize) {
+        if let Some(item) = self.items.get_mut(usize::from(index)) {
+            item.len = item.len.min(u32::try_from(len).unwrap_or(u32::MAX));
+        }
     }
 
     /// Notes what is left to do with a datagram.
     pub fn set_offload(&mut self, index: u16, offload: Offload) {
         let Some(item) = self.items.get_mut(usize::from(index)) else { return };
         item.offload = offload;
-        let segments = offload.segmentation.map_or(0, |large| large.segments(item.len));
+        let segments = offload.segmentation.map_or(0, |large| large.segments(item.octets()));
         self.segments = self.segments.saturating_add(segments);
     }
 
     /// The datagram's octets; empty for an index that is not in the batch.
     pub fn datagram(&self, index: u16) -> &[u8] {
-        self.item(index)
-            .and_then(|i| self.arena.get(i.start..i.start.saturating_add(i.len)))
-            .unwrap_or_default()
+        self.item(index).and_then(|i| self.arena.get(i.datagram())).unwrap_or_default()
     }
 
     /// The datagram's octets, to complete a checksum in place.
     pub fn datagram_mut(&mut self, index: u16) -> &mut [u8] {
-        let Some(&Item { start, len, .. }) = self.item(index) else { return &mut [] };
-        self.arena.get_mut(start..start.saturating_add(len)).unwrap_or_default()
+        let Some(range) = self.item(index).map(Item::datagram) else { return &mut [] };
+        self.arena.get_mut(range).unwrap_or_default()
+    }
+
+    /// The frame, its Ethernet header included, as it was taken.
+    pub fn frame(&self, index: u16) -> &[u8] {
+        self.item(index).and_then(|i| self.arena.get(i.with(ETHERNET))).unwrap_or_default()
+    }
+
+    /// The virtio-net header of a frame that was [kept](Storage::keep), as its sender wrote it.
+    pub fn header(&self, index: u16) -> Option<NetHeader> {
+        let octets = self.arena.get(self.item(index)?.with(HEADERS))?;
+        octets.first_chunk().map(|header| NetHeader::from_bytes(*header))
+    }
+
+    /// The room for a datagram's headers and the datagram behind it, and what is known of it.
+    #[inline]
+    pub fn whole_mut(&mut self, index: u16) -> Option<(&Item, &mut [u8])> {
+        let item = self.items.get(usize::from(index))?;
+        let octets = self.arena.get_mut(item.with(HEADERS))?;
+        Some((item, octets))
     }
 }
 

@@ -45,6 +45,18 @@ impl NetHeader {
     /// Bit beside the type: congestion was notified.
     pub const GSO_ECN: u8 = 0x80;
 
+    /// Whether a header says that something is left to do with its frame.
+    #[inline]
+    pub fn leaves_work(header: &[u8; Self::LEN]) -> bool {
+        header[0] & Self::F_NEEDS_CSUM != 0 || Self::is_large(header)
+    }
+
+    /// Whether a header says that its frame is a large send.
+    #[inline]
+    pub fn is_large(header: &[u8; Self::LEN]) -> bool {
+        header[1] != Self::GSO_NONE
+    }
+
     /// The header's twelve octets.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let [h0, h1] = self.hdr_len.to_le_bytes();

@@ -9,13 +9,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::memory::{GuestAddress, GuestMemory};
-use crate::piece::Piece;
+use crate::piece::{LINE, Piece, Use, near};
 
 /// A guest's memory, as a queue reaches it.
 pub(crate) struct Reach {
     memory: Arc<GuestMemory>,
-    /// The region that held the last address found.
-    last: Cell<Option<Window>>,
+    /// The region that held the last address found. At first one that holds nothing.
+    last: Cell<Window>,
 }
 
 /// One region: guest addresses and where they are mapped.
@@ -32,7 +32,8 @@ unsafe impl Send for Reach {}
 
 impl Reach {
     pub(crate) fn new(memory: Arc<GuestMemory>) -> Self {
-        Self { memory, last: Cell::new(None) }
+        let nothing = Window { guest: u64::MAX, len: 0, start: NonNull::dangling() };
+        Self { memory, last: Cell::new(nothing) }
     }
 
     pub(crate) fn memory(&self) -> &GuestMemory {
@@ -42,24 +43,34 @@ impl Reach {
     /// The `len` octets at guest address `address`; `None` unless they lie in one region.
     #[inline]
     pub(crate) fn find(&self, address: u64, len: u32) -> Option<Piece<'_>> {
-        if let Some(window) = self.last.get()
-            && let Some(piece) = self.inside(window, address, len)
-        {
-            return Some(piece);
+        match self.inside(self.last.get(), address, len) {
+            Some(piece) => Some(piece),
+            None => self.search(address, len),
         }
-        self.search(address, len)
     }
 
     #[inline]
     fn inside(&self, window: Window, address: u64, len: u32) -> Option<Piece<'_>> {
-        let offset = address.checked_sub(window.guest)?;
-        if offset > window.len || u64::from(len) > window.len.wrapping_sub(offset) {
+        // An address before the window wraps to one far behind it: no region reaches so far.
+        let offset = address.wrapping_sub(window.guest);
+        if offset >= window.len || u64::from(len) > window.len.wrapping_sub(offset) {
             return None;
         }
         // SAFETY: `offset` + `len` <= `window.len`, which is at most what the region's mapping has
         // (checked by `GuestMemory::new`). `memory` keeps the mapping alive as long as `self`, and
         // mappings hand out no references but to atomics.
         Some(unsafe { Piece::new(window.start.add(offset as usize), len as usize) })
+    }
+
+    /// Asks for the first lines of a short frame at `address`, if that lies where the last one did.
+    #[inline]
+    pub(crate) fn foresee(&self, address: u64, purpose: Use) {
+        let window = self.last.get();
+        let offset = address.wrapping_sub(window.guest);
+        if offset < window.len {
+            near(window.start, offset as usize, purpose);
+            near(window.start, (offset as usize).wrapping_add(LINE), purpose);
+        }
     }
 
     #[cold]
@@ -69,7 +80,7 @@ impl Reach {
         let start = region.mapping.piece(0, octets)?.start();
         let window = Window { guest: region.guest.0, len: region.len, start };
         let piece = self.inside(window, address, len)?;
-        self.last.set(Some(window));
+        self.last.set(window);
         Some(piece)
     }
 }

@@ -28,12 +28,13 @@ use std::sync::atomic::{Ordering, fence};
 use crate::fault::{IndirectDefect, LayoutDefect, LayoutPart, RingFault};
 use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::{GuestAddress, GuestMemory};
-use crate::piece::Piece;
+use crate::net_header::NetHeader;
+use crate::piece::{Piece, Use, fetches_for_writing};
 use crate::reach::Reach;
 use crate::sigbus;
 use crate::split::{
-    AVAIL_NO_INTERRUPT, Avail, DESC_LEN, F_INDIRECT, F_NEXT, F_WRITE, Table, USED_NO_NOTIFY, Used,
-    avail_len, used_len,
+    AVAIL_NO_INTERRUPT, Avail, DESC_LEN, F_INDIRECT, F_NEXT, F_WRITE, Heads, Table, USED_NO_NOTIFY,
+    Used, avail_len, used_len,
 };
 
 /// Entries of the longest indirect table, however small or large the ring: drivers make tables longer
@@ -42,6 +43,9 @@ const LONG_CHAIN: u32 = 1024;
 /// Descriptors that are followed for one frame: more, each on a page of its own, would keep the
 /// other ports waiting.
 const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
+
+/// Used entries that share a cache line.
+const USED_ENTRIES_OF_A_LINE: usize = 8;
 
 /// Octets of a descriptor, as the length of an indirect table is counted.
 const DESC_OCTETS: u32 = 16;
@@ -71,13 +75,25 @@ impl Budget {
     }
 }
 
+/// A chain of one of the common shapes.
+pub(crate) struct Plain<'m> {
+    pub(crate) head: u16,
+    /// The first buffer, if it is one by itself.
+    pub(crate) first: Option<Piece<'m>>,
+    /// The only buffer, or the second.
+    pub(crate) body: Piece<'m>,
+}
+
 /// The device's side of a split virtqueue.
 pub(crate) struct Ring {
-    // The pointers in `desc`, `avail` and `used` lead into mappings that `reach` keeps alive.
+    // The pointers in `desc`, `heads`, `avail` and `used` lead into mappings that `reach` keeps alive.
     desc: Table<'static>,
+    heads: Heads,
     avail: Avail,
     used: Used,
     reach: Reach,
+    /// Lines can be asked for to be written.
+    for_writing: bool,
     features: QueueFeatures,
     size: u16,
     published: u16,
@@ -116,6 +132,8 @@ impl Ring {
         // SAFETY: `desc` is valid as long as `memory`, which the ring keeps and never changes; the
         // table does not leave the ring.
         let desc = Table(unsafe { Piece::new(desc.start(), desc.len()) });
+        // SAFETY: as above; `locate` checked length and alignment, `size` is a power of two.
+        let heads = unsafe { Heads::new(desc.0, mask) };
         // SAFETY: as for `desc`; `locate` checked length and alignment, `size` is a power of two.
         let avail = unsafe { Avail::new(avail, mask, event_idx) };
         // SAFETY: as for `avail`.
@@ -126,9 +144,11 @@ impl Ring {
         let reach = Reach::new(memory);
         let ring = Self {
             desc,
+            heads,
             avail,
             used,
             reach,
+            for_writing: fetches_for_writing(),
             features,
             size,
             published,
@@ -198,6 +218,80 @@ impl Ring {
         }
         self.seen.set(found);
         Ok(())
+    }
+
+    /// How many of the next `most` entries can be taken now. The driver's index is read only if so
+    /// many were not known of.
+    #[inline]
+    pub(crate) fn ready(&self, most: u16) -> Result<u16, RingFault> {
+        if self.known() < most {
+            self.refresh().map_err(|fault| self.blame(fault))?;
+        }
+        Ok(self.known().min(most))
+    }
+
+    /// Entries known of and not taken.
+    #[inline]
+    pub(crate) fn known(&self) -> u16 {
+        self.seen.get().wrapping_sub(self.next)
+    }
+
+    /// Asks for the descriptors of the next `n` entries, and for the used entries.
+    #[inline]
+    pub(crate) fn foresee_chains(&self, n: u16) {
+        for i in 0..n {
+            self.heads.foresee(self.avail.entry(self.next.wrapping_add(i)));
+        }
+        if self.for_writing {
+            for i in (0..n).step_by(USED_ENTRIES_OF_A_LINE) {
+                self.used.foresee(self.next.wrapping_add(i));
+            }
+        }
+    }
+
+    /// Asks for the buffers of the next `n` entries. What is read here is a hint, and read again by
+    /// whoever means it.
+    #[inline]
+    pub(crate) fn foresee_buffers(&self, n: u16, purpose: Use) {
+        if purpose == Use::Write && !self.for_writing {
+            return;
+        }
+        for i in 0..n {
+            let mut found = self.heads.get(self.avail.entry(self.next.wrapping_add(i)));
+            if found.flags & F_NEXT != 0 && found.len <= NetHeader::LEN as u32 {
+                found = self.heads.get(found.next);
+            }
+            self.reach.foresee(found.address, purpose);
+        }
+    }
+
+    /// The entry at `next` if it was seen and its chain has one of the two common shapes: one
+    /// buffer, or a first one of exactly `apart` octets and one more. `None` says nothing about it:
+    /// [`Ring::head`] and [`Ring::follow`] do.
+    #[inline]
+    pub(crate) fn plain(&self, flags: u16, apart: usize) -> Option<Plain<'_>> {
+        if self.next == self.seen.get() {
+            return None;
+        }
+        let head = self.avail.entry(self.next);
+        if head >= self.size {
+            return None;
+        }
+        let first = self.heads.get(head);
+        if first.flags == flags {
+            let body = self.reach.find(first.address, first.len)?;
+            return Some(Plain { head, first: None, body });
+        }
+        if first.flags != flags | F_NEXT || first.len as usize != apart || first.next >= self.size {
+            return None;
+        }
+        let second = self.heads.get(first.next);
+        if second.flags != flags {
+            return None;
+        }
+        let body = self.reach.find(second.address, second.len)?;
+        let first = self.reach.find(first.address, first.len)?;
+        Some(Plain { head, first: Some(first), body })
     }
 
     /// What may be spent on one frame.

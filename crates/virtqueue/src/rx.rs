@@ -6,6 +6,10 @@
 //! the queue as it was (that octets were written into a buffer that stays the device's is nothing
 //! the driver could mind). [`RxQueue::publish`] makes a batch of frames visible at once.
 //!
+//! Most frames fit one buffer that is one descriptor, and go there in one copy
+//! ([`RxQueue::deliver_plain`]). Where many are to be written, their descriptors and buffers are asked
+//! for first ([`RxQueue::foresee_chains`], [`RxQueue::foresee_buffers`]).
+//!
 //! The number of buffers stands in the header, in the first of them, but is known at the end: where
 //! its two octets lie is remembered meanwhile.
 
@@ -15,8 +19,9 @@ use crate::fault::RingFault;
 use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::GuestMemory;
 use crate::net_header::NetHeader;
-use crate::piece::Piece;
+use crate::piece::{Piece, Use};
 use crate::ring::{Budget, Ring};
+use crate::split::F_WRITE;
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +62,57 @@ impl RxQueue {
     /// After a fault nothing was taken; what was written before can still be published.
     #[inline]
     pub fn deliver(&mut self, header: &NetHeader, parts: &[&[u8]]) -> Result<Delivered, RingFault> {
+        let octets = NetHeader { num_buffers: 1, ..*header }.to_bytes();
+        let header = octets.get(..self.header_len).unwrap_or(&octets);
+        self.pour(Source::new(header, parts))
+    }
+
+    /// Asks for the descriptors of the next `n` buffers. Followed by [`RxQueue::foresee_buffers`]
+    /// with the same number, after some other work.
+    #[inline]
+    pub fn foresee_chains(&mut self, n: u16) -> Result<(), RingFault> {
+        let n = self.ring.ready(n)?;
+        self.ring.foresee_chains(n);
+        Ok(())
+    }
+
+    /// Asks for the buffers themselves.
+    #[inline]
+    pub fn foresee_buffers(&mut self, n: u16) {
+        let n = n.min(self.ring.known());
+        self.ring.foresee_buffers(n, Use::Write);
+    }
+
+    /// Writes one frame that lies in one piece behind its header: `octets` begin with a header of
+    /// [`NetHeader::LEN`] whose `num_buffers` is 1. Otherwise as [`RxQueue::deliver`].
+    pub fn deliver_whole(&mut self, octets: &[u8]) -> Result<Delivered, RingFault> {
+        let (header, rest) = octets.split_at_checked(NetHeader::LEN).unwrap_or((octets, &[]));
+        let header = header.get(..self.header_len).unwrap_or(header);
+        self.pour(Source::new(header, &[rest]))
+    }
+
+    /// The same for the common case: the next buffer is one descriptor, and large enough. False if it
+    /// is not so, or not known to be: then nothing was done.
+    #[inline]
+    pub fn deliver_plain(&mut self, octets: &[u8]) -> bool {
+        // Neither a chain nor anything else has a first piece of so many octets.
+        const NEVER: usize = usize::MAX;
+        let Some(plain) = self.ring.plain(F_WRITE, NEVER) else { return false };
+        if plain.body.len() < octets.len() || self.header_len != NetHeader::LEN {
+            return false;
+        }
+        plain.body.copy_in(octets);
+        // No longer than the descriptor's own length.
+        self.ring.give_back(self.ring.next(), plain.head, octets.len() as u32);
+        self.ring.advance(self.ring.next().wrapping_add(1));
+        self.effort = self.effort.wrapping_add(1);
+        true
+    }
+
+    #[inline]
+    fn pour(&mut self, source: Source<'_>) -> Result<Delivered, RingFault> {
         let mut budget = self.ring.budget();
-        let delivered = self.write(header, parts, &mut budget);
+        let delivered = self.write(source, &mut budget);
         self.effort = self.effort.saturating_add(budget.spent());
         delivered.map_err(|fault| self.ring.blame(fault))
     }
@@ -66,13 +120,9 @@ impl RxQueue {
     #[inline]
     fn write(
         &mut self,
-        header: &NetHeader,
-        parts: &[&[u8]],
+        mut source: Source<'_>,
         budget: &mut Budget,
     ) -> Result<Delivered, RingFault> {
-        let octets = NetHeader { num_buffers: 1, ..*header }.to_bytes();
-        let header = octets.get(..self.header_len).unwrap_or(&octets);
-        let mut source = Source::new(header, parts);
         let first = self.ring.next();
         let mut position = first;
         // The places of the two octets of `num_buffers`, once they are known.

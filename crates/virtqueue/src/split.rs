@@ -6,9 +6,9 @@
 //! whether to believe it, is for the ring to decide.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::piece::Piece;
+use crate::piece::{Piece, Use, near};
 
 /// Octets of a descriptor.
 pub(crate) const DESC_LEN: usize = 16;
@@ -39,6 +39,14 @@ pub(crate) struct Descriptor {
     pub(crate) next: u16,
 }
 
+impl Descriptor {
+    /// Out of its two words.
+    #[inline]
+    fn new(address: u64, rest: u64) -> Self {
+        Self { address, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    }
+}
+
 /// A table of descriptors: the ring's own, or an indirect one.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'m>(pub(crate) Piece<'m>);
@@ -56,13 +64,51 @@ impl Table<'_> {
         let offset = (index as usize).checked_mul(DESC_LEN)?;
         let address = self.0.word(offset)?;
         let rest = self.0.word(offset.checked_add(size_of::<u64>())?)?;
-        let [l0, l1, l2, l3, f0, f1, n0, n1] = rest.to_le_bytes();
-        Some(Descriptor {
-            address,
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        })
+        Some(Descriptor::new(address, rest))
+    }
+}
+
+/// A ring's own table of descriptors, reached by heads: indices below the ring's size.
+pub(crate) struct Heads {
+    start: NonNull<u8>,
+    mask: u16,
+}
+
+// SAFETY: the pointer leads into a mapping without thread affinity, reached by atomics only.
+unsafe impl Send for Heads {}
+
+impl Heads {
+    /// # Safety
+    /// `piece` must stay mapped as long as the result lives, be aligned to 16 and have
+    /// [`DESC_LEN`] octets for each of `mask` + 1 descriptors (a power of two).
+    pub(crate) unsafe fn new(piece: Piece<'_>, mask: u16) -> Self {
+        Self { start: piece.start(), mask }
+    }
+
+    #[inline]
+    fn at(&self, index: u16) -> NonNull<u8> {
+        let offset = usize::from(index & self.mask).wrapping_mul(DESC_LEN);
+        // SAFETY: the index is below the size, so the descriptor lies inside.
+        unsafe { self.start.add(offset) }
+    }
+
+    /// Asks for the descriptor.
+    #[inline]
+    pub(crate) fn foresee(&self, index: u16) {
+        near(self.at(index), 0, Use::Read);
+    }
+
+    /// Reads the descriptor `index`, modulo the ring's size, each word once.
+    #[inline]
+    pub(crate) fn get(&self, index: u16) -> Descriptor {
+        let at = self.at(index).cast::<u64>();
+        // SAFETY: both words lie inside the descriptor, which is aligned to 16.
+        let (address, rest) = unsafe {
+            let address = AtomicU64::from_ptr(at.as_ptr()).load(Ordering::Relaxed);
+            let rest = AtomicU64::from_ptr(at.add(1).as_ptr()).load(Ordering::Relaxed);
+            (u64::from_le(address), u64::from_le(rest))
+        };
+        Descriptor::new(address, rest)
     }
 }
 
@@ -191,6 +237,14 @@ impl Used {
             AtomicU32::from_ptr(at.as_ptr()).store(u32::from(head).to_le(), Ordering::Relaxed);
             AtomicU32::from_ptr(at.add(1).as_ptr()).store(len.to_le(), Ordering::Relaxed);
         }
+    }
+
+    /// Asks for the entry at `position`, to be written.
+    #[inline]
+    pub(crate) fn foresee(&self, position: u16) {
+        let slot = usize::from(position & self.mask);
+        let offset = slot.wrapping_mul(USED_ENTRY).wrapping_add(HEAD);
+        near(self.start, offset, Use::Write);
     }
 
     /// Says at which available index the device wants to be notified; false, and nothing said,

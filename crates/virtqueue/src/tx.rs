@@ -7,6 +7,14 @@
 //!     (deliver, send or count each)
 //! complete                              all buffers go back, published at once
 //! ```
+//! Most frames are short and lie in one buffer. They are taken many at a time:
+//!
+//! ```text
+//! foresee                               how many; their descriptors and octets are asked for
+//! copy_plain  copy_plain  ...           until one is not of the common kind: copy_next takes that
+//! whole                                 none of it was taken away meanwhile
+//! ```
+//!
 //! Used entries are written as the chains are taken; what makes the driver see them is the used
 //! index, written by [`TxQueue::complete`] alone. Who dies in between has given nothing back, and a
 //! successor takes the same frames again.
@@ -17,7 +25,7 @@ use crate::fault::RingFault;
 use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::GuestMemory;
 use crate::net_header::NetHeader;
-use crate::piece::Piece;
+use crate::piece::{Piece, Use};
 use crate::ring::Ring;
 
 /// A frame that was taken from an output queue.
@@ -74,6 +82,51 @@ impl TxQueue {
         self.ring.give_back(position, head, 0);
         self.ring.advance(position.wrapping_add(1));
         Ok(Some(taken))
+    }
+
+    /// How many of the next `most` frames can be taken now; what they are read from is asked for
+    /// meanwhile.
+    ///
+    /// Costs little where it is called once for many frames.
+    #[inline]
+    pub fn foresee(&mut self, most: u16) -> Result<u16, RingFault> {
+        let n = self.ring.ready(most)?;
+        self.ring.foresee_chains(n);
+        self.ring.foresee_buffers(n, Use::Read);
+        Ok(n)
+    }
+
+    /// Copies the next frame, behind its virtio-net header, to the beginning of `into`, if it is one
+    /// of the common kind: in one buffer, or in one beside the header's; with a header of
+    /// [`NetHeader::LEN`]; of at least `least` octets, the header's included, and no more than
+    /// `into` has. How many octets; `None` leaves the frame to [`TxQueue::copy_next`].
+    ///
+    /// After a number of these, [`TxQueue::whole`] says whether what they copied was there.
+    #[inline]
+    pub fn copy_plain(&mut self, into: &mut [u8], least: usize) -> Option<usize> {
+        if self.header_len != NetHeader::LEN {
+            return None;
+        }
+        let plain = self.ring.plain(0, NetHeader::LEN)?;
+        let (apart, descriptors) = plain.first.map_or((0, 1), |first| (first.len(), 2));
+        let len = plain.body.len().saturating_add(apart);
+        if len < least || len > into.len() {
+            return None;
+        }
+        if let Some(first) = plain.first {
+            first.copy_out(into);
+        }
+        plain.body.copy_out(into.get_mut(apart..len)?);
+        self.ring.give_back(self.ring.next(), plain.head, 0);
+        self.ring.advance(self.ring.next().wrapping_add(1));
+        self.effort = self.effort.wrapping_add(descriptors);
+        Some(len)
+    }
+
+    /// Refuses if memory was taken away: what was copied from there is zeroes, and must not be used.
+    #[inline]
+    pub fn whole(&self) -> Result<(), RingFault> {
+        self.ring.whole()
     }
 
     /// Takes the next buffer without looking at what is in it, or at where it lies. False if there

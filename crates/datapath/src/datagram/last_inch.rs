@@ -55,9 +55,9 @@ pub mod protocol {
 }
 
 /// UDP port of a DHCPv4 client: what a server's replies are sent to.
-const DHCP4_CLIENT: u16 = 68;
+pub(super) const DHCP4_CLIENT: u16 = 68;
 /// UDP port of a DHCPv6 client.
-const DHCP6_CLIENT: u16 = 546;
+pub(super) const DHCP6_CLIENT: u16 = 546;
 
 /// Whether this may cross: from a VM to another, to or from the card, to or from the host. What the
 /// base answers was answered before.
@@ -118,6 +118,7 @@ pub(crate) fn discovery_type(ip: &Ip6<'_>) -> Option<u8> {
 }
 
 /// The destination port, if there are four octets to hold the ports.
+#[inline]
 pub(crate) fn udp_destination(upper: &[u8]) -> Option<u16> {
     let &[_, _, d0, d1] = upper.first_chunk::<4>()?;
     Some(u16::from_be_bytes([d0, d1]))

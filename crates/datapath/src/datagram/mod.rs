@@ -13,7 +13,9 @@
 //! 3. [`Ip6`] has walked its chain of extension headers (`chain.rs`): the common datagram, which has
 //!    none, takes a straight line. So nothing that cares for the upper layer can be fooled by a
 //!    header in front of it.
-//! 4. [`last_inch_only`] names what must not cross, whoever sent it.
+//! 4. [`plain`] takes the common datagram through all of it in a straight line, and leaves the others
+//!    to the general way.
+//! 5. [`last_inch_only`] names what must not cross, whoever sent it.
 //!
 //! # First fragments
 //! A first fragment must bring its whole header chain (RFC 7112), up to the upper layer's header:
@@ -32,12 +34,14 @@ mod chain;
 mod ip4;
 mod ip6;
 mod last_inch;
+mod plain;
 
 pub use chain::{Fragment, MAX_EXTENSIONS, Upper};
 pub use ip4::Ip4;
 pub use ip6::Ip6;
 pub(crate) use last_inch::{discovery_type, udp_destination};
 pub use last_inch::{last_inch_only, protocol};
+pub use plain::{Plain, plain, plain_addresses6};
 
 use crate::counters::Counter;
 use crate::names::Mac;

@@ -19,15 +19,15 @@
 //! all there is.
 //!
 //! # Cost
-//! One plain store per datagram when it is taken, and one when it is put into an input ring, to a
-//! cache line that is always hot. The memory is shared: what a process has stored there stays when
+//! One plain store per stretch of datagrams when they are taken, and one per datagram when it is put
+//! into an input ring, to a cache line that is always hot. The memory is shared: what a process has stored there stays when
 //! it dies.
 //!
 //! # Invariants
 //! - Each word has one writer: the thread that does the work.
 //! - A word that makes no sense says nothing.
 
-use std::sync::atomic::{Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use super::StateMemory;
 use crate::names::{NetworkId, PortId};
@@ -36,6 +36,8 @@ const ORIGIN_AT: usize = 256;
 const RECEIVER_AT: usize = 264;
 const DOOR_AT: usize = 272;
 const NETWORK_AT: usize = 280;
+/// Where in a word the index stands.
+const INDEX_BIT: u32 = 16;
 /// Where `suspicion` keeps what it knows of waiting datagrams.
 pub(super) const WAITING_AT: usize = 288;
 
@@ -91,12 +93,30 @@ pub struct Found {
     pub network: Option<NetworkId>,
 }
 
+/// The mark of one receiver, found once for all that is delivered to it.
+pub struct Receiver<'a> {
+    place: Option<&'a AtomicU64>,
+    /// What it says of index 0.
+    word: u64,
+}
+
+impl Receiver<'_> {
+    /// The worker is at the buffer at `index` of the port's input ring.
+    #[inline]
+    pub fn at(&self, index: u16) {
+        if let Some(place) = self.place {
+            place.store(self.word | u64::from(index) << INDEX_BIT, Ordering::Release);
+            compiler_fence(Ordering::SeqCst);
+        }
+    }
+}
+
 /// The marks. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Marks(StateMemory);
 
 fn word(kind: u64, id: u16, at: u16, len: u16) -> u64 {
-    kind << 48 | u64::from(id) << 32 | u64::from(at) << 16 | u64::from(len)
+    kind << 48 | u64::from(id) << 32 | u64::from(at) << INDEX_BIT | u64::from(len)
 }
 
 fn parts(word: u64) -> (u64, u16, u16, u16) {
@@ -117,7 +137,8 @@ impl Marks {
         compiler_fence(Ordering::SeqCst);
     }
 
-    /// The worker is at the `nth` datagram (from one) of the batch of `port` that began at `index`.
+    /// The worker is at the first `nth` datagrams (one at least) of the batch of `port` that began at
+    /// `index`.
     #[inline]
     pub fn datagram(&self, port: PortId, index: u16, nth: u16) {
         self.note(ORIGIN_AT, word(PORT, port.0, index, nth.max(1)));
@@ -150,6 +171,12 @@ impl Marks {
     #[inline]
     pub fn delivering(&self, port: PortId, index: u16) {
         self.note(RECEIVER_AT, word(PORT, port.0, index, 1));
+    }
+
+    /// To say again and again what [`Marks::delivering`] says.
+    #[inline]
+    pub fn receiver(&self, port: PortId) -> Receiver<'_> {
+        Receiver { place: self.0.memory().u64_at(RECEIVER_AT), word: word(PORT, port.0, 0, 1) }
     }
 
     /// It is at no input ring.

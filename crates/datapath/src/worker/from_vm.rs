@@ -13,6 +13,8 @@
 //! Meanwhile the marks say how far the batch is, and to whom it is being delivered: if something of
 //! it kills the base, its successor knows where to look (`state::blame`).
 
+mod stretch;
+
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -108,6 +110,17 @@ impl Worker {
 
     /// Delivers everything that the decided batch has noted.
     pub(super) fn finish(&mut self, network: &mut Network, from: Owner) {
+        // All receivers' lines are on their way before the first is written to.
+        for to in self.inboxes.iter() {
+            if let Some(port) = self.ports.get_mut(to.0) {
+                port.foresee_chains();
+            }
+        }
+        for to in self.inboxes.iter() {
+            if let Some(port) = self.ports.get_mut(to.0) {
+                port.foresee_buffers();
+            }
+        }
         while let Some(to) = self.inboxes.take() {
             let Some(port) = self.ports.get_mut(to.0) else { continue };
             let delivered = deliver::to_port(port, &mut self.storage, &self.state, &self.marks);
@@ -165,23 +178,30 @@ impl Batch<'_> {
     /// Takes the batch and decides each datagram; how many frames there were, and what broke.
     fn take(&mut self, port: &mut Port) -> (u64, Option<RingFault>) {
         let counters = Counters::of(self.state, Owner::Port(port.id));
-        let (mut taken, mut octets) = (0u64, 0u64);
-        let (index, most) = (port.tx_index(), port.care.most());
+        let mut tally = Tally { index: port.tx_index(), ..Tally::default() };
+        let most = port.care.most();
         let fault = loop {
-            if taken >= most || !self.storage.has_room() || port.is_exhausted() {
+            if tally.taken >= most || !self.storage.has_room() || port.is_exhausted() {
                 break None;
             }
-            self.marks.datagram(port.id, index, (taken as u16).saturating_add(1));
+            self.marks.datagram(port.id, tally.index, tally.with(1));
             if port.care.skip {
                 match port.leave_out() {
                     Ok(true) => {
                         counters.add(Counter::DropPoison, 1);
-                        taken = taken.saturating_add(1);
+                        tally.taken = tally.taken.saturating_add(1);
                         continue;
                     }
                     Ok(false) => break None,
                     Err(fault) => break Some(fault),
                 }
+            }
+            let left = most.saturating_sub(tally.taken);
+            match self.take_stretch(port, &mut tally, left) {
+                Ok(Some(0)) => {}
+                Ok(Some(_)) => continue,
+                Ok(None) => break None,
+                Err(fault) => break Some(fault),
             }
             let frame = match port.take(self.storage) {
                 Ok(Some(frame)) => frame,
@@ -189,32 +209,43 @@ impl Batch<'_> {
                 Err(fault) => break Some(fault),
             };
             self.storage.looked_at(frame.len);
-            taken = taken.saturating_add(1);
-            octets = octets.saturating_add(frame.len.saturating_sub(ETHERNET) as u64);
-            match self.decide(port, &frame) {
-                Ok(Fate::Met(fate)) => counters.add(fate, 1),
-                Ok(Fate::Noted) => {}
-                Err(reason) => counters.add(reason, 1),
-            }
+            tally.took(1, frame.len.saturating_sub(ETHERNET));
+            let fate = self.decide_frame(port, &frame);
+            self.count(port, fate);
         };
         // The last mark was for one that was not there.
-        self.marks.datagram(port.id, index, u16::try_from(taken).unwrap_or(u16::MAX));
-        counters.add(Counter::Taken, taken);
-        counters.add(Counter::TakenBytes, octets);
-        (taken, fault)
+        self.marks.datagram(port.id, tally.index, tally.with(0));
+        tally.count(counters);
+        (tally.taken, fault)
     }
 
-    /// What becomes of the frame in storage's room. `Err` is a drop.
-    fn decide(&mut self, port: &mut Port, frame: &Frame) -> Result<Fate, Counter> {
-        if frame.len > MAX_FRAME {
+    /// Counts what was decided.
+    fn count(&self, port: &Port, fate: Result<Fate, Counter>) {
+        match fate {
+            Ok(Fate::Met(counter)) | Err(counter) => {
+                Counters::of(self.state, Owner::Port(port.id)).add(counter, 1);
+            }
+            Ok(Fate::Noted) => {}
+        }
+    }
+
+    /// What becomes of the frame in storage's room.
+    fn decide_frame(&mut self, port: &mut Port, frame: &Frame) -> Result<Fate, Counter> {
+        if !(ETHERNET..=MAX_FRAME).contains(&frame.len) {
             return Err(Counter::DropFrameLength);
         }
-        let bytes = self.storage.room().get(..frame.len).unwrap_or_default();
+        let index = self.storage.push(behind_ethernet(frame.len.saturating_sub(ETHERNET)));
+        self.decide(port, &frame.header, index)
+    }
+
+    /// What becomes of a frame in storage. `Err` is a drop.
+    fn decide(&mut self, port: &mut Port, header: &NetHeader, index: u16) -> Result<Fate, Counter> {
+        let bytes = self.storage.frame(index);
         #[cfg(feature = "fault-injection")]
         crate::faults::poison("vm", bytes);
         let (ethernet, payload) = datagram::parse(bytes)?;
         port.learn_mac(ethernet.source);
-        let unfinished = frame.header.flags & NetHeader::F_NEEDS_CSUM != 0;
+        let unfinished = header.flags & NetHeader::F_NEEDS_CSUM != 0;
         match answer::answer(&port.inch, &ethernet, &payload, unfinished, self.replies) {
             Answer::NotForBase => {}
             Answer::Replied => return Ok(Fate::Met(Counter::Answered)),
@@ -224,8 +255,7 @@ impl Batch<'_> {
         let Some((source, destination)) = addresses(&payload) else {
             return Err(Counter::DropLastInch);
         };
-        let offload =
-            Offload::check(&frame.header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
+        let offload = Offload::check(header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
         datagram::last_inch_only(&payload)?;
         let way = self.network.admission.from_vm(port.id, source, destination);
         #[cfg(feature = "fault-injection")]
@@ -252,7 +282,7 @@ impl Batch<'_> {
             return Err(reason);
         }
         let len = payload.bytes().len();
-        let index = self.storage.push(behind_ethernet(len));
+        self.storage.trim(index, len);
         let to = Destination { way, source, destination };
         if matches!(fit, Fit::InFragments) {
             deliver::complete(&offload, self.storage.datagram_mut(index));
@@ -362,6 +392,40 @@ pub(super) fn write_fragment(
     let (whole, room) = storage.datagram_and_room(index);
     let ip = Ip4::parse(whole).ok()?;
     Fragments::of(&ip, usize::try_from(mtu).ok()?)?.write(piece, room)
+}
+
+/// What a batch has come to so far: counted once, at its end.
+#[derive(Default)]
+struct Tally {
+    /// Where in the ring it began.
+    index: u16,
+    /// Frames taken.
+    taken: u64,
+    /// Octets of their datagrams.
+    octets: u64,
+    /// Those that went straight to another VM.
+    to_vm: u64,
+}
+
+impl Tally {
+    /// Frames were taken, with so many octets of datagrams.
+    fn took(&mut self, frames: usize, octets: usize) {
+        self.taken = self.taken.saturating_add(frames as u64);
+        self.octets = self.octets.saturating_add(octets as u64);
+    }
+
+    /// How many the batch has with `n` more, for the mark.
+    fn with(&self, n: u16) -> u16 {
+        u16::try_from(self.taken).unwrap_or(u16::MAX).saturating_add(n)
+    }
+
+    fn count(&self, counters: Counters<'_>) {
+        if self.taken > 0 {
+            counters.add(Counter::Taken, self.taken);
+            counters.add(Counter::TakenBytes, self.octets);
+            counters.add(Counter::ToVm, self.to_vm);
+        }
+    }
 }
 
 /// What became of a datagram for now.
