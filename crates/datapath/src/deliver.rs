@@ -25,7 +25,7 @@ use crate::offload::{Abilities, Checksum, Handover, Offload};
 use crate::port::{ETHERNET, Port, header};
 use crate::state::StateMemory;
 use crate::state::marks::Marks;
-use crate::storage::Storage;
+use crate::storage::{HEADERS, Storage};
 use crate::uplink::{HostPath, Outgoing, PacketUplink, Refusal};
 
 /// Frames handed to the kernel in one call.
@@ -103,18 +103,20 @@ pub fn to_port(
             counters.add(Counter::RxPortBroken, 1);
             continue;
         }
-        mark.at(port.rx_position());
         #[cfg(feature = "fault-injection")]
         {
+            mark.at(port.rx_position());
             crate::faults::poison("delivery", whole);
             crate::faults::poison_buffer(&port.name, port.rx_position());
         }
         let len = item.octets() as u64;
-        if item.offload.is_none() && port.put_plain(&envelope, whole) {
+        let datagram = whole.get(HEADERS..).unwrap_or_default();
+        if item.offload.is_none() && port.put_plain(&mark, &envelope, datagram) {
             datagrams = datagrams.wrapping_add(1);
             octets = octets.wrapping_add(len);
             continue;
         }
+        mark.at(port.rx_position());
         match port.put(&item.offload, &envelope, whole, counters) {
             Ok(Ok(())) => {
                 datagrams = datagrams.saturating_add(1);

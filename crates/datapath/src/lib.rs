@@ -30,6 +30,7 @@ pub mod checksum;
 pub mod counters;
 pub mod datagram;
 pub mod deliver;
+pub mod envelope;
 pub mod event;
 pub mod faults;
 pub mod fib;

@@ -27,14 +27,16 @@ use virtqueue::{Delivered, NetHeader, QueueFeatures, RingFault, RxQueue, Taken, 
 use crate::answer::LastInch;
 use crate::budget::Budget;
 use crate::counters::{Counter, Counters};
-use crate::datagram::{self, Plain};
+use crate::datagram::{self, Kind, Plain};
 use crate::deliver::Inbox;
+use crate::envelope::Envelope;
 use crate::faults::{self, Point};
 use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId, Owner, PortId, Side};
 use crate::offload::{Abilities, Handover, Offload};
 use crate::segment::Segments;
 use crate::state::StateMemory;
+use crate::state::marks::Receiver;
 use crate::state::suspicion::{Care, PortSuspicion};
 use crate::storage::{HEADERS, MAX_FRAME, Storage};
 use crate::vhost::Ring;
@@ -301,10 +303,14 @@ impl Port {
                 break;
             };
             let unfinished = NetHeader::leaves_work(header);
-            let found = if unfinished { Plain::Other } else { datagram::plain(frame) };
+            let found = if unfinished { Plain::default() } else { datagram::plain(frame) };
             let large = NetHeader::is_large(header);
             *look = found;
-            storage.keep(octets, found.octets().unwrap_or(octets.wrapping_sub(HEADERS)));
+            let len = match found.kind {
+                Kind::Other => octets.wrapping_sub(HEADERS),
+                Kind::Four | Kind::Six => found.len as usize,
+            };
+            storage.keep(octets, len);
             taken = taken.wrapping_add(1);
             all = all.wrapping_add(octets);
             // What a large send costs is known when it was looked at, and may end the batch.
@@ -376,16 +382,15 @@ impl Port {
     }
 
     /// Copies a datagram for which nothing is left to do into the rx ring, if the next buffer is of
-    /// the common kind; false, and nothing done, otherwise. `whole` is the room for the headers, and
-    /// the datagram.
+    /// the common kind; false, and nothing done, otherwise.
     #[inline]
-    pub fn put_plain(&mut self, envelope: &Envelope, whole: &mut [u8]) -> bool {
+    pub fn put_plain(&mut self, mark: &Receiver<'_>, envelope: &Envelope, datagram: &[u8]) -> bool {
         let Some(rx) = &mut self.rx else { return false };
         if rx.queue.effort() >= EFFORT || rx.skip.is_some() {
             return false;
         }
-        envelope.put_on(whole);
-        rx.queue.deliver_plain(whole)
+        mark.at(rx.queue.position());
+        rx.queue.deliver_plain(envelope.of(datagram), datagram)
     }
 
     /// Copies a datagram into the rx ring, completing what the guest's driver cannot. `whole` is the
@@ -506,37 +511,6 @@ fn fate(delivered: Delivered) -> Result<(), Counter> {
         Delivered::Written => Ok(()),
         Delivered::NoBuffer => Err(Counter::RxNoBuffer),
         Delivered::TooSmall => Err(Counter::RxBufferTooSmall),
-    }
-}
-
-/// The headers in front of a datagram that goes to one guest and needs no more to be done to it, for
-/// either family.
-pub struct Envelope {
-    four: [u8; HEADERS],
-    six: [u8; HEADERS],
-}
-
-impl Envelope {
-    /// For the guest with this MAC address.
-    fn to(mac: Mac) -> Self {
-        let net = NetHeader { num_buffers: 1, ..NetHeader::default() }.to_bytes();
-        let before = |first: u8| {
-            let mut headers = [0; HEADERS];
-            let ethernet = header(mac, Mac::BASE, &[first]);
-            for (place, octet) in headers.iter_mut().zip(net.into_iter().chain(ethernet)) {
-                *place = octet;
-            }
-            headers
-        };
-        Self { four: before(0x40), six: before(0x60) }
-    }
-
-    /// Writes them before the datagram that lies behind the room for them.
-    #[inline]
-    fn put_on(&self, whole: &mut [u8]) {
-        let Some((headers, datagram)) = whole.split_first_chunk_mut::<HEADERS>() else { return };
-        let six = datagram.first().is_some_and(|b| b >> 4 == 6);
-        *headers = if six { self.six } else { self.four };
     }
 }
 

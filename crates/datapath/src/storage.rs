@@ -49,8 +49,9 @@ const LINE: usize = 64;
 /// Octets that one frame of a stretch may need: itself, and all fragments it may be cut into.
 const SHORT_COST: usize = 3 * SHORT;
 
-/// One datagram in storage.
+/// One datagram in storage. Half a cache line, so that it is found by a shift.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub struct Item {
     /// Where in the arena the room for its headers begins; the datagram follows.
     at: u32,

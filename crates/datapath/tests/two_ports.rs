@@ -209,6 +209,47 @@ fn a_port_that_has_fallen_asleep_is_woken_by_its_kick_and_gets_its_buffers_back(
 }
 
 #[test]
+fn datagrams_of_every_shape_arrive_in_the_order_in_which_they_were_sent() {
+    let (state, worker) = world();
+    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let shapes: [(&[usize], Option<usize>); 5] =
+        [(&[], None), (&[12], None), (&[12, 30], None), (&[12], Some(0)), (&[5, 60], Some(1))];
+    let frames: Vec<_> = (0..90usize)
+        .map(|n| {
+            let mut payload = vec![n as u8; 4 + n * 13];
+            payload[..4].copy_from_slice(&(n as u32).to_be_bytes());
+            let mut frame = a.udp(b.address, &payload);
+            if n % 7 == 3 {
+                // Padding behind the datagram.
+                frame.extend([0xee; 9]);
+            }
+            frame
+        })
+        .collect();
+    for (frame, (cuts, table)) in frames.iter().zip(shapes.into_iter().cycle()) {
+        a.tx.send(&NetHeader::default(), frame, Shape { cuts, table }).unwrap();
+    }
+    a.tx.queue.expose();
+    rustix::io::write(&*a.kick, &1u64.to_ne_bytes()).unwrap();
+    for frame in &frames {
+        let len = 14 + usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+        let arrived = b.receive();
+        assert_eq!(arrived[..14], [&b.mac.0[..], &Mac::BASE.0, &[8, 0]].concat());
+        assert_eq!(arrived[14..], frame[14..len]);
+    }
+    let count = |port, counter| Counters::of(&state, Owner::Port(PortId(port))).get(counter);
+    let all = frames.len() as u64;
+    let octets: usize = frames.iter().map(|frame| frame.len() - 14).sum();
+    let until = Instant::now() + PATIENCE;
+    while count(2, Counter::Delivered) != all {
+        assert!(Instant::now() < until);
+    }
+    assert_eq!((count(1, Counter::Taken), count(1, Counter::ToVm)), (all, all));
+    assert_eq!(count(1, Counter::TakenBytes), octets as u64);
+    worker.shut_down();
+}
+
+#[test]
 fn a_datagram_from_somebody_elses_address_is_dropped_by_name() {
     let (state, worker) = world();
     let (mut a, b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));

@@ -126,6 +126,18 @@ impl<'m> Piece<'m> {
         n
     }
 
+    /// Writes `from` to the beginning of the piece; the rest of it. `None`, and nothing written, if it
+    /// is too short.
+    #[inline]
+    pub(crate) fn put<const N: usize>(self, from: &[u8; N]) -> Option<Self> {
+        if self.len < N {
+            return None;
+        }
+        // SAFETY: as in `copy_in`, for `N` <= `len` octets.
+        unsafe { copy::array(from, self.start.as_ptr()) };
+        Some(self.skip(N))
+    }
+
     /// The 64-bit little-endian word at `offset`, read once; `None` if it is not inside.
     #[inline]
     pub(crate) fn word(self, offset: usize) -> Option<u64> {
@@ -152,8 +164,10 @@ mod copy {
 
     /// Octets moved at once.
     const BLOCK: usize = 16;
+    /// Octets of four blocks.
+    const FOUR: usize = 4 * BLOCK;
     /// Octets up to which a copy is made in place. Beyond, `memcpy` has better ways.
-    const SHORT: usize = 256;
+    const SHORT: usize = 4 * FOUR;
 
     /// # Safety
     /// Both pointers must be valid for [`BLOCK`] octets at `at`, and the ranges must not overlap.
@@ -167,34 +181,59 @@ mod copy {
     }
 
     /// # Safety
+    /// As `block`, for [`FOUR`] octets.
+    #[inline(always)]
+    unsafe fn four(from: *const u8, into: *mut u8, at: usize) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            block(from, into, at);
+            block(from, into, at.wrapping_add(BLOCK));
+            block(from, into, at.wrapping_add(2 * BLOCK));
+            block(from, into, at.wrapping_add(3 * BLOCK));
+        }
+    }
+
+    /// From both ends to the middle, where the last blocks may repeat some of the first: no loop, for
+    /// the compiler would make a call of it.
+    ///
+    /// # Safety
     /// Both pointers must be valid for `n` octets, and the ranges must not overlap.
     #[inline]
     pub(super) unsafe fn out(from: *const u8, into: *mut u8, n: usize) {
-        if n > SHORT || n < BLOCK {
+        if (FOUR..=SHORT).contains(&n) {
+            // SAFETY: each four blocks lie within `n` octets, by the condition before them.
+            unsafe {
+                four(from, into, 0);
+                if n > 2 * FOUR {
+                    four(from, into, FOUR);
+                    if n > 3 * FOUR {
+                        four(from, into, 2 * FOUR);
+                    }
+                }
+                four(from, into, n.wrapping_sub(FOUR));
+            }
+        } else if (BLOCK..FOUR).contains(&n) {
+            // SAFETY: likewise.
+            unsafe {
+                block(from, into, 0);
+                if n > 2 * BLOCK {
+                    block(from, into, BLOCK);
+                    block(from, into, n.wrapping_sub(2 * BLOCK));
+                }
+                block(from, into, n.wrapping_sub(BLOCK));
+            }
+        } else {
             // SAFETY: promised by the caller.
             unsafe { std::ptr::copy_nonoverlapping(from, into, n) }
-            return;
         }
-        let last = n.wrapping_sub(BLOCK);
-        let mut at = 0usize;
-        while at.wrapping_add(4 * BLOCK) <= last {
-            // SAFETY: `at` + four blocks <= `n`.
-            unsafe {
-                block(from, into, at);
-                block(from, into, at.wrapping_add(BLOCK));
-                block(from, into, at.wrapping_add(2 * BLOCK));
-                block(from, into, at.wrapping_add(3 * BLOCK));
-            }
-            at = at.wrapping_add(4 * BLOCK);
-        }
-        while at < last {
-            // SAFETY: `at` < `n` - `BLOCK`.
-            unsafe { block(from, into, at) }
-            at = at.wrapping_add(BLOCK);
-        }
-        // SAFETY: `BLOCK` <= `n`: the last block ends where both ranges end. It may repeat some of
-        // the one before.
-        unsafe { block(from, into, last) }
+    }
+
+    /// # Safety
+    /// `into` must be valid for `N` octets, and `from` not lie in them.
+    #[inline(always)]
+    pub(super) unsafe fn array<const N: usize>(from: &[u8; N], into: *mut u8) {
+        // SAFETY: promised by the caller; arrays of octets need no alignment.
+        unsafe { into.cast::<[u8; N]>().write(*from) }
     }
 
     /// # Safety
@@ -221,6 +260,13 @@ mod copy {
                 *into.add(i) = AtomicU8::from_ptr(from.add(i).cast_mut()).load(Ordering::Relaxed);
             }
         }
+    }
+
+    /// # Safety
+    /// `into` must be valid for `N` octets, and `from` not lie in them.
+    pub(super) unsafe fn array<const N: usize>(from: &[u8; N], at: *mut u8) {
+        // SAFETY: promised by the caller.
+        unsafe { into(from.as_ptr(), at, N) }
     }
 
     /// # Safety

@@ -22,14 +22,14 @@
 //! The first publication after a start notifies always: what the driver was told before is unknown.
 
 use std::cell::Cell;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::fault::{IndirectDefect, LayoutDefect, LayoutPart, RingFault};
 use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::{GuestAddress, GuestMemory};
-use crate::net_header::NetHeader;
-use crate::piece::{Piece, Use, fetches_for_writing};
+use crate::piece::{LINE, Piece, Use, fetches_for_writing, near};
 use crate::reach::Reach;
 use crate::sigbus;
 use crate::split::{
@@ -44,6 +44,8 @@ const LONG_CHAIN: u32 = 1024;
 /// other ports waiting.
 const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
 
+/// Entries that are found ahead of their use: a power of two.
+const AHEAD: usize = 64;
 /// Used entries that share a cache line.
 const USED_ENTRIES_OF_A_LINE: usize = 8;
 
@@ -75,18 +77,29 @@ impl Budget {
     }
 }
 
-/// A chain of one of the common shapes.
-pub(crate) struct Plain<'m> {
+/// A buffer that was found ahead of its use: a chain of one descriptor.
+#[derive(Clone, Copy)]
+struct Found {
+    start: NonNull<u8>,
+    /// Zero: the entry is something else.
+    len: u32,
+    head: u16,
+}
+
+impl Found {
+    const NOTHING: Self = Self { start: NonNull::dangling(), len: 0, head: 0 };
+}
+
+/// A chain of two descriptors, of which the first holds the header alone.
+pub(crate) struct Pair<'m> {
     pub(crate) head: u16,
-    /// The first buffer, if it is one by itself.
-    pub(crate) first: Option<Piece<'m>>,
-    /// The only buffer, or the second.
-    pub(crate) body: Piece<'m>,
+    pub(crate) first: Piece<'m>,
+    pub(crate) second: Piece<'m>,
 }
 
 /// The device's side of a split virtqueue.
 pub(crate) struct Ring {
-    // The pointers in `desc`, `heads`, `avail` and `used` lead into mappings that `reach` keeps alive.
+    // The pointers in `desc`, `heads`, `avail`, `used` and `ahead` lead into mappings that `reach` keeps alive.
     desc: Table<'static>,
     heads: Heads,
     avail: Avail,
@@ -94,6 +107,11 @@ pub(crate) struct Ring {
     reach: Reach,
     /// Lines can be asked for to be written.
     for_writing: bool,
+    /// The buffers of the `ahead_len` entries from `ahead_from` on. Forgotten when a batch is
+    /// published, and so never older than the indices last.
+    ahead: [Found; AHEAD],
+    ahead_from: u16,
+    ahead_len: u16,
     features: QueueFeatures,
     size: u16,
     published: u16,
@@ -105,7 +123,7 @@ pub(crate) struct Ring {
     tears: Cell<u32>,
 }
 
-// SAFETY: `desc` leads into a mapping without thread affinity, reached by atomics and raw copies
+// SAFETY: `desc` and `ahead` lead into mappings without thread affinity, reached by atomics and raw copies
 // only; the other members are `Send` by themselves.
 unsafe impl Send for Ring {}
 
@@ -149,6 +167,9 @@ impl Ring {
             used,
             reach,
             for_writing: fetches_for_writing(),
+            ahead: [Found::NOTHING; AHEAD],
+            ahead_from: published,
+            ahead_len: 0,
             features,
             size,
             published,
@@ -249,28 +270,51 @@ impl Ring {
         }
     }
 
-    /// Asks for the buffers of the next `n` entries. What is read here is a hint, and read again by
-    /// whoever means it.
+    /// Finds the buffers of the next `n` entries that were seen, [`AHEAD`] at most, as far as each is
+    /// one descriptor with these flags, and asks for their first lines.
     #[inline]
-    pub(crate) fn foresee_buffers(&self, n: u16, purpose: Use) {
-        if purpose == Use::Write && !self.for_writing {
-            return;
-        }
-        for i in 0..n {
-            let mut found = self.heads.get(self.avail.entry(self.next.wrapping_add(i)));
-            if found.flags & F_NEXT != 0 && found.len <= NetHeader::LEN as u32 {
-                found = self.heads.get(found.next);
+    pub(crate) fn foresee_buffers(&mut self, n: u16, flags: u16, purpose: Use) {
+        let purpose = if self.for_writing { purpose } else { Use::Read };
+        let n = n.min(AHEAD as u16).min(self.known());
+        (self.ahead_from, self.ahead_len) = (self.next, n);
+        for (i, place) in (0..n).zip(self.ahead.iter_mut()) {
+            *place = Found::NOTHING;
+            let head = self.avail.entry(self.next.wrapping_add(i));
+            let d = self.heads.get(head);
+            if d.flags == flags && head < self.size {
+                if let Some(piece) = self.reach.find(d.address, d.len) {
+                    *place = Found { start: piece.start(), len: d.len, head };
+                    near(piece.start(), 0, purpose);
+                    near(piece.start(), LINE, purpose);
+                }
+            } else if d.flags & F_NEXT != 0 {
+                // Perhaps a header, and the frame in the next one: a hint, whatever it says.
+                self.reach.foresee(self.heads.get(d.next).address, purpose);
             }
-            self.reach.foresee(found.address, purpose);
         }
     }
 
-    /// The entry at `next` if it was seen and its chain has one of the two common shapes: one
-    /// buffer, or a first one of exactly `apart` octets and one more. `None` says nothing about it:
+    /// The entry at `next` as [`Ring::foresee_buffers`] has found it; `None` says nothing about it:
     /// [`Ring::head`] and [`Ring::follow`] do.
     #[inline]
-    pub(crate) fn plain(&self, flags: u16, apart: usize) -> Option<Plain<'_>> {
-        if self.next == self.seen.get() {
+    pub(crate) fn ahead(&self) -> Option<(u16, Piece<'_>)> {
+        let place = self.next.wrapping_sub(self.ahead_from);
+        if place >= self.ahead_len {
+            return None;
+        }
+        let found = self.ahead.get(usize::from(place) & (AHEAD - 1))?;
+        if found.len == 0 {
+            return None;
+        }
+        // SAFETY: `len` octets at `start` were found in memory that `reach` keeps alive and never
+        // changes; mappings hand out no references but to atomics.
+        Some((found.head, unsafe { Piece::new(found.start, found.len as usize) }))
+    }
+
+    /// The entry at `next` if it was seen, and its chain is readable: a first buffer of `apart`
+    /// octets, and one more. `None` says nothing about it, as in [`Ring::ahead`].
+    pub(crate) fn pair(&self, apart: usize) -> Option<Pair<'_>> {
+        if self.known() == 0 {
             return None;
         }
         let head = self.avail.entry(self.next);
@@ -278,20 +322,23 @@ impl Ring {
             return None;
         }
         let first = self.heads.get(head);
-        if first.flags == flags {
-            let body = self.reach.find(first.address, first.len)?;
-            return Some(Plain { head, first: None, body });
-        }
-        if first.flags != flags | F_NEXT || first.len as usize != apart || first.next >= self.size {
+        if first.flags != F_NEXT || first.len as usize != apart || first.next >= self.size {
             return None;
         }
         let second = self.heads.get(first.next);
-        if second.flags != flags {
+        if second.flags != 0 {
             return None;
         }
-        let body = self.reach.find(second.address, second.len)?;
         let first = self.reach.find(first.address, first.len)?;
-        Some(Plain { head, first: Some(first), body })
+        let second = self.reach.find(second.address, second.len)?;
+        Some(Pair { head, first, second })
+    }
+
+    /// Gives the entry at `next` back, and takes it.
+    #[inline]
+    pub(crate) fn take(&mut self, head: u16, len: u32) {
+        self.give_back(self.next, head, len);
+        self.next = self.next.wrapping_add(1);
     }
 
     /// What may be spent on one frame.
@@ -402,6 +449,7 @@ impl Ring {
 
     /// Publishes what was given back. True if the driver is to be notified.
     pub(crate) fn publish(&mut self) -> Result<bool, RingFault> {
+        self.ahead_len = 0;
         self.whole()?;
         let before = self.published;
         let now = self.next;

@@ -79,8 +79,7 @@ impl RxQueue {
     /// Asks for the buffers themselves.
     #[inline]
     pub fn foresee_buffers(&mut self, n: u16) {
-        let n = n.min(self.ring.known());
-        self.ring.foresee_buffers(n, Use::Write);
+        self.ring.foresee_buffers(n, F_WRITE, Use::Write);
     }
 
     /// Writes one frame that lies in one piece behind its header: `octets` begin with a header of
@@ -91,20 +90,20 @@ impl RxQueue {
         self.pour(Source::new(header, &[rest]))
     }
 
-    /// The same for the common case: the next buffer is one descriptor, and large enough. False if it
-    /// is not so, or not known to be: then nothing was done.
+    /// The same for the common case: the next buffer was foreseen, is one descriptor, and large enough.
+    /// False if it is not so: then nothing was done. `headers` begin with the virtio-net
+    /// header; the frame's rest is `body`.
     #[inline]
-    pub fn deliver_plain(&mut self, octets: &[u8]) -> bool {
-        // Neither a chain nor anything else has a first piece of so many octets.
-        const NEVER: usize = usize::MAX;
-        let Some(plain) = self.ring.plain(F_WRITE, NEVER) else { return false };
-        if plain.body.len() < octets.len() || self.header_len != NetHeader::LEN {
+    pub fn deliver_plain<const N: usize>(&mut self, headers: &[u8; N], body: &[u8]) -> bool {
+        let Some((head, piece)) = self.ring.ahead() else { return false };
+        let len = body.len().saturating_add(N);
+        if piece.len() < len || self.header_len != NetHeader::LEN {
             return false;
         }
-        plain.body.copy_in(octets);
+        let Some(rest) = piece.put(headers) else { return false };
+        rest.copy_in(body);
         // No longer than the descriptor's own length.
-        self.ring.give_back(self.ring.next(), plain.head, octets.len() as u32);
-        self.ring.advance(self.ring.next().wrapping_add(1));
+        self.ring.take(head, len as u32);
         self.effort = self.effort.wrapping_add(1);
         true
     }

@@ -92,7 +92,7 @@ impl TxQueue {
     pub fn foresee(&mut self, most: u16) -> Result<u16, RingFault> {
         let n = self.ring.ready(most)?;
         self.ring.foresee_chains(n);
-        self.ring.foresee_buffers(n, Use::Read);
+        self.ring.foresee_buffers(n, 0, Use::Read);
         Ok(n)
     }
 
@@ -104,22 +104,32 @@ impl TxQueue {
     /// After a number of these, [`TxQueue::whole`] says whether what they copied was there.
     #[inline]
     pub fn copy_plain(&mut self, into: &mut [u8], least: usize) -> Option<usize> {
+        let Some((head, piece)) = self.ring.ahead() else { return self.copy_pair(into, least) };
+        let len = piece.len();
+        if self.header_len != NetHeader::LEN || len < least || len > into.len() {
+            return None;
+        }
+        piece.copy_out(into);
+        self.ring.take(head, 0);
+        self.effort = self.effort.wrapping_add(1);
+        Some(len)
+    }
+
+    #[inline(never)]
+    fn copy_pair(&mut self, into: &mut [u8], least: usize) -> Option<usize> {
         if self.header_len != NetHeader::LEN {
             return None;
         }
-        let plain = self.ring.plain(0, NetHeader::LEN)?;
-        let (apart, descriptors) = plain.first.map_or((0, 1), |first| (first.len(), 2));
-        let len = plain.body.len().saturating_add(apart);
+        let pair = self.ring.pair(NetHeader::LEN)?;
+        // Neither is longer than a descriptor can say.
+        let len = pair.first.len().wrapping_add(pair.second.len());
         if len < least || len > into.len() {
             return None;
         }
-        if let Some(first) = plain.first {
-            first.copy_out(into);
-        }
-        plain.body.copy_out(into.get_mut(apart..len)?);
-        self.ring.give_back(self.ring.next(), plain.head, 0);
-        self.ring.advance(self.ring.next().wrapping_add(1));
-        self.effort = self.effort.wrapping_add(descriptors);
+        let n = pair.first.copy_out(into);
+        pair.second.copy_out(into.get_mut(n..).unwrap_or_default());
+        self.ring.take(pair.head, 0);
+        self.effort = self.effort.wrapping_add(2);
         Some(len)
     }
 

@@ -41,7 +41,7 @@ pub use ip4::Ip4;
 pub use ip6::Ip6;
 pub(crate) use last_inch::{discovery_type, udp_destination};
 pub use last_inch::{last_inch_only, protocol};
-pub use plain::{Plain, plain, plain_addresses6};
+pub use plain::{Kind, Plain, plain, plain_addresses6};
 
 use crate::counters::Counter;
 use crate::names::Mac;

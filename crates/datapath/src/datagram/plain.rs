@@ -27,60 +27,72 @@ const HEADERS6: usize = ETHERNET_LEN + Ip6::HEADER_LEN;
 /// Version 4, and a header of five words.
 const WITHOUT_OPTIONS: u8 = 0x45;
 
-/// What is known of a common datagram.
+/// What is known of a frame that may carry a common datagram. Four words: it is written and read once
+/// for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Plain {
-    /// It is none.
+pub struct Plain {
+    /// What it is.
+    pub kind: Kind,
+    /// Octets of the datagram, padding left out.
+    pub len: u32,
+    /// Bits of the IPv4 source address. IPv6 addresses are left where they are:
+    /// [`plain_addresses6`].
+    source: u32,
+    /// Bits of the IPv4 destination address.
+    destination: u32,
+}
+
+/// What a frame carries, as far as that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// No common datagram.
     #[default]
     Other,
-    /// IPv4.
-    Four {
-        /// Source address.
-        source: Ipv4Addr,
-        /// Destination address.
-        destination: Ipv4Addr,
-        /// Octets of the datagram, padding left out.
-        len: u32,
-    },
-    /// IPv6. Its addresses are where they are: [`plain_addresses6`].
-    Six {
-        /// Octets of the datagram, padding left out.
-        len: u32,
-    },
+    /// A common IPv4 datagram.
+    Four,
+    /// A common IPv6 datagram.
+    Six,
 }
 
 impl Plain {
-    /// Octets of the datagram; `None` if it is not a common one.
+    /// Another frame.
+    const OTHER: Self = Self { kind: Kind::Other, len: 0, source: 0, destination: 0 };
+
+    /// The source address of an IPv4 datagram.
     #[inline]
-    pub fn octets(&self) -> Option<usize> {
-        match self {
-            Self::Other => None,
-            Self::Four { len, .. } | Self::Six { len } => Some(*len as usize),
-        }
+    pub fn source4(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.source)
+    }
+
+    /// The destination address of an IPv4 datagram.
+    #[inline]
+    pub fn destination4(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.destination)
     }
 }
 
 /// Reads a frame that may carry a common datagram.
 #[inline]
 pub fn plain(frame: &[u8]) -> Plain {
-    let Some(headers) = frame.first_chunk::<HEADERS4>() else { return Plain::Other };
+    let Some(headers) = frame.first_chunk::<HEADERS4>() else { return Plain::OTHER };
     match u16::from_be_bytes([headers[12], headers[13]]) {
         ethertype::IP4 => four(headers, frame),
         ethertype::IP6 => six(frame),
-        _ => Plain::Other,
+        _ => Plain::OTHER,
     }
 }
 
 #[inline]
 fn four(headers: &[u8; HEADERS4], frame: &[u8]) -> Plain {
     let Some((_, ip)) = headers.split_last_chunk::<{ Ip4::HEADER_LEN }>() else {
-        return Plain::Other;
+        return Plain::OTHER;
     };
     let len = u16::from_be_bytes([ip[2], ip[3]]);
     // Without the bit "don't fragment" and the one above it.
     let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff;
     let Some(payload) = frame.get(HEADERS4..ETHERNET_LEN.wrapping_add(len.into())) else {
-        return Plain::Other;
+        return Plain::OTHER;
     };
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
     let (source, destination) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
@@ -91,14 +103,15 @@ fn four(headers: &[u8; HEADERS4], frame: &[u8]) -> Plain {
         || !Class::is_unicast4(source)
         || !Class::is_unicast4(destination)
     {
-        return Plain::Other;
+        return Plain::OTHER;
     }
-    Plain::Four { source, destination, len: len.into() }
+    let (source, destination) = (source.to_bits(), destination.to_bits());
+    Plain { kind: Kind::Four, len: len.into(), source, destination }
 }
 
 #[inline(never)]
 fn six(frame: &[u8]) -> Plain {
-    read6(frame).map_or(Plain::Other, |len| Plain::Six { len })
+    read6(frame).map_or(Plain::OTHER, |len| Plain { kind: Kind::Six, len, ..Plain::OTHER })
 }
 
 fn read6(frame: &[u8]) -> Option<u32> {
@@ -146,4 +159,126 @@ fn has_right_sum(header: &[u8; Ip4::HEADER_LEN]) -> bool {
 #[inline]
 fn may_cross(udp: &[u8], client: u16) -> bool {
     super::udp_destination(udp).is_some_and(|port| port != client)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::datagram::craft::{frame4, frame6, icmp6, ip4, ip4_with, ip6, udp4, udp6};
+    use crate::datagram::{Payload, last_inch_only, parse};
+
+    const A4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
+    const B4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+    const A6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5);
+    const B6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 9);
+
+    /// What the straight way says must be what the general way says, asked one by one.
+    fn agree(frame: &[u8]) -> Kind {
+        let found = plain(frame);
+        if found.kind == Kind::Other {
+            return Kind::Other;
+        }
+        let (_, payload) = parse(frame).unwrap();
+        last_inch_only(&payload).unwrap();
+        assert_eq!(payload.bytes().len(), found.len as usize);
+        let (source, destination) = match payload {
+            Payload::Arp(_) => panic!("ARP is no datagram"),
+            Payload::Ip4(ip) => {
+                assert_eq!(found.kind, Kind::Four);
+                assert_eq!(
+                    (ip.source(), ip.destination()),
+                    (found.source4(), found.destination4())
+                );
+                (ip.source().into(), ip.destination().into())
+            }
+            Payload::Ip6(ip) => {
+                assert_eq!(found.kind, Kind::Six);
+                let addresses = Some((ip.source(), ip.destination()));
+                assert_eq!(addresses, plain_addresses6(frame));
+                (ip.source().into(), ip.destination().into())
+            }
+        };
+        for address in [source, destination] {
+            assert_eq!(Class::of(address), Class::Unicast, "{address}");
+        }
+        found.kind
+    }
+
+    #[test]
+    fn common_datagrams_of_either_family_take_the_straight_way() {
+        let padded = [udp4((A4, B4), (1, 2), b"x"), vec![0; 20]].concat();
+        for datagram in [udp4((A4, B4), (1, 2), b"abc"), ip4((A4, B4), 6, &[0; 20]), padded] {
+            assert_eq!(agree(&frame4(&datagram)), Kind::Four);
+        }
+        for datagram in [udp6((A6, B6), (1, 2), b"abc"), ip6((A6, B6), 6, 64, &[0; 20])] {
+            assert_eq!(agree(&frame6(&datagram)), Kind::Six);
+        }
+        let ping = icmp6((A6, B6), 64, vec![128, 0, 0, 0, 0, 1, 0, 1]);
+        assert_eq!(agree(&frame6(&ping)), Kind::Six);
+    }
+
+    #[test]
+    fn whatever_has_a_name_of_its_own_goes_the_general_way() {
+        let fragment = |word: u16| {
+            ip4_with((A4, B4), 17, &[], &[0; 20], |h| h[6..8].copy_from_slice(&word.to_be_bytes()))
+        };
+        let mut wrong = ip4((A4, B4), 6, &[0; 20]);
+        wrong[8] ^= 1;
+        for datagram in [
+            wrong,
+            fragment(0x2000),
+            fragment(1),
+            ip4_with((A4, B4), 17, &[1, 1, 1, 1], &[0; 20], |_| {}),
+            udp4((A4, B4), (67, 68), b"reply"),
+            udp4((A4, Ipv4Addr::new(169, 254, 0, 1)), (1, 2), b"to the base"),
+            udp4((A4, Ipv4Addr::BROADCAST), (68, 67), b"request"),
+            ip4((A4, B4), 17, &[0; 3]),
+            ip4((A4, B4), 6, &[0; 20])[..39].to_vec(),
+        ] {
+            assert_eq!(agree(&frame4(&datagram)), Kind::Other);
+        }
+        for datagram in [
+            udp6((A6, B6), (547, 546), b"reply"),
+            icmp6((A6, B6), 255, vec![135, 0, 0, 0, 0, 0, 0, 0]),
+            ip6((A6, B6), 60, 64, &[17, 0, 0, 0, 0, 0, 0, 0]),
+            udp6((A6, Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)), (1, 2), b"to the base"),
+            ip6((A6, B6), 6, 64, &[0; 20])[..59].to_vec(),
+        ] {
+            assert_eq!(agree(&frame6(&datagram)), Kind::Other);
+        }
+        assert_eq!(plain(&[]), Plain::OTHER);
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_datagram_goes_the_straight_way_only_if_the_general_way_would_take_it(
+            six: bool, protocol in prop_oneof![Just(17u8), Just(58), Just(6), any::<u8>()],
+            payload in prop::collection::vec(any::<u8>(), 0..40),
+            changes in prop::collection::vec((12usize..60, any::<u8>()), 0..3), cut in 0usize..6,
+        ) {
+            let mut frame = if six {
+                frame6(&ip6((A6, B6), protocol, 64, &payload))
+            } else {
+                frame4(&ip4_with((A4, B4), protocol, &[], &payload, |h| {
+                    // Changed before the checksum is put in.
+                    for (at, value) in &changes {
+                        if let Some(place) = h.get_mut(at - 12) {
+                            *place = *value;
+                        }
+                    }
+                }))
+            };
+            if six {
+                for (at, value) in &changes {
+                    if let Some(place) = frame.get_mut(*at) {
+                        *place = *value;
+                    }
+                }
+            }
+            frame.truncate(frame.len() - cut);
+            agree(&frame);
+        }
+    }
 }

@@ -10,6 +10,8 @@
 //! epoll      kicks make a port active; cards (from_uplink) and TUNs (from_host) that have something
 //! timers     neighbours, advertisements
 //! ```
+//! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing.
+//!
 //! A port is *active* from its kick until it has been empty for [`LINGER`]. Then it is armed: the
 //! guest is asked to kick, the ring is looked at once more (so that no kick is lost), and the port
 //! leaves the active list. With no port active the loop sleeps in epoll until the next timer: idle
@@ -57,6 +59,10 @@ use table::Table;
 
 /// How long a port is polled after it had something.
 const LINGER: Duration = Duration::from_micros(30);
+
+/// How often epoll is asked while ports are polled and it has nothing to say: the call costs as much as
+/// many datagrams.
+const LOOK_ROUND: Duration = Duration::from_micros(20);
 
 /// A change, run on the worker's thread between two batches.
 type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -131,9 +137,15 @@ impl Worker {
             }
         }
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(64);
+        let (mut looked, mut quiet) = (Instant::now(), false);
         while !self.stopped {
             let now = Instant::now();
             self.serve_active(now);
+            let soon = now.saturating_duration_since(looked) < LOOK_ROUND;
+            if soon && quiet && !self.active.is_empty() {
+                continue;
+            }
+            looked = now;
             let timeout = self.timeout(now);
             ready.clear();
             match epoll::wait(
@@ -145,6 +157,7 @@ impl Worker {
                 // Any other error means the epoll descriptor itself is wrong: nothing can be served.
                 Err(_) => return,
             }
+            quiet = ready.is_empty();
             let now = Instant::now();
             for event in &ready {
                 match Token::from_data(event.data) {

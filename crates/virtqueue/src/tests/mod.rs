@@ -4,6 +4,7 @@
 mod hostile;
 mod model;
 mod notify;
+mod plain;
 mod race;
 mod rx;
 mod torn;

@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use virtqueue::RingFault;
 
 use super::{Batch, Tally};
-use crate::datagram::{self, Plain};
+use crate::datagram::{self, Kind, Plain};
 use crate::names::PortId;
 use crate::port::{ETHERNET, Port};
 
@@ -51,7 +51,7 @@ impl Batch<'_> {
         }
         self.marks.datagram(port.id, tally.index, tally.with(n));
         let first = self.storage.len() as u16;
-        let mut looks = [Plain::Other; STRETCH];
+        let mut looks = [Plain::default(); STRETCH];
         let places = looks.get_mut(..n.into()).unwrap_or_default();
         let (taken, octets) = port.take_stretch(places, self.storage)?;
         tally.took(taken, octets.saturating_sub(taken.saturating_mul(ETHERNET)));
@@ -74,25 +74,28 @@ impl Batch<'_> {
     #[inline]
     fn neighbor(&self, port: PortId, index: u16, look: &Plain, own: &mut Own) -> Option<PortId> {
         let admission = &self.network.admission;
-        let (to, len) = match *look {
-            Plain::Other => return None,
-            Plain::Four { source, destination, len } => {
+        if look.len > self.network.mtu {
+            return None;
+        }
+        match look.kind {
+            Kind::Other => None,
+            Kind::Four => {
+                let source = look.source4();
                 if own.four != Some(source) {
                     own.four = admission.owns4(port, source).then_some(source);
                     own.four?;
                 }
-                (admission.neighbor4(port, destination)?, len)
+                admission.neighbor4(port, look.destination4())
             }
-            Plain::Six { len } => {
+            Kind::Six => {
                 let (source, destination) = datagram::plain_addresses6(self.storage.frame(index))?;
                 if own.six != Some(source) {
                     own.six = admission.owns6(port, source).then_some(source);
                     own.six?;
                 }
-                (admission.neighbor6(port, destination)?, len)
+                admission.neighbor6(port, destination)
             }
-        };
-        (len <= self.network.mtu).then_some(to)
+        }
     }
 
     /// Notes a common datagram for its receiver.

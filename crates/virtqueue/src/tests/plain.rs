@@ -1,0 +1,182 @@
+//! The straight way of common frames, beside the general one.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::driver::{Buffer, Shape};
+use crate::{Delivered, GuestAddress};
+
+const NOTHING: NetHeader = NetHeader {
+    flags: 0,
+    gso_type: 0,
+    hdr_len: 0,
+    gso_size: 0,
+    csum_start: 0,
+    csum_offset: 0,
+    num_buffers: 0,
+};
+
+/// Where a shape's first pieces end, and whether the rest lies in a table.
+fn shape(cuts: &[usize], table: bool) -> Shape<'_> {
+    Shape { cuts, table: table.then_some(0) }
+}
+
+#[test]
+fn common_frames_are_copied_behind_their_headers_up_to_the_first_of_another_kind() {
+    for (odd, cuts, table) in [
+        ("three pieces", &[12, 20][..], false),
+        ("a header in two pieces", &[10][..], false),
+        ("a table", &[12][..], true),
+    ] {
+        let (mut driver, mut device) = tx(16, RICH);
+        for n in 0..6 {
+            let cuts = if n == 4 { cuts } else { [&[][..], &[12]][n % 2] };
+            driver.send(&HEADER, &frame(n, 60 + n), shape(cuts, n == 4 && table)).unwrap();
+        }
+        driver.queue.expose();
+        assert_eq!(device.foresee(5), Ok(5));
+        let mut room = [0; 100];
+        for n in 0..4 {
+            let len = device.copy_plain(&mut room, 26).unwrap();
+            assert_eq!(len, 72 + n);
+            assert_eq!(room[..12], HEADER.to_bytes());
+            assert_eq!(room[12..len], frame(n, 60 + n));
+        }
+        assert_eq!(device.copy_plain(&mut room, 26), None, "{odd}");
+        assert_eq!(device.whole(), Ok(()));
+        assert_eq!(device.copy_next(&mut room).unwrap().unwrap().len, 64, "{odd}");
+        assert_eq!(room[..64], frame(4, 64));
+        assert_eq!(device.copy_plain(&mut room, 26), Some(77), "{odd}");
+        assert_eq!(device.copy_plain(&mut room, 26), None);
+        assert_eq!(device.outstanding(), 6);
+        device.complete().unwrap();
+        assert_eq!(driver.reclaim(), 6);
+    }
+}
+
+#[test]
+fn a_frame_that_is_too_short_or_too_long_is_left_to_the_general_way() {
+    let (mut driver, mut device) = tx(16, PLAIN);
+    driver.send(&NOTHING, &frame(0, 60), Shape::default()).unwrap();
+    driver.queue.expose();
+    assert_eq!(device.foresee(1), Ok(1));
+    assert_eq!(device.copy_plain(&mut [0; 71], 26), None);
+    assert_eq!(device.copy_plain(&mut [0; 72], 73), None);
+    assert_eq!(device.copy_plain(&mut [0; 72], 72), Some(72));
+}
+
+#[test]
+fn frames_with_a_short_header_are_left_to_the_general_way() {
+    let features = QueueFeatures { header_len: HeaderLen::Short, ..PLAIN };
+    let (mut driver, mut device) = tx(16, features);
+    driver.send(&NOTHING, &frame(0, 60), Shape::default()).unwrap();
+    driver.queue.expose();
+    assert_eq!(device.foresee(1), Ok(1));
+    assert_eq!(device.copy_plain(&mut [0; 100], 26), None);
+    let (mut driver, mut device) = rx(16, features);
+    driver.fill(100);
+    driver.queue.expose();
+    device.foresee_chains(1).unwrap();
+    device.foresee_buffers(1);
+    assert!(!device.deliver_plain(&[0; 26], &[]));
+    assert_eq!(device.deliver_whole(&[1; 72]), Ok(Delivered::Written));
+    device.publish().unwrap();
+    let mut arrived = Vec::new();
+    driver.receive(&mut arrived).unwrap();
+    assert_eq!(arrived, [1; 60]);
+}
+
+#[test]
+fn a_common_frame_goes_into_one_buffer_and_where_it_does_not_fit_nothing_is_done() {
+    let (mut driver, mut device) = rx(16, RICH);
+    let mut headers = [7; 26];
+    headers[..12].copy_from_slice(&NetHeader { num_buffers: 1, ..NOTHING }.to_bytes());
+    let body = frame(1, 50);
+    // Nothing was foreseen, so nothing is known of any buffer.
+    driver.post(76, Shape::default()).unwrap();
+    driver.queue.expose();
+    assert!(!device.deliver_plain(&headers, &body));
+    device.foresee_chains(4).unwrap();
+    device.foresee_buffers(4);
+    assert!(device.deliver_plain(&headers, &body));
+    assert_eq!(device.outstanding(), 1);
+    // A chain, a table, a buffer that is one octet too small.
+    for (cuts, table, len) in
+        [(&[40][..], false, 200), (&[40][..], true, 200), (&[][..], false, 75)]
+    {
+        driver.post(len, shape(cuts, table)).unwrap();
+        driver.queue.expose();
+        device.foresee_chains(1).unwrap();
+        device.foresee_buffers(1);
+        let before = device.position();
+        assert!(!device.deliver_plain(&headers, &body));
+        assert_eq!(device.position(), before);
+        assert!(device.skip_next().unwrap());
+    }
+    device.publish().unwrap();
+    let mut arrived = Vec::new();
+    let header = driver.receive(&mut arrived).unwrap();
+    assert_eq!(header, NetHeader { num_buffers: 1, ..NOTHING });
+    assert_eq!(arrived[..14], [7; 14]);
+    assert_eq!(arrived[14..], body);
+}
+
+/// An address of the test's memory or near its borders, or any other.
+fn address() -> impl Strategy<Value = u64> {
+    let near = |at: u64| (0..600u64).prop_map(move |d| at.wrapping_sub(300).wrapping_add(d));
+    prop_oneof![
+        0xf00..0x1000u64,
+        near(0x80_1000),
+        near(0xc0_1000),
+        near(0x1_0040_0000),
+        any::<u64>()
+    ]
+}
+
+proptest! {
+    /// What the straight way takes, the general way would have taken, and as the same.
+    #[test]
+    fn the_straight_way_takes_nothing_that_the_general_way_would_refuse(
+        descriptors in prop::collection::vec(
+            (address(), prop_oneof![Just(12u32), 0..300u32, any::<u32>()], 0..8u16, 0..9u16), 8),
+        heads in prop::collection::vec(0..9u16, 4),
+        writable: bool,
+    ) {
+        let mut queue = ring_at(8, RICH, 0);
+        let memory = queue.memory().share();
+        for (index, (at, len, flags, next)) in descriptors.into_iter().enumerate() {
+            let flags = if writable && flags & 4 == 0 { flags | 2 } else { flags };
+            let buffer = Buffer { address: GuestAddress(at), len };
+            queue.write_descriptor(index as u16, buffer, flags, next);
+        }
+        for (position, head) in heads.iter().enumerate() {
+            let at = queue.avail_entry_at(position as u16);
+            queue.memory().write(at, &head.to_le_bytes());
+        }
+        queue.memory().write(queue.avail_index_at(), &4u16.to_le_bytes());
+        let _ = &mut queue;
+        if writable {
+            let mut straight = RxQueue::resume(memory.clone(), queue.layout(), RICH).unwrap();
+            let mut general = RxQueue::resume(memory, queue.layout(), RICH).unwrap();
+            straight.foresee_chains(4).unwrap();
+            straight.foresee_buffers(4);
+            while straight.deliver_plain(&[0; 26], &[1; 50]) {
+                let (head, rest) = (NOTHING, [&[0; 14][..], &[1; 50]].concat());
+                prop_assert_eq!(general.deliver(&head, &[&rest]), Ok(Delivered::Written));
+                prop_assert_eq!(general.position(), straight.position());
+            }
+        } else {
+            let mut straight = TxQueue::resume(memory.clone(), queue.layout(), RICH).unwrap();
+            let mut general = TxQueue::resume(memory, queue.layout(), RICH).unwrap();
+            prop_assert_eq!(straight.foresee(8), Ok(4));
+            let (mut a, mut b) = ([0; 300], [0; 300]);
+            while let Some(len) = straight.copy_plain(&mut a, 26) {
+                let taken = general.copy_next(&mut b).unwrap().unwrap();
+                prop_assert_eq!(taken.len + 12, len);
+                prop_assert_eq!(&taken.header.to_bytes()[..], &a[..12]);
+                prop_assert_eq!(&b[..taken.len], &a[12..len]);
+                prop_assert_eq!(general.effort(), straight.effort());
+            }
+        }
+    }
+}
