@@ -1,6 +1,6 @@
 # What people and machines type. Everything that is missing is installed, and said before it is.
 
-.PHONY: demo survive count test test-long lint clean
+.PHONY: demo survive bench count test test-long lint clean
 
 # Real virtual machines on a network of their own (some minutes). KEEP=1: stays up afterwards.
 demo:
@@ -15,6 +15,12 @@ survive:
 	scripts/faults
 	@$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
 	@$${CARGO_TARGET_DIR:-target}/debug/survive --seconds $(DURATION)
+
+# Beside its peers: OVS-DPDK, testpmd, the kernel (some minutes; QUICK=1: fewer rounds).
+bench:
+	scripts/needs bench
+	cargo build --locked --release -p ipvisor -p bench --bin ipvisor --bin bench
+	@$${CARGO_TARGET_DIR:-target}/release/bench
 
 # Instructions of the base for a datagram, compared with bench/instructions.toml (WRITE=1: written).
 count:

@@ -3,4 +3,5 @@
 # them with bench/instructions.toml or writes them there.
 set -eu
 cd "$(dirname "$0")/.."
-exec cargo run -q --locked --profile counted -p bench --bin instructions -- "$1"
+exec cargo run -q --locked --profile counted -p bench --no-default-features \
+    --bin instructions -- "$1"
