@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use datapath::names::NetworkId;
 use datapath::neighbor::{Lan, Settings};
@@ -22,6 +23,8 @@ pub const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// Somewhere behind the router.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// For everything that must happen; valgrind is slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Octets of Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 14 + 20 + 8;
 
@@ -56,11 +59,31 @@ pub fn lay(state: &StateMemory, network: NetworkId, frames: u32) -> UplinkSetup 
     UplinkSetup { card, facts, lan: Lan::new(settings) }
 }
 
-/// The router sends one frame of `octets` octets to each of these addresses.
+/// The router sends one frame of `octets` octets to each of these addresses. When this returns, all
+/// of them lie in the card's ring: if they came while the worker reads it, batches would be short.
 pub fn send(to: impl Iterator<Item = IpAddr>, octets: usize) {
     let socket = UdpSocket::bind((ROUTER, 4000)).expect("the router's address");
     let payload = vec![0; octets - HEADERS];
+    let mut expected = received();
     for address in to {
         socket.send_to(&payload, (address, 5000)).expect("a way to the VMs");
+        expected += 1;
     }
+    let until = Instant::now() + PATIENCE;
+    while received() < expected {
+        assert!(Instant::now() < until, "the card has {} of {expected} frames", received());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// IPv4 datagrams that this namespace's stack has received. It gets its copy of what comes to the
+/// card after the packet socket has got its own.
+fn received() -> u64 {
+    let text =
+        std::fs::read_to_string("/proc/thread-self/net/snmp").expect("the kernel's counters");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let mut both = names.split(' ').zip(values.split(' '));
+    let (_, value) = both.find(|(name, _)| *name == "InReceives").expect("InReceives");
+    value.parse().expect("a number")
 }

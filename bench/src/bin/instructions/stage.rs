@@ -28,11 +28,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use virtqueue::QueueFeatures;
 use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
 
-use crate::cable::{self, HOST, OUTSIDE, ROUTER};
+use crate::cable::{self, HOST, OUTSIDE, PATIENCE, ROUTER};
 use crate::cases::{Case, Way};
 
 const NETWORK: NetworkId = NetworkId(0);
-/// Addresses of each of the two VMs, of each family.
+/// Addresses of each of the two VMs.
 const ADDRESSES: u16 = 500;
 /// What a Linux guest takes of what is offered.
 const FEATURES: u64 = features::OFFERED & !features::ANY_LAYOUT;
@@ -41,8 +41,6 @@ const IDLE_RING: u16 = 64;
 /// Octets of a receive buffer: as Linux posts them, and for large receives a page.
 const BUFFER: usize = 1536;
 const LARGE_BUFFER: usize = 4096;
-/// For everything that must happen; valgrind is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The `n`th address of VM `vm`: addresses for benchmarks (RFC 2544), or documentation's.
 fn address(vm: u16, n: u16, ip6: bool) -> IpAddr {
@@ -114,10 +112,9 @@ impl Vm {
         Self { number, tx, rx, rings }
     }
 
-    fn attach(&self, worker: &WorkerHandle) {
-        let prefixes = [false, true]
-            .into_iter()
-            .flat_map(|ip6| (0..ADDRESSES).map(move |n| address(self.number, n, ip6).into()));
+    /// Serves the VM's port: its addresses are those of the case's family.
+    fn attach(&self, worker: &WorkerHandle, ip6: bool) {
+        let prefixes = (0..ADDRESSES).map(|n| address(self.number, n, ip6).into());
         let IpAddr::V4(first) = address(self.number, 0, false) else { unreachable!() };
         let setup = PortSetup {
             id: PortId(self.number),
@@ -183,7 +180,7 @@ pub fn run(case: &Case, count: u16) {
         worker.set_uplink(NETWORK, Some(uplink)).expect("a worker").expect("a card to watch");
     }
     for vm in &vms {
-        vm.attach(&worker);
+        vm.attach(&worker, case.ip6);
         vm.start(&worker, Side::Rx);
     }
     let [sender, receiver] = &mut vms;
