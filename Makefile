@@ -19,7 +19,8 @@ survive:
 # Beside its peers: OVS-DPDK, testpmd, the kernel (some minutes; QUICK=1: fewer rounds).
 bench:
 	scripts/needs bench
-	cargo build --locked --release -p ipvisor -p bench --bin ipvisor --bin bench
+	cargo build --locked --release -p ipvisor
+	cargo build --locked --release -p bench --bin bench
 	@$${CARGO_TARGET_DIR:-target}/release/bench
 
 # Instructions of the base for a datagram, compared with bench/instructions.toml (WRITE=1: written).
