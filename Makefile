@@ -1,6 +1,6 @@
 # What people and machines type. Everything that is missing is installed, and said before it is.
 
-.PHONY: demo survive test test-long lint clean
+.PHONY: demo survive bench count test test-long lint clean
 
 # Real virtual machines on a network of their own (some minutes). KEEP=1: stays up afterwards.
 demo:
@@ -16,12 +16,25 @@ survive:
 	@$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
 	@$${CARGO_TARGET_DIR:-target}/debug/survive --seconds $(DURATION)
 
+# Beside its peers: OVS-DPDK, testpmd, the kernel (some minutes; QUICK=1: fewer rounds).
+bench:
+	scripts/needs bench
+	cargo build --locked --release -p ipvisor
+	cargo build --locked --release -p bench --bin bench
+	@$${CARGO_TARGET_DIR:-target}/release/bench
+
+# Instructions of the base for a datagram, compared with bench/instructions.toml (WRITE=1: written).
+count:
+	scripts/needs test
+	bench/instructions.sh $(if $(WRITE),write,check)
+
 # Everything: unit, property, driver and guest level.
 test:
 	scripts/needs test
 	scripts/faults
 	scripts/test --workspace
 	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 90 --slack 10
+	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh
 	fuzz/run.sh
 
@@ -32,6 +45,7 @@ test-long:
 	scripts/test --workspace --features lab/long
 	$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
 	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 600
+	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh
 	SECONDS_EACH=120 fuzz/run.sh
 

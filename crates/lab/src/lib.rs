@@ -15,6 +15,7 @@
 //!  stack    a small TCP/IP stack on a driver of ours: a VM that answers
 //!  scene    a host with its card, machines outside; measure: ping and iperf3 between them
 //!  neighbor a machine outside that says nothing by itself; station one that talks without a kernel
+//!  tap_device a card of the kernel's whose cable ends in this process
 //!  instance a running ipvisor, by its command; balance: whether its counters add up
 //!  deaths   what its log tells of the bases that died
 //!  crowd    hundreds of ports on one instance
@@ -49,6 +50,7 @@ pub mod scene;
 pub mod stack;
 pub mod station;
 mod sys;
+pub mod tap_device;
 pub mod testpmd;
 pub mod wired;
 

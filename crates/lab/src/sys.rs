@@ -1,9 +1,11 @@
-//! Kernel calls of the lab for which there is no safe wrapper: packet sockets.
+//! Kernel calls of the lab for which there is no safe wrapper: packet sockets, TAP devices, signals.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, open};
 
 /// Time stamp of the last frame received (`SIOCGSTAMPNS` with 64-bit times).
 const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
@@ -71,6 +73,34 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<(usize, u8
         )
     };
     usize::try_from(got).map(|n| (n, address.sll_pkttype)).map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes a TAP device in the calling thread's network namespace, gone with its descriptor: before
+/// each frame a virtio-net header of `header` octets, and with `offloads` checksums and TCP's
+/// segmentation left to whoever reads.
+pub fn tap_device(name: &str, header: libc::c_int, offloads: bool) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let device = open("/dev/net/tun", flags, Mode::empty())?;
+    // SAFETY: all-zero octets are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = kind as libc::c_short;
+    let fd = device.as_raw_fd();
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
+    checked(unsafe { libc::ioctl(fd, libc::TUNSETIFF, &raw mut request) })?;
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
+    checked(unsafe { libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const header) })?;
+    let kinds = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let kinds = if offloads { kinds } else { 0 };
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    checked(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD, libc::c_ulong::from(kinds)) })?;
+    Ok(device)
 }
 
 /// When the last frame was received: since 1970.

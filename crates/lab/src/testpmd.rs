@@ -4,7 +4,7 @@
 //! # Theory of operation
 //! Each command goes to the program's standard input; its answer is what is printed until the
 //! prompt comes back. `stdbuf` makes the program write line by line into a pipe; its log goes to a
-//! file. It runs without huge pages and keeps no files of its own.
+//! file. It runs without huge pages, unless it is to be fast, and keeps no files of its own.
 //!
 //! Packets are counted by the driver underneath ([`Testpmd::statistics`]), from start to end, which
 //! includes what testpmd throws away unread when forwarding starts: so between two drivers nothing
@@ -38,6 +38,8 @@ pub struct Options {
     peers: Vec<String>,
     mode: String,
     cpu: usize,
+    /// With huge pages, and its prompt on this CPU.
+    fast: Option<usize>,
     ring: u16,
     arguments: Vec<String>,
 }
@@ -47,7 +49,14 @@ impl Options {
     /// `flowgen` ...
     pub fn new(mode: &str, cpu: usize) -> Self {
         let (ports, peers, arguments) = (Vec::new(), Vec::new(), Vec::new());
-        Self { ports, peers, mode: mode.to_owned(), cpu, ring: 1024, arguments }
+        Self { ports, peers, mode: mode.to_owned(), cpu, fast: None, ring: 1024, arguments }
+    }
+
+    /// As fast as it can be: with huge pages, of which the machine must have 128 free ones of 2 MiB,
+    /// and with its prompt on another CPU.
+    pub fn fast(mut self, prompt: usize) -> Self {
+        self.fast = Some(prompt);
+        self
     }
 
     /// Entries of each ring of the virtio drivers added from here on. Where programs share cores,
@@ -92,9 +101,13 @@ impl Options {
         // Both rings of a port full, as much in between, and some for the cores' caches.
         let buffers = 16_384.max(8 * u32::from(self.ring));
         let megabytes = 256.max(buffers / 128);
-        command.args(["--no-huge", "--no-pci", "--no-telemetry", "--no-shconf"]);
-        command.args(["-m", &megabytes.to_string()]);
-        command.arg(format!("--lcores=0@{cpu},1@{cpu}", cpu = self.cpu));
+        command.args(["--no-pci", "--no-telemetry", "-m", &megabytes.to_string()]);
+        match self.fast {
+            None => command.args(["--no-huge", "--no-shconf"]),
+            Some(_) => command.args(["--in-memory", "--single-file-segments"]),
+        };
+        let (prompt, cpu) = (self.fast.unwrap_or(self.cpu), self.cpu);
+        command.arg(format!("--lcores=0@{prompt},1@{cpu}"));
         command.args(self.ports.iter().map(|p| format!("--vdev={p}")));
         command.args(["--", "-i", "--nb-cores=1", "--no-lsc-interrupt", "--disable-link-check"]);
         command.arg(format!("--total-num-mbufs={buffers}"));

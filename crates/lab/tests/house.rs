@@ -12,7 +12,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(lab::paths::workspace().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Every Rust file under `crates` and `fuzz`, as path in the repository and text.
+/// Every Rust file under `bench`, `crates` and `fuzz`, as path in the repository and text.
 fn sources() -> Vec<(String, String)> {
     fn walk(dir: &Path, into: &mut Vec<String>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -29,7 +29,7 @@ fn sources() -> Vec<(String, String)> {
     }
     let root = lab::paths::workspace();
     let mut files = Vec::new();
-    for part in ["crates", "fuzz"] {
+    for part in ["bench", "crates", "fuzz"] {
         walk(&root.join(part), &mut files);
     }
     files.sort();
@@ -153,17 +153,18 @@ fn every_dependency_has_its_reason_and_is_used() {
     }
     let all = sources();
     let mut used = BTreeSet::new();
-    for entry in fs::read_dir(lab::paths::workspace().join("crates")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let manifest = read(&format!("crates/{name}/Cargo.toml"));
+    let crates = fs::read_dir(lab::paths::workspace().join("crates")).unwrap();
+    let crates = crates.map(|e| format!("crates/{}", e.unwrap().file_name().to_str().unwrap()));
+    for member in crates.chain(["bench".to_owned()]) {
+        let manifest = read(&format!("{member}/Cargo.toml"));
         let texts: Vec<_> =
-            all.iter().filter(|(path, _)| path.starts_with(&format!("crates/{name}/"))).collect();
+            all.iter().filter(|(path, _)| path.starts_with(&format!("{member}/"))).collect();
         for dependency in
             keys(&manifest, "dependencies").union(&keys(&manifest, "dev-dependencies"))
         {
             let word = dependency.replace('-', "_");
             let is_used = texts.iter().any(|(_, text)| says(text, &word));
-            assert!(is_used, "crates/{name} names {dependency} and does not use it");
+            assert!(is_used, "{member} names {dependency} and does not use it");
             used.insert((*dependency).to_owned());
         }
     }

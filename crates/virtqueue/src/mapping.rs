@@ -205,6 +205,22 @@ impl Mapping {
         // SAFETY: inside the mapping and aligned; otherwise as in `u8_at`.
         at.is_aligned().then(|| unsafe { AtomicU64::from_ptr(at.as_ptr()) })
     }
+
+    /// `count` 32-bit words from `offset`; `None` if they are not all inside, or not aligned.
+    #[cfg(any(test, feature = "driver"))]
+    pub(crate) fn u32s_at(&self, offset: usize, count: usize) -> Option<&[AtomicU32]> {
+        let at = self.range(offset, count.checked_mul(size_of::<u32>())?)?.cast::<AtomicU32>();
+        // SAFETY: inside the mapping and aligned, and all of it atomics; otherwise as in `u8_at`.
+        at.is_aligned().then(|| unsafe { std::slice::from_raw_parts(at.as_ptr(), count) })
+    }
+
+    /// `count` 64-bit words from `offset`; `None` if they are not all inside, or not aligned.
+    #[cfg(any(test, feature = "driver"))]
+    pub(crate) fn u64s_at(&self, offset: usize, count: usize) -> Option<&[AtomicU64]> {
+        let at = self.range(offset, count.checked_mul(size_of::<u64>())?)?.cast::<AtomicU64>();
+        // SAFETY: as in `u32s_at`.
+        at.is_aligned().then(|| unsafe { std::slice::from_raw_parts(at.as_ptr(), count) })
+    }
 }
 
 /// A range of addresses that nothing else of this process uses; released when dropped.

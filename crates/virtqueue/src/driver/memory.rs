@@ -144,4 +144,16 @@ impl DriverMemory {
         let (mapping, offset) = self.at(at, 8);
         mapping.u64_at(offset).expect("not aligned")
     }
+
+    /// Many 32-bit words, found once: for who counts nanoseconds.
+    pub fn u32s_at(&self, at: GuestAddress, count: usize) -> &[AtomicU32] {
+        let (mapping, offset) = self.at(at, count * size_of::<u32>());
+        mapping.u32s_at(offset, count).expect("not aligned")
+    }
+
+    /// Many 64-bit words.
+    pub fn u64s_at(&self, at: GuestAddress, count: usize) -> &[AtomicU64] {
+        let (mapping, offset) = self.at(at, count * size_of::<u64>());
+        mapping.u64s_at(offset, count).expect("not aligned")
+    }
 }

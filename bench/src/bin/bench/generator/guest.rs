@@ -1,0 +1,192 @@
+//! A guest's side of one port: memory, two rings whose descriptors are set up once, a front end.
+//!
+//! ```text
+//!  [ rx: table, rings, buffers ][ tx: table, rings, buffers ]     one memory file
+//!  buffer n of a ring is descriptor n, and available entry n names it, for ever
+//! ```
+//! So to send is to write buffer `n mod size` and to show a higher index, and to give buffers back
+//! is to show a higher index: what a driver spends on its own book-keeping is left out, for all
+//! contenders alike. It relies on a device that completes in order; the receiver checks that.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lab::driver::{FrontEnd, REPLY_ACK, Region, features};
+use lab::error::Attempt;
+use lab::{LabError, Result};
+use rustix::event::{EventfdFlags, eventfd};
+use virtqueue::driver::{Buffer, DriverMemory, DriverQueue};
+use virtqueue::{GuestAddress, QueueFeatures, QueueLayout};
+
+/// Octets of the virtio-net header.
+pub const HEADER: usize = 12;
+/// Octets of a memory page: how large sends are scattered.
+const PAGE: usize = 4096;
+
+/// How a ring's buffers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Entries of the ring.
+    pub entries: u16,
+    /// Octets of each buffer.
+    pub buffer: usize,
+}
+
+/// One ring and its buffers.
+#[derive(Debug)]
+pub struct Ring {
+    /// How its buffers are.
+    pub shape: Shape,
+    /// Where it lies.
+    pub layout: QueueLayout,
+    /// Where its first buffer lies.
+    pub buffers: GuestAddress,
+    /// Octets from one buffer to the next.
+    pub stride: usize,
+}
+
+impl Ring {
+    /// Lays out a ring. Its chains are `len` octets of each buffer; without `writable`, what is
+    /// longer than a page is a table of pages, as guests send.
+    fn new(memory: &Arc<DriverMemory>, shape: Shape, len: usize, writable: bool) -> Self {
+        let mut queue = DriverQueue::new(memory.clone(), shape.entries, QUEUE, 0);
+        let stride = shape.buffer.next_multiple_of(64);
+        let octets = stride * usize::from(shape.entries);
+        let buffers = memory.allocate(octets as u64, PAGE as u64);
+        for n in 0..u64::from(shape.entries) {
+            let start = buffers.0 + n * stride as u64;
+            let step = if writable { len } else { PAGE };
+            let pieces: Vec<_> = (0..len)
+                .step_by(step)
+                .map(|at| Buffer {
+                    address: GuestAddress(start + at as u64),
+                    len: step.min(len - at) as u32,
+                })
+                .collect();
+            let table = (pieces.len() > 1).then_some(0);
+            // A fresh ring has its descriptors in order.
+            queue.add(&pieces, writable, table).expect("an entry for each buffer");
+        }
+        Self { shape, layout: queue.layout(), buffers, stride }
+    }
+
+    fn octets(shape: Shape) -> u64 {
+        // Table, both rings, indirect tables; buffers, aligned.
+        let entry = 16 + 2 + 8 + 16 * (shape.buffer / PAGE + 1) + shape.buffer.next_multiple_of(64);
+        (entry * usize::from(shape.entries) + 4 * PAGE) as u64
+    }
+}
+
+const QUEUE: QueueFeatures = QueueFeatures {
+    event_idx: false,
+    indirect: true,
+    header_len: virtqueue::HeaderLen::Full,
+    mergeable: true,
+};
+/// Numbers of the rings.
+const RX: u32 = 0;
+const TX: u32 = 1;
+
+/// How a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Its receive ring.
+    pub rx: Shape,
+    /// Its output ring.
+    pub tx: Shape,
+    /// Octets of each frame it sends.
+    pub frame: usize,
+    /// Whether checksums and segmentation are left to others.
+    pub offloads: bool,
+}
+
+impl Plan {
+    fn features(&self) -> u64 {
+        let offloads = if self.offloads { features::OFFLOADS } else { 0 };
+        features::VERSION_1
+            | features::MRG_RXBUF
+            | features::INDIRECT_DESC
+            | features::PROTOCOL
+            | offloads
+    }
+}
+
+/// A guest, attached to nothing yet.
+pub struct Guest {
+    /// Its memory.
+    pub memory: Arc<DriverMemory>,
+    /// Input ring, output ring.
+    pub rings: [Ring; 2],
+    /// Wakes the device at the output ring.
+    pub kick: OwnedFd,
+    /// The connection and what is passed over it, kept as long as the guest.
+    _link: Option<(FrontEnd, [OwnedFd; 3])>,
+}
+
+impl Guest {
+    /// Makes the memory and lays out the rings.
+    pub fn new(plan: &Plan) -> Result<Self> {
+        let octets = Ring::octets(plan.rx) + Ring::octets(plan.tx);
+        let octets = octets.next_multiple_of(2 << 20);
+        let memory =
+            DriverMemory::new(&[(0, octets)]).attempt(|| "make a memory file".to_owned())?;
+        let rings = [
+            Ring::new(&memory, plan.rx, plan.rx.buffer, true),
+            Ring::new(&memory, plan.tx, HEADER + plan.frame, false),
+        ];
+        // All receive buffers are the device's from the start.
+        let posted = GuestAddress(rings[0].layout.avail.0 + 2);
+        memory.u16_at(posted).store(plan.rx.entries, std::sync::atomic::Ordering::Release);
+        for ring in &rings {
+            // No interrupts.
+            memory.u16_at(ring.layout.avail).store(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(Self { memory, rings, kick: event()?, _link: None })
+    }
+
+    /// Wants to be interrupted when something arrives, as a guest that waits does.
+    pub fn want_interrupts(&self) {
+        let flags = self.memory.u16_at(self.rings[0].layout.avail);
+        flags.store(0, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Connects to a back end that listens at `socket`, and starts the rings.
+    pub fn attach(&mut self, socket: &Path, plan: &Plan) -> Result<()> {
+        let mut front_end = FrontEnd::connect(socket, Duration::from_secs(10))?;
+        let others = [event()?, event()?, event()?];
+        front_end.set_owner()?;
+        let (wanted, offered) = (plan.features(), front_end.features()?);
+        if wanted & !offered != 0 {
+            let lacks = format!("{} offers {offered:#x}: not {wanted:#x}", socket.display());
+            return Err(LabError::Unexpected(lacks));
+        }
+        front_end.negotiate_protocol(REPLY_ACK)?;
+        front_end.set_features(wanted)?;
+        let region = &self.memory.regions()[0];
+        let user = region.user();
+        let announced = Region { guest: region.guest.0, len: region.len, user, offset: 0 };
+        front_end.set_memory(&[(announced, region.file())])?;
+        for (number, ring) in [(RX, &self.rings[0]), (TX, &self.rings[1])] {
+            let at = |address: GuestAddress| user + address.0;
+            let layout = ring.layout;
+            front_end.set_ring_size(number, layout.size)?;
+            front_end.set_ring_base(number, 0)?;
+            let (desc, used, avail) = (at(layout.desc), at(layout.used), at(layout.avail));
+            front_end.set_ring_addresses(number, desc, used, avail)?;
+            let kick = if number == TX { &self.kick } else { &others[2] };
+            front_end.set_ring_call(number, Some(others[number as usize].as_fd()))?;
+            front_end.set_ring_kick(number, Some(kick.as_fd()))?;
+        }
+        front_end.enable_ring(RX, true)?;
+        front_end.enable_ring(TX, true)?;
+        self._link = Some((front_end, others));
+        Ok(())
+    }
+}
+
+fn event() -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .attempt(|| "make an event descriptor".to_owned())
+}

@@ -1,0 +1,110 @@
+//! Contenders by turns: who is fast, on a machine that is not always equally fast.
+//!
+//! # Theory of operation
+//! ```text
+//! round 1   A A A A  B B B B  C C C C      each letter a slice of 50 ms, the others stopped
+//! round 2   B B B B  C C C C  A A A A
+//! ```
+//! A round's value of a contender is the median of its slices that count; what is compared later are
+//! values of the same round, which are seconds apart. The machine's speed moves by half within
+//! minutes: figures of different rounds say nothing about each other.
+
+use std::time::Duration;
+
+use lab::{Result, interrupt};
+
+use crate::contender::{Kernel, Switch};
+use crate::generator::Generator;
+use crate::progress::Progress;
+use crate::results::{Measured, median};
+use crate::slice::Slice;
+
+/// One slice.
+const SLICE: Duration = Duration::from_millis(50);
+/// Slices after a contender woke that are not looked at.
+const WARM: usize = 2;
+/// What is still under way at the end of a turn comes within this.
+const DRAIN: Duration = Duration::from_millis(5);
+
+/// How long a measurement takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Rounds.
+    pub rounds: usize,
+    /// Slices of each contender in a round.
+    pub slices: usize,
+}
+
+/// A contender, ready to be raced.
+pub enum Lane<'a> {
+    /// A switch between two guests.
+    Switch(&'a dyn Switch, Box<Generator<'a>>),
+    /// Two of the kernel's devices.
+    Kernel(Box<Kernel>),
+}
+
+impl Lane<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Switch(switch, _) => switch.name(),
+            Self::Kernel(kernel) => kernel.name(),
+        }
+    }
+
+    fn flood(&mut self) -> Result<Slice> {
+        match self {
+            Self::Switch(_, generator) => Ok(generator.flood(SLICE)),
+            Self::Kernel(kernel) => kernel.flood(SLICE),
+        }
+    }
+
+    /// One turn: the slices of one round.
+    fn turn(&mut self, slices: usize) -> Result<Vec<Slice>> {
+        if let Self::Switch(switch, _) = self {
+            switch.resume()?;
+        }
+        let seen = (0..WARM + slices).map(|_| {
+            interrupt::check()?;
+            self.flood()
+        });
+        let seen: Vec<Slice> = seen.collect::<Result<_>>()?;
+        if let Self::Switch(switch, generator) = self {
+            generator.drain(DRAIN);
+            switch.pause()?;
+        }
+        Ok(seen[WARM..].to_vec())
+    }
+}
+
+/// Races the lanes. `value` is what a slice is worth, in `unit`.
+pub fn race(
+    case: &str,
+    lanes: &mut [Lane<'_>],
+    effort: Effort,
+    unit: &str,
+    value: impl Fn(&Slice) -> f64,
+    progress: &Progress,
+) -> Result<Vec<Measured>> {
+    let mut rounds = vec![Vec::new(); lanes.len()];
+    let mut discarded = vec![[0, 0]; lanes.len()];
+    for round in 0..effort.rounds {
+        for turn in 0..lanes.len() {
+            let which = (round + turn) % lanes.len();
+            let name = lanes[which].name();
+            progress.say(format!("{case}: round {} of {}, {name}", round + 1, effort.rounds));
+            let seen = lanes[which].turn(effort.slices)?;
+            let values: Vec<f64> = seen.iter().filter(|s| s.counts()).map(&value).collect();
+            discarded[which][0] += seen.len() - values.len();
+            discarded[which][1] += seen.len();
+            rounds[which].push(median(&values));
+            if values.is_empty() {
+                let last = seen.last().copied().unwrap_or_default();
+                progress.note(format!("{case}: no slice of {name} counts; the last was {last:?}"));
+            }
+        }
+    }
+    let sums = lanes.iter().zip(rounds).zip(discarded).map(|((lane, rounds), discarded)| {
+        Measured { discarded, ..Measured::new(case, lane.name(), unit, rounds) }
+    });
+    Ok(sums.collect())
+}

@@ -1,0 +1,66 @@
+//! The results as people read them.
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+
+use crate::results::{Bar, Measured, Op};
+
+/// A number in three digits or so.
+fn shown(value: f64) -> String {
+    match value.abs() {
+        _ if value.is_nan() => "-".to_owned(),
+        0.0..10.0 => format!("{value:.2}"),
+        10.0..100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// What was measured.
+pub fn cases(cases: &[Measured]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_header(["case", "contender", "median", "rounds", "unit", "slices that counted"]);
+    for m in cases {
+        let counted = match m.discarded {
+            [_, 0] => String::new(),
+            [out, of] => format!("{} of {of}", of - out),
+        };
+        let range = format!("{} to {}", shown(m.min), shown(m.max));
+        let median = shown(m.median);
+        table.add_row([&m.case, &m.contender, &median, &range, &m.unit, &counted]);
+    }
+    table
+}
+
+/// What follows.
+pub fn bars(bars: &[Bar]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_header(["bar", "what", "median", "rounds", "wanted", "holds"]);
+    for bar in bars {
+        let sign = match bar.target.op {
+            Op::AtLeast => "≥",
+            Op::AtMost => "≤",
+        };
+        table.add_row([
+            bar.id.clone(),
+            bar.what.clone(),
+            shown(bar.value),
+            format!("{} to {}", shown(bar.min), shown(bar.max)),
+            format!("{sign} {}", bar.target.value),
+            if bar.holds { "yes" } else { "NO" }.to_owned(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn numbers_have_about_three_digits() {
+        let texts = [0.123, 9.5, 12.34, 1234.5, f64::NAN].map(shown);
+        assert_eq!(texts, ["0.12", "9.50", "12.3", "1234", "-"]);
+    }
+}
