@@ -34,7 +34,6 @@ test:
 	scripts/faults
 	scripts/test --workspace
 	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 90 --slack 10
-	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh
 	fuzz/run.sh
 
