@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use lab::capture::{Capture, Tap, save};
+use lab::command::wait_until;
 use lab::netns::{Netns, cable};
 use virtqueue::NetHeader;
 
@@ -13,6 +14,12 @@ fn quiet_cable() -> (Netns, Netns) {
         space.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
     }
     cable((&a, "eth1"), (&b, "lan0")).unwrap();
+    // Until the kernel has taken note of the cable, at its leisure, it throws away what is sent.
+    for (space, card) in [(&a, "eth1"), (&b, "lan0")] {
+        let state = || space.run(&format!("ip -br link show dev {card}"));
+        let is_up = || Ok(state()?.contains(" UP ").then_some(()));
+        wait_until(Duration::from_secs(5), || format!("{card} to be up"), is_up).unwrap();
+    }
     (a, b)
 }
 
