@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use lab::capture::Tap;
 use lab::chance::Chance;
+use lab::command::wait_until;
 use lab::driver::{DriverPort, FrontEnd, Settings, request};
 use lab::exchange::{DriverEnd, Exchange, TapEnd};
 use lab::frames::{self, Mac, protocol};
@@ -331,7 +332,12 @@ fn a_buffer_that_kills_costs_the_receivers_port_until_that_is_reset_and_then_its
     let d = stage.exchange.end(end);
     let a = stage.a;
     let flow = Flow::new(vm(0)[0], vm(3)[0], (3000, 4000), 64);
-    for number in 0..100 {
+    // The first shows that its front end has said all it has to say: else the base would die in the
+    // middle of a request, too.
+    stage.exchange.at(a).put(&flow.datagram(0)).unwrap();
+    let came = || stage.exchange.at(d).get();
+    wait_until(LIMIT, || "the first datagram".to_owned(), came).unwrap();
+    for number in 1..100 {
         stage.exchange.at(a).put(&flow.datagram(number)).unwrap();
     }
     stage.meanwhile(|instance| {
