@@ -77,8 +77,10 @@ pub fn run(args: Args) -> Result<u8, Failure> {
 }
 
 fn up(file: PathBuf, state_dir: PathBuf, detach: bool) -> Result<u8, Failure> {
-    if let Some(holder) = state_dir::holder_process(&state_dir).ok().flatten() {
-        return switch::up_again(&state_dir, &file, holder);
+    while let Some(holder) = state_dir::holder_process(&state_dir).ok().flatten() {
+        if let Some(status) = switch::up_again(&state_dir, &file, holder)? {
+            return Ok(status);
+        }
     }
     let arguments = UpArguments { config: file, state_dir };
     if !detach {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use base::config;
 use base::control::{Client, ClientError, Ps, Switching, TakeoverHow};
 use base::entry::exit;
+use base::state_dir;
 use serde::Serialize;
 
 use crate::args::Json;
@@ -72,13 +73,14 @@ pub fn reload(dir: &Path, file: Option<&Path>, json: Json) -> Result<(), Failure
     finish(dir, &before, asked, "reloaded", json)
 }
 
-/// `up` where an instance runs already, whose holder is process `holder`.
-pub fn up_again(dir: &Path, file: &Path, holder: u32) -> Result<u8, Failure> {
+/// `up` where an instance runs already, whose holder is process `holder`. `None` if it turns out that
+/// none does: what was left of one has ended meanwhile.
+pub fn up_again(dir: &Path, file: &Path, holder: u32) -> Result<Option<u8>, Failure> {
     // Said here as `up` says it, whether the instance answers or not.
     config::load(file).map_err(|errors| Failure::configuration(errors.to_string()))?;
     let path = absolute(file)?;
     let text = text_of(&path)?;
-    let mut client = patiently(dir)?;
+    let Some(mut client) = patiently(dir)? else { return Ok(None) };
     let before = client.ps()?;
     let state_dir = before.instance.state_dir.display();
     show::done(&format!(
@@ -87,18 +89,21 @@ pub fn up_again(dir: &Path, file: &Path, holder: u32) -> Result<u8, Failure> {
     ))?;
     let asked = client.reload(&path, &text, Some(&this_program()?));
     finish(dir, &before, asked, "reloaded", Json { json: false })?;
-    Ok(exit::CLEAN)
+    Ok(Some(exit::CLEAN))
 }
 
-/// A client of an instance that may be about to begin.
-fn patiently(dir: &Path) -> Result<Client, Failure> {
+/// A client of an instance that may be about to begin, or to end: `None` when it has.
+fn patiently(dir: &Path) -> Result<Option<Client>, Failure> {
     let end = Instant::now() + PATIENCE;
     loop {
         match Client::connect(dir) {
             Err(ClientError::NotRunning { .. }) if Instant::now() < end => {
-                std::thread::sleep(PAUSE)
+                if state_dir::holder_process(dir).ok().flatten().is_none() {
+                    return Ok(None);
+                }
+                std::thread::sleep(PAUSE);
             }
-            other => return Ok(other?),
+            other => return Ok(Some(other?)),
         }
     }
 }
