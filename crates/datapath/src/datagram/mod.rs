@@ -13,7 +13,7 @@
 //! 3. [`Ip6`] has walked its chain of extension headers (`chain.rs`): the common datagram, which has
 //!    none, takes a straight line. So nothing that cares for the upper layer can be fooled by a
 //!    header in front of it.
-//! 4. [`plain`] takes the common datagram through all of it in a straight line, and leaves the others
+//! 4. [`plain()`] takes the common datagram through all of it in a straight line, and leaves the others
 //!    to the general way.
 //! 5. [`last_inch_only`] names what must not cross, whoever sent it.
 //!

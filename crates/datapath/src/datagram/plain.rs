@@ -6,7 +6,7 @@
 //! each refusal, they cost more than all the rest.
 //!
 //! # Theory of operation
-//! [`plain`] looks at a frame once. What it lets pass is such that [`parse`](super::parse) would take
+//! [`plain()`] looks at a frame once. What it lets pass is such that [`parse`](super::parse) would take
 //! it, the base would not answer it, [`last_inch_only`](super::last_inch_only) would let it cross, and
 //! neither address is [reserved](crate::reserved). What it does not let pass goes the general way,
 //! which finds out what it is, and its drop's name. So nothing is refused here.
