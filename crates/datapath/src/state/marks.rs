@@ -20,8 +20,8 @@
 //!
 //! # Cost
 //! One plain store per stretch of datagrams when they are taken, and one per datagram when it is put
-//! into an input ring, to a cache line that is always hot. The memory is shared: what a process has stored there stays when
-//! it dies.
+//! into an input ring, to a cache line that is always hot. The memory is shared: what a process has
+//! stored there stays when it dies.
 //!
 //! # Invariants
 //! - Each word has one writer: the thread that does the work.

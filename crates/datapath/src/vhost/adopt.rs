@@ -8,8 +8,8 @@
 //! descriptor is of cannot change, and is not asked again.) What lies unread in the socket is read
 //! as if nothing had been.
 //!
-//! A front end that cannot be taken over, or of whose takeover the base has died twice, is shut out. It connects again and negotiates anew; of
-//! its split rings nothing is lost.
+//! A front end that cannot be taken over, or of whose takeover the base has died twice, is shut out.
+//! It connects again and negotiates anew; of its split rings nothing is lost.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

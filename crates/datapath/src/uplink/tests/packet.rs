@@ -51,6 +51,13 @@ fn outgoing(datagram: &[u8]) -> Outgoing<'_> {
     Outgoing { header: NetHeader::default(), ethernet, datagram }
 }
 
+/// The base that has this socket ends, and its successor takes the socket over.
+fn succeed(uplink: PacketUplink, world: &World, state: &StateMemory) -> PacketUplink {
+    let kept = uplink.as_fd().try_clone_to_owned().unwrap();
+    drop(uplink);
+    PacketUplink::adopt(kept, world.card.index, state, NETWORK).unwrap()
+}
+
 #[test]
 fn a_frame_comes_in_as_it_was_sent() {
     World::run(|world| {
@@ -240,10 +247,8 @@ fn a_successor_goes_on_where_the_predecessor_stopped_and_loses_nothing() {
                 // Taken, not finished: comes again.
                 assert_eq!(number(&take(&mut uplink).1), expected);
             }
-            let kept = uplink.as_fd().try_clone_to_owned().unwrap();
-            drop(uplink);
             let state = StateMemory::adopt(fd.as_fd()).unwrap();
-            uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
+            uplink = succeed(uplink, world, &state);
             assert_eq!(uplink.position(), u64::from(expected));
         }
         while expected < sent {
@@ -269,9 +274,7 @@ fn a_death_between_giving_a_slot_back_and_counting_it_leaves_no_gap() {
         let record = NetworkRecord::of(&state, NETWORK);
         record.released(0);
         assert_eq!(record.position(), Position::Between(0));
-        let kept = uplink.as_fd().try_clone_to_owned().unwrap();
-        drop(uplink);
-        let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
+        let mut uplink = succeed(uplink, world, &state);
         assert_eq!(uplink.position(), 1);
         assert_eq!(number(&take(&mut uplink).1), 1);
     });
@@ -299,9 +302,7 @@ fn a_death_beside_a_slot_of_a_full_ring_goes_on_with_the_oldest_frame() {
                 uplink.announce_release();
             }
             assert_eq!(record.position(), Position::Between(1));
-            let kept = uplink.as_fd().try_clone_to_owned().unwrap();
-            drop(uplink);
-            let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
+            let mut uplink = succeed(uplink, world, &state);
             let first = if given_back { 2 } else { 1 };
             for n in first..first + 15 {
                 assert_eq!(number(&take(&mut uplink).1), n);
@@ -428,9 +429,7 @@ fn a_group_is_joined_and_left_even_after_a_takeover() {
         let mut uplink = open(world, &state);
         uplink.join(group).unwrap();
         assert!(joined());
-        let kept = uplink.as_fd().try_clone_to_owned().unwrap();
-        drop(uplink);
-        let mut uplink = PacketUplink::adopt(kept, world.card.index, &state, NETWORK).unwrap();
+        let mut uplink = succeed(uplink, world, &state);
         uplink.join(group).unwrap();
         uplink.leave(group).unwrap();
         assert!(!joined());
