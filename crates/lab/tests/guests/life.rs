@@ -9,22 +9,13 @@ use std::time::{Duration, Instant};
 use lab::command::{Background, wait_until};
 use lab::guest::Guest;
 use lab::instance::Instance;
-use lab::netns::Snapshot;
-use lab::scene::{OUTSIDE, Scene, vm};
+use lab::scene::{OUTSIDE, vm};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::again::last_command;
 use crate::stage::{
-    BOOT, LIMIT, NAMES, Stage, Turn, last_command, machine, status, talk, told, wait_state,
-    wait_status,
+    BOOT, LIMIT, NAMES, Stage, operate, status, talk, told, wait_state, wait_status,
 };
-
-/// Runs a command of the operator's that must succeed; gives how long it took.
-fn operate(instance: &Instance, words: &[&str]) -> Duration {
-    let start = Instant::now();
-    let end = instance.finish(words).unwrap();
-    assert!(end.status.success(), "{words:?}: {end:?}\n{}", crate::stage::events(instance));
-    start.elapsed()
-}
 
 /// Attaches to a guest that boots, waits for its addresses, and lets it talk.
 fn back_on_the_network(stage: &Stage, number: usize) -> Guest {
@@ -178,42 +169,4 @@ pub fn its_card_goes_and_comes(guest: &Guest) {
     guest.ok(&format!("{client} >/run/dhcp.log 2>&1 </dev/null &")).unwrap();
     guest.wait_for_addresses(&vm(1), LIMIT).unwrap();
     talk(guest, OUTSIDE);
-}
-
-/// Whether a process runs: one that only waits for its parent to take note has ended.
-fn lives(process: i64) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.starts_with(" Z"))
-}
-
-#[test]
-fn down_stops_the_vms_by_their_power_buttons_and_leaves_nothing() {
-    let _turn = Turn::beside_others();
-    let scene = Scene::set().unwrap();
-    // Until its own kernel has settled, the host looks different every moment.
-    let settled = || Ok(scene.host.run("ip -6 addr show tentative")?.is_empty().then_some(()));
-    wait_until(LIMIT, String::new, settled).unwrap();
-    let before = Snapshot::of(&scene.host).unwrap();
-    let keys = "stop_timeout = \"60s\"";
-    let config = scene.network() + &machine(0, "", keys) + &machine(1, "", keys);
-    let instance = &Instance::up(&scene.host, &config).unwrap();
-    for name in NAMES {
-        drop(instance.guest(name, BOOT).unwrap());
-    }
-    let ps = instance.ps().unwrap();
-    let holder = ps["instance"]["holder"].as_i64().unwrap();
-    let vessels = NAMES.map(|name| status(instance, name)["pid"].as_i64().unwrap());
-    let base = i64::from(instance.base_process().unwrap());
-    let state = instance.state_dir();
-    assert!(state.exists());
-    let start = Instant::now();
-    operate(instance, &["down"]);
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    for process in vessels.into_iter().chain([holder, base]) {
-        assert!(!lives(process), "{process:?} lives");
-    }
-    assert!(!state.exists());
-    let left = Snapshot::of(&scene.host).unwrap().since(&before);
-    assert!(left.is_empty(), "{left}");
-    assert_eq!(scene.host.processes().unwrap(), []);
 }

@@ -1,7 +1,7 @@
 //! A scene with an instance whose guests run, and what is asked of them again and again.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::command::wait_until;
 use lab::guest::Guest;
@@ -56,7 +56,7 @@ pub fn machine(number: usize, words: &str, keys: &str) -> String {
 
 /// Guests on a LAN.
 pub struct Stage {
-    guests: Vec<Guest>,
+    pub guests: Vec<Guest>,
     pub instance: Instance,
     _scene: Scene,
     _turn: Turn,
@@ -86,34 +86,12 @@ impl Stage {
         &self.guests[number]
     }
 
-    /// All guests, whose consoles can then be attached to again.
-    pub fn take_guests(&mut self) -> Vec<Guest> {
-        std::mem::take(&mut self.guests)
-    }
-
     /// Waits until all guests have their addresses.
     pub fn with_addresses(self) -> Self {
         for (number, guest) in (0..).zip(&self.guests) {
             guest.wait_for_addresses(&vm(number), BOOT).unwrap();
         }
         self
-    }
-
-    /// Attaches to all guests again, which boot anew, and waits for their addresses.
-    pub fn attach_again(mut self, count: usize) -> Self {
-        let names = NAMES.iter().take(count);
-        self.guests = names.map(|name| self.instance.guest(name, BOOT).unwrap()).collect();
-        self.with_addresses()
-    }
-}
-
-/// Types a line that the guest does not live to answer, and listens until it has booted again or its
-/// console is closed: a guest whose console nobody reads stands still when it says too much.
-pub fn last_command(guest: Guest, line: &str) {
-    let mut console = guest.console();
-    console.send(format!("9 {line}\n").as_bytes()).unwrap();
-    if let Err(error @ lab::LabError::Timeout { .. }) = console.wait_for("guest: ready", BOOT) {
-        panic!("`{line}`: {error}");
     }
 }
 
@@ -122,6 +100,14 @@ pub fn talk(guest: &Guest, to: lab::scene::Pair) {
     for address in to {
         guest.ok(&format!("ping -n -c 2 -i 0.2 -w 10 {address}")).unwrap();
     }
+}
+
+/// Runs a command of the operator's that must succeed; gives how long it took.
+pub fn operate(instance: &Instance, words: &[&str]) -> Duration {
+    let start = Instant::now();
+    let end = instance.finish(words).unwrap();
+    assert!(end.status.success(), "{words:?}: {end:?}\n{}", events(instance));
+    start.elapsed()
 }
 
 /// What `ps` shows of a VM.

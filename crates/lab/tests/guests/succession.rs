@@ -8,8 +8,9 @@ use lab::instance::Instance;
 use lab::scene::vm;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::again::last_command;
 use crate::life::its_card_goes_and_comes;
-use crate::stage::{LIMIT, NAMES, Stage, events, last_command, status, talk, told, wait_state};
+use crate::stage::{LIMIT, NAMES, Stage, events, status, talk, told, wait_state};
 
 /// Deaths of the base during one transfer.
 const DEATHS: u64 = if cfg!(feature = "long") { 10 } else { 3 };
