@@ -15,6 +15,8 @@
 //!
 //! Runs on the worker; nothing here blocks.
 
+use std::ops::Range;
+
 use virtqueue::{NetHeader, RingFault};
 
 use crate::counters::{Counter, Counters};
@@ -25,7 +27,9 @@ use crate::offload::{Abilities, Checksum, Handover, Offload};
 use crate::port::{ETHERNET, Port, header};
 use crate::state::StateMemory;
 use crate::state::marks::Marks;
-use crate::storage::{HEADERS, Storage};
+#[cfg(feature = "fault-injection")]
+use crate::state::marks::Receiver;
+use crate::storage::Storage;
 use crate::uplink::{HostPath, Outgoing, PacketUplink, Refusal};
 
 /// Frames handed to the kernel in one call.
@@ -34,6 +38,7 @@ const CHUNK: usize = 32;
 /// What the current batch has for one receiver.
 #[derive(Clone, Copy, Debug)]
 pub struct Inbox {
+    /// Where its first run begins, and its last.
     first: u16,
     last: u16,
     /// How many.
@@ -50,16 +55,26 @@ impl Inboxes {
     /// Notes datagram `index` for `port`.
     #[inline]
     pub fn note(&mut self, port: &mut Port, storage: &mut Storage, index: u16) {
+        storage.set_style(index);
+        self.note_run(port, storage, index, 1);
+    }
+
+    /// Notes `datagrams` datagrams, one behind the other in storage, for `port`.
+    #[inline]
+    pub fn note_run(&mut self, port: &mut Port, storage: &mut Storage, first: u16, datagrams: u16) {
+        if let Some(item) = storage.item_mut(first) {
+            item.run = datagrams;
+        }
         match &mut port.inbox {
             Some(inbox) => {
                 if let Some(item) = storage.item_mut(inbox.last) {
-                    item.next = Some(index);
+                    item.next = Some(first);
                 }
-                inbox.last = index;
-                inbox.datagrams = inbox.datagrams.saturating_add(1);
+                inbox.last = first;
+                inbox.datagrams = inbox.datagrams.saturating_add(datagrams);
             }
             empty => {
-                *empty = Some(Inbox { first: index, last: index, datagrams: 1 });
+                *empty = Some(Inbox { first, last: first, datagrams });
                 self.touched.push(port.id);
             }
         }
@@ -96,36 +111,37 @@ pub fn to_port(
     let mut next = Some(inbox.first);
     let (mut datagrams, mut octets) = (0u64, 0u64);
     let mut fault = None;
-    while let Some(index) = next {
-        let Some((item, whole)) = storage.whole_mut(index) else { break };
+    while let Some(first) = next {
+        let Some(item) = storage.item(first) else { break };
         next = item.next;
-        if fault.is_some() {
-            counters.add(Counter::RxPortBroken, 1);
-            continue;
-        }
-        #[cfg(feature = "fault-injection")]
-        {
-            mark.at(port.rx_position());
-            crate::faults::poison("delivery", whole);
-            crate::faults::poison_buffer(&port.name, port.rx_position());
-        }
-        let len = item.octets() as u64;
-        let datagram = whole.get(HEADERS..).unwrap_or_default();
-        if item.offload.is_none() && port.put_plain(&mark, &envelope, datagram) {
-            datagrams = datagrams.wrapping_add(1);
-            octets = octets.wrapping_add(len);
-            continue;
-        }
-        mark.at(port.rx_position());
-        match port.put(&item.offload, &envelope, whole, counters) {
-            Ok(Ok(())) => {
-                datagrams = datagrams.saturating_add(1);
-                octets = octets.saturating_add(len);
+        let mut run = first..first.saturating_add(item.run);
+        while !run.is_empty() {
+            if fault.is_some() {
+                counters.add(Counter::RxPortBroken, run.len() as u64);
+                break;
             }
-            Ok(Err(reason)) => counters.add(reason, 1),
-            Err(broken) => {
-                counters.add(Counter::RxPortBroken, 1);
-                fault = Some(broken);
+            #[cfg(feature = "fault-injection")]
+            poison(port, storage, &mark, run.start);
+            let (n, len) = port.put_stretch(&mark, &envelope, storage, stretch_of(&run));
+            run.start = run.start.saturating_add(n);
+            datagrams = datagrams.saturating_add(n.into());
+            octets = octets.saturating_add(len as u64);
+            if n > 0 {
+                continue;
+            }
+            let Some((item, whole)) = storage.whole_mut(run.start) else { break };
+            run.start = run.start.saturating_add(1);
+            mark.at(port.rx_position());
+            match port.put(&item.offload, &envelope, whole, counters) {
+                Ok(Ok(())) => {
+                    datagrams = datagrams.saturating_add(1);
+                    octets = octets.saturating_add(item.octets() as u64);
+                }
+                Ok(Err(reason)) => counters.add(reason, 1),
+                Err(broken) => {
+                    counters.add(Counter::RxPortBroken, 1);
+                    fault = Some(broken);
+                }
             }
         }
     }
@@ -141,6 +157,25 @@ pub fn to_port(
         counters.add(Counter::RxPortBroken, datagrams);
     }
     published
+}
+
+/// What of a run is delivered in one go: all of it.
+#[cfg(not(feature = "fault-injection"))]
+fn stretch_of(run: &Range<u16>) -> Range<u16> {
+    run.clone()
+}
+
+/// One, so that each can be the one at which the base dies.
+#[cfg(feature = "fault-injection")]
+fn stretch_of(run: &Range<u16>) -> Range<u16> {
+    run.start..run.start.saturating_add(1)
+}
+
+#[cfg(feature = "fault-injection")]
+fn poison(port: &Port, storage: &Storage, mark: &Receiver<'_>, index: u16) {
+    mark.at(port.rx_position());
+    crate::faults::poison("delivery", storage.datagram(index));
+    crate::faults::poison_buffer(&port.name, port.rx_position());
 }
 
 /// Fills in the checksum that the sender left to offload: fragments of a datagram cannot carry it.

@@ -35,7 +35,7 @@ use crate::datagram::{Payload, protocol};
 /// Where TCP has its checksum.
 pub(crate) const TCP_CHECKSUM: usize = 16;
 /// Where UDP has it.
-const UDP_CHECKSUM: usize = 6;
+pub(crate) const UDP_CHECKSUM: usize = 6;
 /// Where ICMPv6 has it.
 const ICMP6_CHECKSUM: usize = 2;
 

@@ -27,7 +27,6 @@ use virtqueue::{Delivered, NetHeader, QueueFeatures, RingFault, RxQueue, Taken, 
 use crate::answer::LastInch;
 use crate::budget::Budget;
 use crate::counters::{Counter, Counters};
-use crate::datagram::{self, Kind, Plain};
 use crate::deliver::Inbox;
 use crate::envelope::Envelope;
 use crate::faults::{self, Point};
@@ -282,46 +281,20 @@ impl Port {
         self.tx.as_mut().map_or(Ok(0), |tx| tx.queue.foresee(most))
     }
 
-    /// Copies the next frames of the tx ring into storage, one for each place in `looks` and as far as
-    /// [`Port::foresee`] has seen them, and says what each is: a number of frames of the common kind,
-    /// and at most one large send behind them. How many, and their octets; none if the next one is
-    /// to be [taken](Port::take) by itself.
-    #[inline]
+    /// Copies the next frames of the tx ring into storage, `most` of them and as far as
+    /// [`Port::foresee`] has seen them: a number of frames of the common kind, and at most one large
+    /// send behind them. How many, and their octets; none if the next one is to be
+    /// [taken](Port::take) by itself.
+    #[inline(never)]
     pub fn take_stretch(
         &mut self,
-        looks: &mut [Plain],
+        most: u16,
         storage: &mut Storage,
     ) -> Result<(usize, usize), RingFault> {
         let Some(tx) = &mut self.tx else { return Ok((0, 0)) };
-        let (mut taken, mut all) = (0usize, 0usize);
-        for look in looks {
-            let slot = storage.slot();
-            let Some(octets) = tx.queue.copy_plain(slot, HEADERS) else { break };
-            let Some((header, frame)) =
-                slot.get(..octets).and_then(|octets| octets.split_first_chunk())
-            else {
-                break;
-            };
-            let unfinished = NetHeader::leaves_work(header);
-            let found = if unfinished { Plain::default() } else { datagram::plain(frame) };
-            let large = NetHeader::is_large(header);
-            *look = found;
-            let len = match found.kind {
-                Kind::Other => octets.wrapping_sub(HEADERS),
-                Kind::Four | Kind::Six => found.len as usize,
-            };
-            storage.keep(octets, len);
-            taken = taken.wrapping_add(1);
-            all = all.wrapping_add(octets);
-            // What a large send costs is known when it was looked at, and may end the batch.
-            if large {
-                break;
-            }
-        }
+        let kept = storage.fill(most.into(), |slots| tx.queue.copy_stretch(HEADERS, slots));
         tx.queue.whole()?;
-        let octets = all.saturating_sub(taken.saturating_mul(NetHeader::LEN));
-        storage.kept_so_many(taken, octets);
-        Ok((taken, octets))
+        Ok(kept)
     }
 
     /// Gives the taken buffers back to the guest.
@@ -375,22 +348,29 @@ impl Port {
 
     /// The headers with which a datagram goes to the guest; `Err`: why none does.
     pub fn envelope(&self) -> Result<Envelope, Counter> {
-        if self.rx.is_none() {
-            return Err(self.down());
-        }
-        self.inch.guest_mac.map(Envelope::to).ok_or(Counter::RxMacUnknown)
+        let Some(rx) = &self.rx else { return Err(self.down()) };
+        let mac = self.inch.guest_mac.ok_or(Counter::RxMacUnknown)?;
+        Ok(Envelope::to(mac, rx.abilities))
     }
 
-    /// Copies a datagram for which nothing is left to do into the rx ring, if the next buffer is of
-    /// the common kind; false, and nothing done, otherwise.
+    /// Copies the datagrams of a run into the rx ring, as long as they go behind common headers and
+    /// the next buffer is of the common kind. How many, and their octets; the next one is to be
+    /// [put](Port::put) there by itself.
     #[inline]
-    pub fn put_plain(&mut self, mark: &Receiver<'_>, envelope: &Envelope, datagram: &[u8]) -> bool {
-        let Some(rx) = &mut self.rx else { return false };
-        if rx.queue.effort() >= EFFORT || rx.skip.is_some() {
-            return false;
+    pub fn put_stretch(
+        &mut self,
+        mark: &Receiver<'_>,
+        envelope: &Envelope,
+        storage: &Storage,
+        run: Range<u16>,
+    ) -> (u16, usize) {
+        let Some(rx) = &mut self.rx else { return (0, 0) };
+        if rx.skip.is_some() || rx.queue.effort() >= EFFORT {
+            return (0, 0);
         }
-        mark.at(rx.queue.position());
-        rx.queue.deliver_plain(envelope.of(datagram), datagram)
+        let frames = storage.run(run);
+        let frames = frames.map_while(|(style, datagram)| Some((envelope.of(style)?, datagram)));
+        rx.queue.deliver_stretch(frames, |index| mark.at(index))
     }
 
     /// Copies a datagram into the rx ring, completing what the guest's driver cannot. `whole` is the

@@ -38,19 +38,6 @@ pub enum Class {
     Reserved,
 }
 
-/// Whether the IPv4 addresses that begin with an octet are ordinary ones, link-local ones aside.
-static UNICAST: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut rest: &mut [bool] = &mut table;
-    let mut first = 0u8;
-    while let [place, others @ ..] = rest {
-        *place = first != 0 && first != 127 && first < 224;
-        first = first.saturating_add(1);
-        rest = others;
-    }
-    table
-};
-
 impl Class {
     /// The class of an address.
     pub fn of(address: IpAddr) -> Self {
@@ -77,8 +64,10 @@ impl Class {
     /// Whether an IPv4 address is an ordinary one.
     #[inline]
     pub fn is_unicast4(address: Ipv4Addr) -> bool {
-        let [first, second, ..] = address.octets();
-        UNICAST.get(usize::from(first)) == Some(&true) && (first, second) != (169, 254)
+        let bits = address.to_bits();
+        let first = bits >> 24;
+        // 0 and what lies behind 223 are equally far away.
+        first.wrapping_sub(1) < 223 && first != 127 && bits >> 16 != 169 << 8 | 254
     }
 
     /// The class of an IPv6 address.
@@ -135,6 +124,17 @@ impl Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ordinary_ip4_addresses_are_those_of_no_other_class() {
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0xffff] {
+                let address = Ipv4Addr::from_bits(u32::from(high) << 16 | low);
+                let ordinary = Class::of4(address) == Class::Unicast;
+                assert_eq!(Class::is_unicast4(address), ordinary, "{address}");
+            }
+        }
+    }
 
     #[test]
     fn the_borders_of_every_reserved_block_fall_on_the_right_side() {

@@ -6,9 +6,10 @@
 //! sends fits as well. A frame is copied in whole (rule 3); what follows reads and, where a checksum
 //! is missing, completes that copy.
 //!
-//! A batch ends when the arena is full, and when as many frames or octets were looked at as a full
-//! arena holds, whatever became of them: a frame that is dropped or answered costs the other ports'
-//! time as one that is stored does. So does cutting a large send, which is charged by its segments.
+//! A batch ends when the arena is full, and when enough frames or octets were looked at, whatever became
+//! of them: a frame that is dropped or answered costs the other ports' time as one that is stored
+//! does. So does cutting a large send, which is charged by its segments. Two of the largest sends are
+//! enough octets: more would push each other out of the core's own caches before they are copied out.
 //!
 //! Before each datagram there is room for the headers with which it goes to a receiver, so that it
 //! goes there in one copy:
@@ -16,7 +17,7 @@
 //! ```text
 //! | virtio-net header 12 | Ethernet header 14 | datagram, padding |
 //! ```
-//! Short frames of one ring come a stretch at a time ([`Storage::slot`]), their sender's headers
+//! Short frames of one ring come a stretch at a time ([`Storage::fill`]), their sender's headers
 //! included; each begins a cache line. All others come one by one ([`Storage::room`]).
 //!
 //! # Invariants
@@ -25,8 +26,9 @@
 
 use std::ops::Range;
 
-use virtqueue::NetHeader;
+use virtqueue::{NetHeader, Slots};
 
+use crate::envelope::Style;
 use crate::offload::Offload;
 use crate::port::ETHERNET;
 
@@ -42,6 +44,9 @@ const ARENA: usize = 16 * MAX_FRAME;
 /// Octets of the longest frame that is taken in a stretch with others, its virtio-net header
 /// included.
 pub const SHORT: usize = 2048;
+/// Octets that the frames of one batch may have, those of its last one aside: what was copied in is
+/// still in the core's own caches when it is copied out.
+const HOT: usize = 2 * MAX_FRAME;
 /// Octets of the headers before a datagram: virtio-net and Ethernet.
 pub const HEADERS: usize = NetHeader::LEN + ETHERNET;
 /// Octets of a cache line.
@@ -50,6 +55,8 @@ const LINE: usize = 64;
 const SHORT_COST: usize = 3 * SHORT;
 
 /// One datagram in storage. Half a cache line, so that it is found by a shift.
+///
+/// What is noted for one receiver is a list of runs: datagrams that stand one behind the other.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(32))]
 pub struct Item {
@@ -58,7 +65,11 @@ pub struct Item {
     len: u32,
     /// What its sender left to offload; filled in when it was looked at.
     pub offload: Offload,
-    /// The next item for the same receiver.
+    /// With which headers it goes to a guest, if one of the common kinds will do.
+    pub style: Style,
+    /// How many datagrams the run has that begins here.
+    pub run: u16,
+    /// The first of the next run for the same receiver.
     pub next: Option<u16>,
 }
 
@@ -66,7 +77,14 @@ impl Item {
     #[inline]
     fn new(at: usize, len: usize) -> Self {
         // The arena is far smaller.
-        Self { at: at as u32, len: len as u32, offload: Offload::default(), next: None }
+        Self {
+            at: at as u32,
+            len: len as u32,
+            offload: Offload::default(),
+            style: Style::Other,
+            run: 1,
+            next: None,
+        }
     }
 
     /// Octets of the datagram.
@@ -138,7 +156,7 @@ impl Storage {
         self.left() >= 3 * MAX_FRAME
             && self.items.len() < BATCH
             && self.frames < BATCH
-            && self.octets < ARENA
+            && self.octets < HOT
             && self.segments < SEGMENTS
     }
 
@@ -172,25 +190,26 @@ impl Storage {
         self.arena.get_mut(start..end).unwrap_or_default()
     }
 
-    /// Room for one short frame and its virtio-net header.
+    /// Takes into the batch what `copy` writes to slots for short frames, `most` of them. How many
+    /// there were, and the octets of all, their virtio-net headers left out.
     #[inline]
-    pub fn slot(&mut self) -> &mut [u8] {
-        self.arena.get_mut(self.line..self.line.wrapping_add(SHORT)).unwrap_or_default()
-    }
-
-    /// Takes into the batch the frame of which `octets` were written to [`Storage::slot`], its headers
-    /// included, and of which the datagram has `len`.
-    #[inline]
-    pub fn keep(&mut self, octets: usize, len: usize) {
-        let at = self.line;
-        self.used_up_to(at.wrapping_add(octets.min(SHORT)));
-        self.items.push(Item::new(at, len));
-    }
-
-    /// So many frames, of so many octets altogether, were kept.
-    pub fn kept_so_many(&mut self, frames: usize, octets: usize) {
+    pub fn fill(&mut self, most: usize, copy: impl FnOnce(&mut ShortFrames<'_>)) -> (usize, usize) {
+        let before = self.items.len();
+        let mut slots = ShortFrames {
+            arena: &mut self.arena,
+            items: &mut self.items,
+            line: self.line,
+            left: most,
+            octets: 0,
+        };
+        copy(&mut slots);
+        let (line, all) = (slots.line, slots.octets);
+        self.line = line;
+        let frames = self.items.len().saturating_sub(before);
+        let octets = all.saturating_sub(frames.saturating_mul(NetHeader::LEN));
         self.frames = self.frames.saturating_add(frames);
         self.octets = self.octets.saturating_add(octets);
+        (frames, octets)
     }
 
     /// A datagram of the batch, and room for another beside it.
@@ -238,9 +257,10 @@ impl Storage {
     }
 
     /// Cuts off what a frame has behind its datagram.
-    pub fn trim(&mut self, index: u16, len: usize) {
+    #[inline]
+    pub fn trim(&mut self, index: u16, len: u32) {
         if let Some(item) = self.items.get_mut(usize::from(index)) {
-            item.len = item.len.min(u32::try_from(len).unwrap_or(u32::MAX));
+            item.len = item.len.min(len);
         }
     }
 
@@ -268,10 +288,48 @@ impl Storage {
         self.item(index).and_then(|i| self.arena.get(i.with(ETHERNET))).unwrap_or_default()
     }
 
-    /// The virtio-net header of a frame that was [kept](Storage::keep), as its sender wrote it.
-    pub fn header(&self, index: u16) -> Option<NetHeader> {
-        let octets = self.arena.get(self.item(index)?.with(HEADERS))?;
-        octets.first_chunk().map(|header| NetHeader::from_bytes(*header))
+    /// Frames from [slots](Storage::fill), behind their virtio-net headers, as their sender wrote both.
+    #[inline]
+    pub fn sent(&self, frames: Range<u16>) -> impl Iterator<Item = (&[u8; NetHeader::LEN], &[u8])> {
+        let items = self.items.get(frames.start.into()..frames.end.into()).unwrap_or_default();
+        items.iter().map_while(|item| self.arena.get(item.with(HEADERS))?.split_first_chunk())
+    }
+
+    /// Shows such frames to `judge`, which says how long their datagrams are and with which headers
+    /// they go on, where it knows.
+    #[inline]
+    pub fn look(
+        &mut self,
+        frames: Range<u16>,
+        mut judge: impl FnMut(&[u8; NetHeader::LEN], &[u8]) -> (u32, Style),
+    ) {
+        let items = self.items.get_mut(frames.start.into()..frames.end.into());
+        for item in items.unwrap_or_default() {
+            let octets = self.arena.get(item.with(HEADERS)).unwrap_or_default();
+            let Some((header, frame)) = octets.split_first_chunk() else { return };
+            let (len, style) = judge(header, frame);
+            if style != Style::Other {
+                item.len = item.len.min(len);
+                item.style = style;
+                item.offload.checksum = style.checksum();
+            }
+        }
+    }
+
+    /// Notes with which headers a datagram goes to a guest, if nothing is left to do with it.
+    #[inline]
+    pub fn set_style(&mut self, index: u16) {
+        let Some(item) = self.items.get_mut(usize::from(index)) else { return };
+        if item.offload.is_none() {
+            item.style = Style::finished(self.arena.get(item.datagram()).unwrap_or_default());
+        }
+    }
+
+    /// The datagrams of a run, each with its style.
+    #[inline]
+    pub fn run(&self, run: Range<u16>) -> impl Iterator<Item = (Style, &[u8])> {
+        let items = self.items.get(run.start.into()..run.end.into()).unwrap_or_default();
+        items.iter().map_while(|item| Some((item.style, self.arena.get(item.datagram())?)))
     }
 
     /// The room for a datagram's headers and the datagram behind it, and what is known of it.
@@ -280,6 +338,34 @@ impl Storage {
         let item = self.items.get(usize::from(index))?;
         let octets = self.arena.get_mut(item.with(HEADERS))?;
         Some((item, octets))
+    }
+}
+
+/// Slots for short frames, each at the beginning of a cache line. A large send is the last one: what it
+/// costs is known when it was looked at, and may end the batch.
+pub struct ShortFrames<'s> {
+    arena: &'s mut [u8],
+    items: &'s mut Vec<Item>,
+    line: usize,
+    left: usize,
+    octets: usize,
+}
+
+impl Slots for ShortFrames<'_> {
+    #[inline]
+    fn room(&mut self) -> &mut [u8] {
+        self.arena.get_mut(self.line..self.line.wrapping_add(SHORT)).unwrap_or_default()
+    }
+
+    #[inline]
+    fn filled(&mut self, octets: usize) -> bool {
+        let at = self.line;
+        let header = self.arena.get(at..).and_then(|octets| octets.first_chunk());
+        self.items.push(Item::new(at, octets.saturating_sub(HEADERS)));
+        self.line = at.wrapping_add(octets.next_multiple_of(LINE));
+        self.octets = self.octets.wrapping_add(octets);
+        self.left = self.left.wrapping_sub(1);
+        self.left != 0 && !header.is_some_and(NetHeader::is_large)
     }
 }
 
@@ -304,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_batch_ends_when_enough_was_looked_at_though_nothing_was_stored() {
-        for (octets, at_most) in [(0, BATCH), (60, BATCH), (MAX_FRAME, 16), (usize::MAX, 16)] {
+        for (octets, at_most) in [(0, BATCH), (1500, BATCH), (MAX_FRAME, 2), (usize::MAX, 2)] {
             let mut storage = Storage::default();
             let mut frames = 0;
             while storage.has_room() {
@@ -341,6 +427,69 @@ mod tests {
         assert_eq!(sends(536), 9);
         // As many as fit the arena.
         assert!((13..=16).contains(&sends(1448)));
+    }
+
+    /// Fills slots with frames of these lengths, each octet its number; how many were taken.
+    fn fill(storage: &mut Storage, frames: &[(usize, u8)], most: usize) -> (usize, usize) {
+        storage.fill(most, |slots| {
+            for (n, (octets, gso)) in frames.iter().enumerate() {
+                let room = &mut slots.room()[..*octets];
+                room.fill(n as u8);
+                room[1] = *gso;
+                if !slots.filled(*octets) {
+                    return;
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn short_frames_lie_each_at_the_beginning_of_a_line_and_are_charged_for() {
+        let mut storage = Storage::default();
+        let frames = [(76, 0), (26, 0), (128, 0), (SHORT, 0)];
+        assert_eq!(fill(&mut storage, &frames, 10), (4, 76 + 26 + 128 + SHORT - 4 * 12));
+        assert_eq!(storage.short_frames(), BATCH - 4);
+        for ((n, (octets, _)), (header, frame)) in (0..).zip(&frames).zip(storage.sent(0..4)) {
+            assert_eq!((header[0], frame[..] == vec![n; octets - 12]), (n, true));
+            assert!(header.as_ptr().addr().is_multiple_of(LINE));
+        }
+        assert_eq!(storage.datagram(2), [2; 102]);
+        // What comes by itself afterwards lies behind them.
+        storage.room()[..100].fill(9);
+        let index = storage.push(14..100);
+        assert_eq!((index, storage.datagram(3)), (4, &[3; SHORT - HEADERS][..]));
+    }
+
+    #[test]
+    fn a_stretch_ends_behind_a_large_send_and_at_the_number_that_was_asked_for() {
+        let mut storage = Storage::default();
+        assert_eq!(fill(&mut storage, &[(80, 0), (80, 1), (80, 0)], 10).0, 2);
+        assert_eq!(fill(&mut storage, &[(80, 0); 3], 2).0, 2);
+    }
+
+    #[test]
+    fn a_judge_can_shorten_a_datagram_but_not_lengthen_it() {
+        let mut storage = Storage::default();
+        fill(&mut storage, &[(80, 0); 4], 4);
+        let (other, four, tcp) = (Style::Other, Style::Four, Style::Tcp4);
+        let mut says = [(0, other), (20, four), (10_000, tcp), (1, other)].into_iter();
+        storage.look(0..4, |_, _| says.next().unwrap());
+        let run: Vec<_> = storage.run(0..4).map(|(style, d)| (style, d.len())).collect();
+        assert_eq!(run, [(other, 54), (four, 20), (tcp, 54), (other, 54)]);
+        assert_eq!(storage.item(2).unwrap().offload.checksum, tcp.checksum());
+        assert_eq!(storage.run(0..5).count(), 0, "not in the batch");
+    }
+
+    #[test]
+    fn a_datagram_has_a_style_by_its_family_unless_something_is_left_to_do() {
+        let mut storage = Storage::default();
+        fill(&mut storage, &[(80, 0); 4], 4);
+        storage.datagram_mut(1)[0] = 0x60;
+        let checksum = crate::offload::Checksum::Valid;
+        storage.set_offload(2, Offload { checksum, ..Offload::default() });
+        (0..4).for_each(|index| storage.set_style(index));
+        let styles: Vec<_> = storage.run(0..4).map(|(style, _)| style).collect();
+        assert_eq!(styles, [Style::Four, Style::Six, Style::Other, Style::Four]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The measurements themselves, between two namespaces: right when the path works, wrong when not.
 
+#![cfg(feature = "long")]
+
 use lab::measure::{Rate, Stream, echo, stream};
 use lab::scene::{LAN_CARD, OUTSIDE, Place, Scene};
 

@@ -49,4 +49,4 @@ pub use mapping::{Mapping, MappingError};
 pub use memory::{GuestAddress, GuestMemory, MemoryError, Region};
 pub use net_header::NetHeader;
 pub use rx::{Delivered, RxQueue};
-pub use tx::{Taken, TxQueue};
+pub use tx::{Slots, Taken, TxQueue};

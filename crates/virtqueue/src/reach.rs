@@ -49,6 +49,12 @@ impl Reach {
         }
     }
 
+    /// To find many buffers in a row.
+    #[inline]
+    pub(crate) fn finder(&self) -> Finder<'_> {
+        Finder { reach: self, window: self.last.get() }
+    }
+
     #[inline]
     fn inside(&self, window: Window, address: u64, len: u32) -> Option<Piece<'_>> {
         // An address before the window wraps to one far behind it: no region reaches so far.
@@ -62,17 +68,6 @@ impl Reach {
         Some(unsafe { Piece::new(window.start.add(offset as usize), len as usize) })
     }
 
-    /// Asks for the first lines of a short frame at `address`, if that lies where the last one did.
-    #[inline]
-    pub(crate) fn foresee(&self, address: u64, purpose: Use) {
-        let window = self.last.get();
-        let offset = address.wrapping_sub(window.guest);
-        if offset < window.len {
-            near(window.start, offset as usize, purpose);
-            near(window.start, (offset as usize).wrapping_add(LINE), purpose);
-        }
-    }
-
     #[cold]
     fn search(&self, address: u64, len: u32) -> Option<Piece<'_>> {
         let region = self.memory.region_of(GuestAddress(address))?;
@@ -82,5 +77,39 @@ impl Reach {
         let piece = self.inside(window, address, len)?;
         self.last.set(window);
         Some(piece)
+    }
+}
+
+/// Finds buffers one after the other: the window stays in registers.
+pub(crate) struct Finder<'m> {
+    reach: &'m Reach,
+    window: Window,
+}
+
+impl<'m> Finder<'m> {
+    /// As [`Reach::find`].
+    #[inline]
+    pub(crate) fn find(&mut self, address: u64, len: u32) -> Option<Piece<'m>> {
+        match self.reach.inside(self.window, address, len) {
+            Some(piece) => Some(piece),
+            None => self.search(address, len),
+        }
+    }
+
+    #[cold]
+    fn search(&mut self, address: u64, len: u32) -> Option<Piece<'m>> {
+        let found = self.reach.search(address, len);
+        self.window = self.reach.last.get();
+        found
+    }
+
+    /// Asks for the first lines of a short frame at `address`, if that lies where the last one did.
+    #[inline]
+    pub(crate) fn foresee(&self, address: u64, purpose: Use) {
+        let offset = address.wrapping_sub(self.window.guest);
+        if offset < self.window.len {
+            near(self.window.start, offset as usize, purpose);
+            near(self.window.start, (offset as usize).wrapping_add(LINE), purpose);
+        }
     }
 }

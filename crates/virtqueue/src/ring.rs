@@ -44,7 +44,7 @@ const LONG_CHAIN: u32 = 1024;
 /// other ports waiting.
 const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
 
-/// Entries that are found ahead of their use: a power of two.
+/// Entries that are found ahead of their use.
 const AHEAD: usize = 64;
 /// Used entries that share a cache line.
 const USED_ENTRIES_OF_A_LINE: usize = 8;
@@ -77,17 +77,29 @@ impl Budget {
     }
 }
 
-/// A buffer that was found ahead of its use: a chain of one descriptor.
-#[derive(Clone, Copy)]
-struct Found {
+/// What was found ahead of its use about an entry. Made by a ring only, and only in its own list.
+pub(crate) struct Found {
     start: NonNull<u8>,
-    /// Zero: the entry is something else.
+    /// Zero: the entry is something else than a chain of one descriptor.
     len: u32,
     head: u16,
 }
 
 impl Found {
     const NOTHING: Self = Self { start: NonNull::dangling(), len: 0, head: 0 };
+
+    /// The entry's head and its only buffer. `None` says nothing about it: [`Ring::head`] and
+    /// [`Ring::follow`] do.
+    #[inline]
+    pub(crate) fn buffer(&self) -> Option<(u16, Piece<'_>)> {
+        if self.len == 0 {
+            return None;
+        }
+        // SAFETY: `len` octets at `start` were found in memory that the ring's `reach` keeps alive and
+        // never changes, and a borrow of `self` is one of the ring; mappings hand out no references
+        // but to atomics.
+        Some((self.head, unsafe { Piece::new(self.start, self.len as usize) }))
+    }
 }
 
 /// A chain of two descriptors, of which the first holds the header alone.
@@ -260,8 +272,9 @@ impl Ring {
     /// Asks for the descriptors of the next `n` entries, and for the used entries.
     #[inline]
     pub(crate) fn foresee_chains(&self, n: u16) {
+        let (heads, avail, next) = (self.heads, self.avail, self.next);
         for i in 0..n {
-            self.heads.foresee(self.avail.entry(self.next.wrapping_add(i)));
+            heads.foresee(avail.entry(next.wrapping_add(i)));
         }
         if self.for_writing {
             for i in (0..n).step_by(USED_ENTRIES_OF_A_LINE) {
@@ -277,42 +290,48 @@ impl Ring {
         let purpose = if self.for_writing { purpose } else { Use::Read };
         let n = n.min(AHEAD as u16).min(self.known());
         (self.ahead_from, self.ahead_len) = (self.next, n);
+        let (heads, avail, next, size) = (self.heads, self.avail, self.next, self.size);
+        let mut finder = self.reach.finder();
         for (i, place) in (0..n).zip(self.ahead.iter_mut()) {
+            let head = avail.entry(next.wrapping_add(i));
+            let d = heads.get(head);
+            if d.flags == flags
+                && head < size
+                && let Some(piece) = finder.find(d.address, d.len)
+            {
+                *place = Found { start: piece.start(), len: d.len, head };
+                near(piece.start(), 0, purpose);
+                near(piece.start(), LINE, purpose);
+                continue;
+            }
             *place = Found::NOTHING;
-            let head = self.avail.entry(self.next.wrapping_add(i));
-            let d = self.heads.get(head);
-            if d.flags == flags && head < self.size {
-                if let Some(piece) = self.reach.find(d.address, d.len) {
-                    *place = Found { start: piece.start(), len: d.len, head };
-                    near(piece.start(), 0, purpose);
-                    near(piece.start(), LINE, purpose);
-                }
-            } else if d.flags & F_NEXT != 0 {
+            if d.flags & F_NEXT != 0 {
                 // Perhaps a header, and the frame in the next one: a hint, whatever it says.
-                self.reach.foresee(self.heads.get(d.next).address, purpose);
+                finder.foresee(heads.get(d.next).address, purpose);
             }
         }
     }
 
-    /// The entry at `next` as [`Ring::foresee_buffers`] has found it; `None` says nothing about it:
-    /// [`Ring::head`] and [`Ring::follow`] do.
+    /// The entries from `next` on, as far as [`Ring::foresee_buffers`] has found them.
     #[inline]
-    pub(crate) fn ahead(&self) -> Option<(u16, Piece<'_>)> {
+    pub(crate) fn found(&self) -> &[Found] {
         let place = self.next.wrapping_sub(self.ahead_from);
-        if place >= self.ahead_len {
-            return None;
+        self.ahead.get(place.into()..self.ahead_len.into()).unwrap_or_default()
+    }
+
+    /// Asks for the lines of a buffer that [`Ring::foresee_buffers`] has not asked for, up to `len`
+    /// octets: for a long frame, while the one before it is copied.
+    #[inline]
+    pub(crate) fn foresee_rest(&self, found: Option<&Found>, len: usize, purpose: Use) {
+        let Some(found) = found else { return };
+        let purpose = if self.for_writing { purpose } else { Use::Read };
+        for offset in (2 * LINE..len.min(found.len as usize)).step_by(LINE) {
+            near(found.start, offset, purpose);
         }
-        let found = self.ahead.get(usize::from(place) & (AHEAD - 1))?;
-        if found.len == 0 {
-            return None;
-        }
-        // SAFETY: `len` octets at `start` were found in memory that `reach` keeps alive and never
-        // changes; mappings hand out no references but to atomics.
-        Some((found.head, unsafe { Piece::new(found.start, found.len as usize) }))
     }
 
     /// The entry at `next` if it was seen, and its chain is readable: a first buffer of `apart`
-    /// octets, and one more. `None` says nothing about it, as in [`Ring::ahead`].
+    /// octets, and one more. `None` says nothing about it, as in [`Found::buffer`].
     pub(crate) fn pair(&self, apart: usize) -> Option<Pair<'_>> {
         if self.known() == 0 {
             return None;

@@ -7,7 +7,7 @@
 //! the driver could mind). [`RxQueue::publish`] makes a batch of frames visible at once.
 //!
 //! Most frames fit one buffer that is one descriptor, and go there in one copy
-//! ([`RxQueue::deliver_plain`]). Where many are to be written, their descriptors and buffers are asked
+//! ([`RxQueue::deliver_stretch`]). Where many are to be written, their descriptors and buffers are asked
 //! for first ([`RxQueue::foresee_chains`], [`RxQueue::foresee_buffers`]).
 //!
 //! The number of buffers stands in the header, in the first of them, but is known at the end: where
@@ -90,22 +90,42 @@ impl RxQueue {
         self.pour(Source::new(header, &[rest]))
     }
 
-    /// The same for the common case: the next buffer was foreseen, is one descriptor, and large enough.
-    /// False if it is not so: then nothing was done. `headers` begin with the virtio-net
-    /// header; the frame's rest is `body`.
+    /// The same for the common case, many times: as long as the next buffer was foreseen, is one
+    /// descriptor, and large enough. `frames` are headers, which begin with the virtio-net header,
+    /// and the rest of the frame; `mark` is told the index of each buffer before it is written to.
+    /// How many frames were written, and the octets of their rests.
     #[inline]
-    pub fn deliver_plain<const N: usize>(&mut self, headers: &[u8; N], body: &[u8]) -> bool {
-        let Some((head, piece)) = self.ring.ahead() else { return false };
-        let len = body.len().saturating_add(N);
-        if piece.len() < len || self.header_len != NetHeader::LEN {
-            return false;
+    pub fn deliver_stretch<'f, const N: usize>(
+        &mut self,
+        frames: impl Iterator<Item = (&'f [u8; N], &'f [u8])>,
+        mark: impl Fn(u16),
+    ) -> (u16, usize) {
+        if self.header_len != NetHeader::LEN {
+            return (0, 0);
         }
-        let Some(rest) = piece.put(headers) else { return false };
-        rest.copy_in(body);
-        // No longer than the descriptor's own length.
-        self.ring.take(head, len as u32);
-        self.effort = self.effort.wrapping_add(1);
-        true
+        let first = self.ring.next();
+        let (mut next, mut octets) = (first, 0usize);
+        let found = self.ring.found();
+        for ((n, one), (headers, body)) in found.iter().enumerate().zip(frames) {
+            let Some((head, piece)) = one.buffer() else { break };
+            let len = body.len().saturating_add(N);
+            // The next frame is probably as long.
+            self.ring.foresee_rest(found.get(n.wrapping_add(1)), len, Use::Write);
+            if piece.len() < len {
+                break;
+            }
+            mark(next);
+            let Some(rest) = piece.put(headers) else { break };
+            rest.copy_in(body);
+            // No longer than the descriptor's own length.
+            self.ring.give_back(next, head, len as u32);
+            next = next.wrapping_add(1);
+            octets = octets.wrapping_add(body.len());
+        }
+        self.ring.advance(next);
+        let written = next.wrapping_sub(first);
+        self.effort = self.effort.wrapping_add(written.into());
+        (written, octets)
     }
 
     #[inline]

@@ -69,6 +69,7 @@ impl Table<'_> {
 }
 
 /// A ring's own table of descriptors, reached by heads: indices below the ring's size.
+#[derive(Clone, Copy)]
 pub(crate) struct Heads {
     start: NonNull<u8>,
     mask: u16,
@@ -136,6 +137,7 @@ unsafe fn word16<'a>(start: NonNull<u8>, offset: usize) -> &'a AtomicU16 {
 }
 
 /// The available ring: the driver writes, the device reads.
+#[derive(Clone, Copy)]
 pub(crate) struct Avail {
     start: NonNull<u8>,
     mask: u16,

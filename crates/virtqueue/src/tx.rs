@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! foresee                               how many; their descriptors and octets are asked for
-//! copy_plain  copy_plain  ...           until one is not of the common kind: copy_next takes that
+//! copy_stretch                          up to one that is not of the common kind: copy_next takes that
 //! whole                                 none of it was taken away meanwhile
 //! ```
 //!
@@ -35,6 +35,15 @@ pub struct Taken {
     pub header: NetHeader,
     /// Octets of the frame. If more than the room there was, the frame was cut off there.
     pub len: usize,
+}
+
+/// Where the frames of a stretch are copied to.
+pub trait Slots {
+    /// Room for the next frame and its virtio-net header; none if no more is wanted.
+    fn room(&mut self) -> &mut [u8];
+
+    /// The first so many octets of that room were written. Whether more is wanted.
+    fn filled(&mut self, octets: usize) -> bool;
 }
 
 /// The device's side of an output queue.
@@ -96,30 +105,51 @@ impl TxQueue {
         Ok(n)
     }
 
-    /// Copies the next frame, behind its virtio-net header, to the beginning of `into`, if it is one
-    /// of the common kind: in one buffer, or in one beside the header's; with a header of
-    /// [`NetHeader::LEN`]; of at least `least` octets, the header's included, and no more than
-    /// `into` has. How many octets; `None` leaves the frame to [`TxQueue::copy_next`].
+    /// Copies the next frames, each behind its virtio-net header, into `slots`, as long as that wants
+    /// more and they are of the common kind: foreseen, in one buffer, or in one beside the header's;
+    /// with a header of [`NetHeader::LEN`]; of at least `least` octets, the header's included, and
+    /// no more than the slot has. Where it stops short, [`TxQueue::copy_next`] takes the next one.
     ///
-    /// After a number of these, [`TxQueue::whole`] says whether what they copied was there.
+    /// Afterwards [`TxQueue::whole`] says whether what was copied was there.
     #[inline]
-    pub fn copy_plain(&mut self, into: &mut [u8], least: usize) -> Option<usize> {
-        let Some((head, piece)) = self.ring.ahead() else { return self.copy_pair(into, least) };
-        let len = piece.len();
-        if self.header_len != NetHeader::LEN || len < least || len > into.len() {
-            return None;
+    pub fn copy_stretch(&mut self, least: usize, slots: &mut impl Slots) {
+        if self.header_len != NetHeader::LEN {
+            return;
         }
-        piece.copy_out(into);
-        self.ring.take(head, 0);
-        self.effort = self.effort.wrapping_add(1);
-        Some(len)
+        loop {
+            let first = self.ring.next();
+            let (mut next, mut goes_on) = (first, true);
+            let found = self.ring.found();
+            for (n, one) in found.iter().enumerate() {
+                let Some((head, piece)) = one.buffer() else { break };
+                let room = slots.room();
+                self.ring.foresee_rest(found.get(n.wrapping_add(1)), room.len(), Use::Read);
+                if piece.len() < least || piece.len() > room.len() {
+                    goes_on = false;
+                    break;
+                }
+                let octets = piece.copy_out(room);
+                self.ring.give_back(next, head, 0);
+                next = next.wrapping_add(1);
+                if !slots.filled(octets) {
+                    goes_on = false;
+                    break;
+                }
+            }
+            self.ring.advance(next);
+            self.effort = self.effort.wrapping_add(next.wrapping_sub(first).into());
+            if !goes_on {
+                return;
+            }
+            let Some(octets) = self.copy_pair(slots.room(), least) else { return };
+            if !slots.filled(octets) {
+                return;
+            }
+        }
     }
 
     #[inline(never)]
     fn copy_pair(&mut self, into: &mut [u8], least: usize) -> Option<usize> {
-        if self.header_len != NetHeader::LEN {
-            return None;
-        }
         let pair = self.ring.pair(NetHeader::LEN)?;
         // Neither is longer than a descriptor can say.
         let len = pair.first.len().wrapping_add(pair.second.len());

@@ -7,9 +7,10 @@
 //!
 //! # Theory of operation
 //! [`plain()`] looks at a frame once. What it lets pass is such that [`parse`](super::parse) would take
-//! it, the base would not answer it, [`last_inch_only`](super::last_inch_only) would let it cross, and
-//! neither address is [reserved](crate::reserved). What it does not let pass goes the general way,
-//! which finds out what it is, and its drop's name. So nothing is refused here.
+//! it, and [`last_inch_only`](super::last_inch_only) would let it cross. If neither address is
+//! [reserved](crate::reserved), which is for the caller to see, the base would not answer it either.
+//! What it does not let pass goes the general way, which finds out what it is, and its drop's name. So
+//! nothing is refused here.
 //!
 //! # Invariants
 //! - It says no where it is not sure: the general way is always right.
@@ -18,7 +19,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::last_inch::{DHCP4_CLIENT, DHCP6_CLIENT, protocol};
 use super::{ETHERNET_LEN, Ip4, Ip6, chain, ethertype};
-use crate::reserved::Class;
 
 /// Octets before the payload of an IPv4 datagram without options, the Ethernet header included.
 const HEADERS4: usize = ETHERNET_LEN + Ip4::HEADER_LEN;
@@ -27,24 +27,17 @@ const HEADERS6: usize = ETHERNET_LEN + Ip6::HEADER_LEN;
 /// Version 4, and a header of five words.
 const WITHOUT_OPTIONS: u8 = 0x45;
 
-/// What is known of a frame that may carry a common datagram. Four words: it is written and read once
-/// for each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What is known of a frame that may carry a common datagram. Two words, which stay in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plain {
-    /// What it is.
-    pub kind: Kind,
-    /// Octets of the datagram, padding left out.
-    pub len: u32,
-    /// Bits of the IPv4 source address. IPv6 addresses are left where they are:
-    /// [`plain_addresses6`].
-    source: u32,
-    /// Bits of the IPv4 destination address.
-    destination: u32,
+    /// [`Kind`] and length.
+    what: u64,
+    /// IPv4 source and destination. IPv6 addresses are left where they are: [`plain_addresses6`].
+    addresses: u64,
 }
 
 /// What a frame carries, as far as that is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Kind {
     /// No common datagram.
     #[default]
@@ -57,18 +50,38 @@ pub enum Kind {
 
 impl Plain {
     /// Another frame.
-    const OTHER: Self = Self { kind: Kind::Other, len: 0, source: 0, destination: 0 };
+    pub const OTHER: Self = Self { what: 0, addresses: 0 };
+    const FOUR: u64 = 1 << 32;
+    const SIX: u64 = 2 << 32;
+
+    /// What it is.
+    #[inline]
+    pub fn kind(self) -> Kind {
+        if self.what & Self::FOUR != 0 {
+            Kind::Four
+        } else if self.what & Self::SIX != 0 {
+            Kind::Six
+        } else {
+            Kind::Other
+        }
+    }
+
+    /// Octets of the datagram, padding left out.
+    #[inline]
+    pub fn octets(self) -> u32 {
+        self.what as u32
+    }
 
     /// The source address of an IPv4 datagram.
     #[inline]
-    pub fn source4(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.source)
+    pub fn source4(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits((self.addresses >> 32) as u32)
     }
 
     /// The destination address of an IPv4 datagram.
     #[inline]
-    pub fn destination4(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.destination)
+    pub fn destination4(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.addresses as u32)
     }
 }
 
@@ -94,28 +107,25 @@ fn four(headers: &[u8; HEADERS4], frame: &[u8]) -> Plain {
     let Some(payload) = frame.get(HEADERS4..ETHERNET_LEN.wrapping_add(len.into())) else {
         return Plain::OTHER;
     };
-    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
-    let (source, destination) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
     if ip[0] != WITHOUT_OPTIONS
         || fragment != 0
         || !has_right_sum(ip)
         || (ip[9] == protocol::UDP && !may_cross(payload, DHCP4_CLIENT))
-        || !Class::is_unicast4(source)
-        || !Class::is_unicast4(destination)
     {
         return Plain::OTHER;
     }
-    let (source, destination) = (source.to_bits(), destination.to_bits());
-    Plain { kind: Kind::Four, len: len.into(), source, destination }
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
+    let addresses = u64::from_be_bytes([s0, s1, s2, s3, d0, d1, d2, d3]);
+    Plain { what: Plain::FOUR | u64::from(len), addresses }
 }
 
 #[inline(never)]
 fn six(frame: &[u8]) -> Plain {
-    read6(frame).map_or(Plain::OTHER, |len| Plain { kind: Kind::Six, len, ..Plain::OTHER })
+    read6(frame)
+        .map_or(Plain::OTHER, |len| Plain { what: Plain::SIX | u64::from(len), addresses: 0 })
 }
 
 fn read6(frame: &[u8]) -> Option<u32> {
-    let (source, destination) = plain_addresses6(frame)?;
     let header = frame.get(ETHERNET_LEN..)?.first_chunk::<{ Ip6::HEADER_LEN }>()?;
     let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let payload = frame.get(HEADERS6..HEADERS6.wrapping_add(len))?;
@@ -129,9 +139,7 @@ fn read6(frame: &[u8]) -> Option<u32> {
         protocol::ICMP6 if matches!(payload.first(), None | Some(133..=137)) => return None,
         _ => {}
     }
-    let ordinary = |address| Class::of6(address) == Class::Unicast;
-    let len = u32::try_from(len.saturating_add(Ip6::HEADER_LEN)).ok()?;
-    (ordinary(source) && ordinary(destination)).then_some(len)
+    u32::try_from(len.saturating_add(Ip6::HEADER_LEN)).ok()
 }
 
 /// Source and destination of a common IPv6 datagram in its frame.
@@ -177,33 +185,28 @@ mod tests {
     /// What the straight way says must be what the general way says, asked one by one.
     fn agree(frame: &[u8]) -> Kind {
         let found = plain(frame);
-        if found.kind == Kind::Other {
+        if found.kind() == Kind::Other {
             return Kind::Other;
         }
         let (_, payload) = parse(frame).unwrap();
         last_inch_only(&payload).unwrap();
-        assert_eq!(payload.bytes().len(), found.len as usize);
-        let (source, destination) = match payload {
+        assert_eq!(payload.bytes().len(), found.octets() as usize);
+        match payload {
             Payload::Arp(_) => panic!("ARP is no datagram"),
             Payload::Ip4(ip) => {
-                assert_eq!(found.kind, Kind::Four);
+                assert_eq!(found.kind(), Kind::Four);
                 assert_eq!(
                     (ip.source(), ip.destination()),
                     (found.source4(), found.destination4())
                 );
-                (ip.source().into(), ip.destination().into())
             }
             Payload::Ip6(ip) => {
-                assert_eq!(found.kind, Kind::Six);
+                assert_eq!(found.kind(), Kind::Six);
                 let addresses = Some((ip.source(), ip.destination()));
                 assert_eq!(addresses, plain_addresses6(frame));
-                (ip.source().into(), ip.destination().into())
             }
-        };
-        for address in [source, destination] {
-            assert_eq!(Class::of(address), Class::Unicast, "{address}");
         }
-        found.kind
+        found.kind()
     }
 
     #[test]
@@ -232,8 +235,6 @@ mod tests {
             fragment(1),
             ip4_with((A4, B4), 17, &[1, 1, 1, 1], &[0; 20], |_| {}),
             udp4((A4, B4), (67, 68), b"reply"),
-            udp4((A4, Ipv4Addr::new(169, 254, 0, 1)), (1, 2), b"to the base"),
-            udp4((A4, Ipv4Addr::BROADCAST), (68, 67), b"request"),
             ip4((A4, B4), 17, &[0; 3]),
             ip4((A4, B4), 6, &[0; 20])[..39].to_vec(),
         ] {
@@ -243,7 +244,6 @@ mod tests {
             udp6((A6, B6), (547, 546), b"reply"),
             icmp6((A6, B6), 255, vec![135, 0, 0, 0, 0, 0, 0, 0]),
             ip6((A6, B6), 60, 64, &[17, 0, 0, 0, 0, 0, 0, 0]),
-            udp6((A6, Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)), (1, 2), b"to the base"),
             ip6((A6, B6), 6, 64, &[0; 20])[..59].to_vec(),
         ] {
             assert_eq!(agree(&frame6(&datagram)), Kind::Other);

@@ -42,6 +42,9 @@ use crate::state::marks::Marks;
 use crate::state::port::PortRecord;
 use crate::storage::{MAX_FRAME, Storage};
 
+/// A frame of so many octets costs about as much for them as for being one.
+const OCTETS_OF_A_FRAME: u64 = 4096;
+
 /// All that one batch touches beside the port it comes from.
 struct Batch<'a> {
     network: &'a mut Network,
@@ -56,12 +59,12 @@ struct Batch<'a> {
 }
 
 impl Worker {
-    /// Serves one batch of a port; false if there was nothing.
-    pub(super) fn serve_port(&mut self, id: PortId, now: Instant) -> bool {
-        let Some(mut port) = self.ports.take(id.0) else { return false };
+    /// Serves one batch of a port; how much there was to do, in ordinary frames.
+    pub(super) fn serve_port(&mut self, id: PortId, now: Instant) -> u32 {
+        let Some(mut port) = self.ports.take(id.0) else { return 0 };
         let Some(mut network) = self.networks.take(port.network.0) else {
             self.ports.put(id.0, port);
-            return false;
+            return 0;
         };
         self.storage.clear();
         let mac_known = port.inch.guest_mac.is_some();
@@ -76,7 +79,8 @@ impl Worker {
             marks: &self.marks,
             now,
         };
-        let (taken, mut fault) = batch.take(&mut port);
+        let (tally, mut fault) = batch.take(&mut port);
+        let taken = tally.taken;
         let network_id = port.network.0;
         let learned = (!mac_known).then_some(port.inch.guest_mac).flatten();
         self.ports.put(id.0, port);
@@ -105,7 +109,7 @@ impl Worker {
         if let Some(fault) = fault {
             self.break_port(id, &fault);
         }
-        taken > 0
+        tally.work()
     }
 
     /// Delivers everything that the decided batch has noted.
@@ -175,8 +179,8 @@ impl Worker {
 }
 
 impl Batch<'_> {
-    /// Takes the batch and decides each datagram; how many frames there were, and what broke.
-    fn take(&mut self, port: &mut Port) -> (u64, Option<RingFault>) {
+    /// Takes the batch and decides each datagram; what it came to, and what broke.
+    fn take(&mut self, port: &mut Port) -> (Tally, Option<RingFault>) {
         let counters = Counters::of(self.state, Owner::Port(port.id));
         let mut tally = Tally { index: port.tx_index(), ..Tally::default() };
         let most = port.care.most();
@@ -216,7 +220,7 @@ impl Batch<'_> {
         // The last mark was for one that was not there.
         self.marks.datagram(port.id, tally.index, tally.with(0));
         tally.count(counters);
-        (tally.taken, fault)
+        (tally, fault)
     }
 
     /// Counts what was decided.
@@ -282,7 +286,7 @@ impl Batch<'_> {
             return Err(reason);
         }
         let len = payload.bytes().len();
-        self.storage.trim(index, len);
+        self.storage.trim(index, u32::try_from(len).unwrap_or(u32::MAX));
         let to = Destination { way, source, destination };
         if matches!(fit, Fit::InFragments) {
             deliver::complete(&offload, self.storage.datagram_mut(index));
@@ -417,6 +421,12 @@ impl Tally {
     /// How many the batch has with `n` more, for the mark.
     fn with(&self, n: u16) -> u16 {
         u16::try_from(self.taken).unwrap_or(u16::MAX).saturating_add(n)
+    }
+
+    /// All of it, in ordinary frames.
+    fn work(&self) -> u32 {
+        let large = self.octets.wrapping_div(OCTETS_OF_A_FRAME);
+        u32::try_from(self.taken.saturating_add(large)).unwrap_or(u32::MAX)
     }
 
     fn count(&self, counters: Counters<'_>) {

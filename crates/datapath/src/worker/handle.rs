@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
+use super::patience::Patience;
 use super::{Command, Token, Worker};
 use crate::answer::Replies;
 use crate::deliver::Inboxes;
@@ -53,6 +54,7 @@ pub fn spawn(
         ports: Default::default(),
         networks: Default::default(),
         active: Vec::new(),
+        patience: Patience::default(),
         storage: Storage::default(),
         replies: Replies::default(),
         inboxes: Inboxes::default(),

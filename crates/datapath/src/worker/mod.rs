@@ -12,10 +12,11 @@
 //! ```
 //! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing.
 //!
-//! A port is *active* from its kick until it has been empty for [`LINGER`]. Then it is armed: the
-//! guest is asked to kick, the ring is looked at once more (so that no kick is lost), and the port
-//! leaves the active list. With no port active the loop sleeps in epoll until the next timer: idle
-//! VMs cost nothing, however many there are (rule 9).
+//! A port is *active* from its kick until it has been empty for [`LINGER`], or until all are empty and
+//! nothing can be expected soon (`patience`). Then it is armed: the guest is asked to kick, the ring
+//! is looked at once more (so that no kick is lost), and the port leaves the active list. With no
+//! port active the loop sleeps in epoll until the next timer: idle VMs cost nothing, however many
+//! there are (rule 9).
 //!
 //! # Invariants
 //! - Between two turns nothing of a VM's traffic is here but what waits for a neighbour, and that
@@ -29,6 +30,7 @@ mod from_vm;
 mod handle;
 mod lan;
 mod network;
+mod patience;
 mod poison;
 mod setup;
 mod table;
@@ -55,10 +57,8 @@ use crate::state::StateMemory;
 use crate::state::marks::Marks;
 use crate::storage::Storage;
 use network::Network;
+use patience::{LINGER, Patience};
 use table::Table;
-
-/// How long a port is polled after it had something.
-const LINGER: Duration = Duration::from_micros(30);
 
 /// How often epoll is asked while ports are polled and it has nothing to say: the call costs as much as
 /// many datagrams.
@@ -117,6 +117,7 @@ pub struct Worker {
     ports: Table<Port>,
     networks: Table<Network>,
     active: Vec<Active>,
+    patience: Patience,
     storage: Storage,
     replies: Replies,
     inboxes: Inboxes,
@@ -157,7 +158,10 @@ impl Worker {
                 // Any other error means the epoll descriptor itself is wrong: nothing can be served.
                 Err(_) => return,
             }
-            quiet = ready.is_empty();
+            // A kick is served with the ports; a card or TUN may have more.
+            quiet = !ready.iter().any(|event| {
+                matches!(Token::from_data(event.data), Some(Token::Card(_) | Token::Host(_)))
+            });
             let now = Instant::now();
             for event in &ready {
                 match Token::from_data(event.data) {
@@ -174,10 +178,16 @@ impl Worker {
 
     /// One batch for each active port; those that have been empty for long enough fall asleep.
     fn serve_active(&mut self, now: Instant) {
+        if self.active.is_empty() {
+            return;
+        }
         let mut active = std::mem::take(&mut self.active);
+        let mut datagrams = 0u32;
         active.retain_mut(|entry| {
-            if self.serve_port(entry.port, now) {
+            let taken = self.serve_port(entry.port, now);
+            if taken > 0 {
                 entry.last = now;
+                datagrams = datagrams.saturating_add(taken);
                 return true;
             }
             if now.saturating_duration_since(entry.last) < LINGER {
@@ -187,6 +197,11 @@ impl Worker {
         });
         // Ports that became active meanwhile (none can today) would have been pushed here.
         active.append(&mut self.active);
+        if datagrams > 0 {
+            self.patience.work(now, datagrams);
+        } else if !self.patience.goes_on(now) {
+            active.retain(|entry| !self.fall_asleep(entry.port));
+        }
         self.active = active;
     }
 

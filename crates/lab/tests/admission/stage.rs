@@ -168,6 +168,26 @@ impl Stage {
     pub fn sent(&mut self, what: String, door: Door, counted: &[&str], at: Option<Place>) {
         self.expected.push(Expected { what: what.clone(), at });
         let fence = self.fence(door);
+        let end = Instant::now() + LIMIT;
+        // What waits for a neighbour has no fate yet.
+        let mut moved = self.moved(door, counted, fence);
+        while moved.0.is_empty() && !counted.is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+            moved = self.moved(door, counted, false);
+        }
+        let right = match counted {
+            [] => moved.0.is_empty(),
+            names => names.iter().any(|name| {
+                let one = [((*name).to_owned(), 1)].into();
+                moved.0 == BTreeMap::from([(door.owner().to_owned(), one)])
+            }),
+        };
+        assert!(right, "{what}: {counted:?} of {} expected, moved: {:?}", door.owner(), moved.0);
+        self.look();
+    }
+
+    /// What the base has counted since the last look, but for what is of no interest here.
+    fn moved(&mut self, door: Door, counted: &[&str], fence: bool) -> Counters {
         let now = self.w.instance.counters_at_once().unwrap();
         let mut moved = now.since(&self.counters);
         self.counters = now;
@@ -185,15 +205,7 @@ impl Stage {
             own.remove("silent");
         }
         moved.0.retain(|_, own| of_interest(own));
-        let right = match counted {
-            [] => moved.0.is_empty(),
-            names => names.iter().any(|name| {
-                let one = [((*name).to_owned(), 1)].into();
-                moved.0 == BTreeMap::from([(door.owner().to_owned(), one)])
-            }),
-        };
-        assert!(right, "{what}: {counted:?} of {} expected, moved: {:?}", door.owner(), moved.0);
-        self.look();
+        moved
     }
 
     /// Waits until the base has decided about all that was sent through this door so far. True if

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::driver::{Buffer, Shape};
-use crate::{Delivered, GuestAddress};
+use crate::{Delivered, GuestAddress, Slots};
 
 const NOTHING: NetHeader = NetHeader {
     flags: 0,
@@ -15,6 +15,88 @@ const NOTHING: NetHeader = NetHeader {
     csum_offset: 0,
     num_buffers: 0,
 };
+
+/// Slots of the same size, as many as there are.
+struct Rooms<'a> {
+    rooms: &'a mut [&'a mut [u8]],
+    filled: Vec<usize>,
+}
+
+impl Slots for Rooms<'_> {
+    fn room(&mut self) -> &mut [u8] {
+        self.rooms.get_mut(self.filled.len()).map_or(&mut [], |room| room)
+    }
+
+    fn filled(&mut self, octets: usize) -> bool {
+        self.filled.push(octets);
+        self.filled.len() < self.rooms.len()
+    }
+}
+
+/// A stretch of one frame; its length.
+fn copy_one(device: &mut TxQueue, room: &mut [u8], least: usize) -> Option<usize> {
+    let mut slots = Rooms { rooms: &mut [room], filled: vec![] };
+    device.copy_stretch(least, &mut slots);
+    slots.filled.first().copied()
+}
+
+/// A stretch of one frame; whether it was delivered.
+fn deliver_one(device: &mut RxQueue, headers: &[u8; 26], body: &[u8]) -> bool {
+    let position = device.position();
+    let mark = |at| assert_eq!(at, position);
+    let delivered = device.deliver_stretch(std::iter::once((headers, body)), mark);
+    assert!([(0, 0), (1, body.len())].contains(&delivered));
+    delivered.0 == 1
+}
+
+#[test]
+fn a_stretch_ends_where_the_room_ends_or_nothing_more_was_foreseen() {
+    for (rooms, foreseen, copied) in [(4, 6, 4), (6, 6, 6), (8, 6, 6), (8, 3, 3)] {
+        let (mut driver, mut device) = tx(16, RICH);
+        for n in 0..6 {
+            driver.send(&HEADER, &frame(n, 60 + n), Shape::default()).unwrap();
+        }
+        driver.queue.expose();
+        assert_eq!(device.foresee(foreseen), Ok(foreseen));
+        let mut octets = vec![[0; 100]; rooms];
+        let mut rooms: Vec<&mut [u8]> = octets.iter_mut().map(|room| &mut room[..]).collect();
+        let mut slots = Rooms { rooms: &mut rooms, filled: vec![] };
+        device.copy_stretch(26, &mut slots);
+        assert_eq!(slots.filled, (0..copied).map(|n| 72 + n).collect::<Vec<_>>());
+        assert_eq!(device.outstanding(), copied as u16);
+        for (n, octets) in octets.iter().take(copied).enumerate() {
+            assert_eq!(octets[12..72 + n], frame(n, 60 + n));
+        }
+    }
+}
+
+#[test]
+fn a_stretch_goes_into_as_many_buffers_as_were_foreseen_and_each_is_marked_before() {
+    for (frames, foreseen, delivered) in [(3, 5, 3), (5, 5, 5), (5, 2, 2)] {
+        let (mut driver, mut device) = rx(16, RICH);
+        for _ in 0..5 {
+            driver.post(200, Shape::default()).unwrap();
+        }
+        driver.queue.expose();
+        device.foresee_chains(foreseen).unwrap();
+        device.foresee_buffers(foreseen);
+        let (marked, bodies) = (std::cell::Cell::new(0), (0..frames).map(|n| frame(n, 40 + n)));
+        let bodies: Vec<_> = bodies.collect();
+        let mut headers = [0; 26];
+        headers[10] = 1;
+        let stretch = bodies.iter().map(|body| (&headers, &body[..]));
+        let mark = |at: u16| assert_eq!(marked.replace(at + 1), at);
+        let octets = bodies.iter().take(delivered).map(Vec::len).sum();
+        assert_eq!(device.deliver_stretch(stretch, mark), (delivered as u16, octets));
+        assert_eq!(marked.get(), delivered as u16);
+        device.publish().unwrap();
+        for body in &bodies[..delivered] {
+            let mut arrived = Vec::new();
+            driver.receive(&mut arrived).unwrap();
+            assert_eq!(arrived[14..], body[..]);
+        }
+    }
+}
 
 /// Where a shape's first pieces end, and whether the rest lies in a table.
 fn shape(cuts: &[usize], table: bool) -> Shape<'_> {
@@ -37,17 +119,17 @@ fn common_frames_are_copied_behind_their_headers_up_to_the_first_of_another_kind
         assert_eq!(device.foresee(5), Ok(5));
         let mut room = [0; 100];
         for n in 0..4 {
-            let len = device.copy_plain(&mut room, 26).unwrap();
+            let len = copy_one(&mut device, &mut room, 26).unwrap();
             assert_eq!(len, 72 + n);
             assert_eq!(room[..12], HEADER.to_bytes());
             assert_eq!(room[12..len], frame(n, 60 + n));
         }
-        assert_eq!(device.copy_plain(&mut room, 26), None, "{odd}");
+        assert_eq!(copy_one(&mut device, &mut room, 26), None, "{odd}");
         assert_eq!(device.whole(), Ok(()));
         assert_eq!(device.copy_next(&mut room).unwrap().unwrap().len, 64, "{odd}");
         assert_eq!(room[..64], frame(4, 64));
-        assert_eq!(device.copy_plain(&mut room, 26), Some(77), "{odd}");
-        assert_eq!(device.copy_plain(&mut room, 26), None);
+        assert_eq!(copy_one(&mut device, &mut room, 26), Some(77), "{odd}");
+        assert_eq!(copy_one(&mut device, &mut room, 26), None);
         assert_eq!(device.outstanding(), 6);
         device.complete().unwrap();
         assert_eq!(driver.reclaim(), 6);
@@ -60,9 +142,9 @@ fn a_frame_that_is_too_short_or_too_long_is_left_to_the_general_way() {
     driver.send(&NOTHING, &frame(0, 60), Shape::default()).unwrap();
     driver.queue.expose();
     assert_eq!(device.foresee(1), Ok(1));
-    assert_eq!(device.copy_plain(&mut [0; 71], 26), None);
-    assert_eq!(device.copy_plain(&mut [0; 72], 73), None);
-    assert_eq!(device.copy_plain(&mut [0; 72], 72), Some(72));
+    assert_eq!(copy_one(&mut device, &mut [0; 71], 26), None);
+    assert_eq!(copy_one(&mut device, &mut [0; 72], 73), None);
+    assert_eq!(copy_one(&mut device, &mut [0; 72], 72), Some(72));
 }
 
 #[test]
@@ -72,13 +154,13 @@ fn frames_with_a_short_header_are_left_to_the_general_way() {
     driver.send(&NOTHING, &frame(0, 60), Shape::default()).unwrap();
     driver.queue.expose();
     assert_eq!(device.foresee(1), Ok(1));
-    assert_eq!(device.copy_plain(&mut [0; 100], 26), None);
+    assert_eq!(copy_one(&mut device, &mut [0; 100], 26), None);
     let (mut driver, mut device) = rx(16, features);
     driver.fill(100);
     driver.queue.expose();
     device.foresee_chains(1).unwrap();
     device.foresee_buffers(1);
-    assert!(!device.deliver_plain(&[0; 26], &[]));
+    assert!(!deliver_one(&mut device, &[0; 26], &[]));
     assert_eq!(device.deliver_whole(&[1; 72]), Ok(Delivered::Written));
     device.publish().unwrap();
     let mut arrived = Vec::new();
@@ -95,10 +177,10 @@ fn a_common_frame_goes_into_one_buffer_and_where_it_does_not_fit_nothing_is_done
     // Nothing was foreseen, so nothing is known of any buffer.
     driver.post(76, Shape::default()).unwrap();
     driver.queue.expose();
-    assert!(!device.deliver_plain(&headers, &body));
+    assert!(!deliver_one(&mut device, &headers, &body));
     device.foresee_chains(4).unwrap();
     device.foresee_buffers(4);
-    assert!(device.deliver_plain(&headers, &body));
+    assert!(deliver_one(&mut device, &headers, &body));
     assert_eq!(device.outstanding(), 1);
     // A chain, a table, a buffer that is one octet too small.
     for (cuts, table, len) in
@@ -109,7 +191,7 @@ fn a_common_frame_goes_into_one_buffer_and_where_it_does_not_fit_nothing_is_done
         device.foresee_chains(1).unwrap();
         device.foresee_buffers(1);
         let before = device.position();
-        assert!(!device.deliver_plain(&headers, &body));
+        assert!(!deliver_one(&mut device, &headers, &body));
         assert_eq!(device.position(), before);
         assert!(device.skip_next().unwrap());
     }
@@ -160,7 +242,7 @@ proptest! {
             let mut general = RxQueue::resume(memory, queue.layout(), RICH).unwrap();
             straight.foresee_chains(4).unwrap();
             straight.foresee_buffers(4);
-            while straight.deliver_plain(&[0; 26], &[1; 50]) {
+            while deliver_one(&mut straight, &[0; 26], &[1; 50]) {
                 let (head, rest) = (NOTHING, [&[0; 14][..], &[1; 50]].concat());
                 prop_assert_eq!(general.deliver(&head, &[&rest]), Ok(Delivered::Written));
                 prop_assert_eq!(general.position(), straight.position());
@@ -170,7 +252,7 @@ proptest! {
             let mut general = TxQueue::resume(memory, queue.layout(), RICH).unwrap();
             prop_assert_eq!(straight.foresee(8), Ok(4));
             let (mut a, mut b) = ([0; 300], [0; 300]);
-            while let Some(len) = straight.copy_plain(&mut a, 26) {
+            while let Some(len) = copy_one(&mut straight, &mut a, 26) {
                 let taken = general.copy_next(&mut b).unwrap().unwrap();
                 prop_assert_eq!(taken.len + 12, len);
                 prop_assert_eq!(&taken.header.to_bytes()[..], &a[..12]);

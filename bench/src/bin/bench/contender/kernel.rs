@@ -4,6 +4,8 @@
 //! A frame that is written into a device is switched before the write returns, in the writer's time.
 //! So one thread writes and reads, and its processor time is the kernel's, but for what it takes to
 //! write a number into a buffer: the frame is not written afresh, which is to the kernel's favour.
+//! It is sent from and received into as many buffers as a guest's rings have, by turns, so that the
+//! caches are used as they are by the others.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,10 @@ const BATCH: u32 = 32;
 /// Longest frame with its header.
 const LONGEST: usize = 1 << 17;
 
+/// Octets of all buffers of one direction, and the number of buffers at most: as the guests' rings.
+const FOOTPRINT: usize = 4 << 20;
+const BUFFERS: usize = 1024;
+
 /// What is between the devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -37,9 +43,10 @@ pub enum Way {
 pub struct Kernel {
     way: Way,
     devices: [TapDevice; 2],
-    octets: Vec<u8>,
+    /// Frames to be sent, and room for those that arrive.
+    sent: Vec<Vec<u8>>,
     number: usize,
-    buffer: Vec<u8>,
+    arrived: Vec<Vec<u8>>,
     next: u64,
     expected: u64,
     _space: Netns,
@@ -88,8 +95,17 @@ impl Kernel {
             space.run("nft add rule ip nat out oifname tap1 masquerade")?;
         }
         let octets = Template::new(kind, ends, octets).octets().to_vec();
-        let (number, buffer) = (8 * number_at(kind), vec![0; LONGEST]);
-        Ok(Self { way, devices, octets, number, buffer, next: 1, expected: 1, _space: space })
+        let buffers = (FOOTPRINT / octets.len()).min(BUFFERS);
+        Ok(Self {
+            way,
+            devices,
+            number: 8 * number_at(kind),
+            sent: vec![octets; buffers],
+            arrived: vec![vec![0; LONGEST]; buffers],
+            next: 1,
+            expected: 1,
+            _space: space,
+        })
     }
 
     /// Its name in tables.
@@ -109,9 +125,10 @@ impl Kernel {
             for _ in 0..BATCH {
                 // The kernel switches in the sender's time: it always has something to do.
                 (seen.attempts, seen.full) = (seen.attempts + 1, seen.full + 1);
-                let at = self.number..self.number + 8;
-                self.octets[at].copy_from_slice(&self.next.to_le_bytes());
-                if !self.devices[0].send(&self.octets)? {
+                let turn = self.next as usize % self.sent.len();
+                let octets = &mut self.sent[turn];
+                octets[self.number..self.number + 8].copy_from_slice(&self.next.to_le_bytes());
+                if !self.devices[0].send(octets)? {
                     break;
                 }
                 self.next += 1;
@@ -124,10 +141,13 @@ impl Kernel {
     }
 
     fn receive(&mut self, seen: &mut Slice) -> Result<()> {
-        while let Some(len) = self.devices[1].receive(&mut self.buffer)? {
-            let octets = self.buffer.get(self.number..).and_then(|b| b.first_chunk::<8>());
+        loop {
+            let turn = self.expected as usize % self.arrived.len();
+            let buffer = &mut self.arrived[turn];
+            let Some(len) = self.devices[1].receive(buffer)? else { return Ok(()) };
+            let octets = buffer.get(self.number..).and_then(|b| b.first_chunk::<8>());
             let number = octets.map_or(0, |o| u64::from_le_bytes(*o));
-            if len != self.octets.len() {
+            if len != self.sent[0].len() {
                 // The kernel's own words: its router and bridge say some by themselves.
                 continue;
             }
@@ -139,7 +159,6 @@ impl Kernel {
             self.expected = number + 1;
             seen.received += 1;
         }
-        Ok(())
     }
 }
 

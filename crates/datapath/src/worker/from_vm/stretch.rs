@@ -4,25 +4,34 @@
 //! ```text
 //! foresee   how many there are; descriptors and octets of all are asked for     (virtqueue/src/tx.rs)
 //! copy      all of them into storage, before anything is decided about one
-//! look      each: is it a common datagram between two VMs of this network?
-//!           yes -> noted for its receiver        no -> decided as any other, at its turn
+//! look      each: is it a common datagram?                                      (datagram/plain.rs)
+//! find      if it goes from one VM to another of this network, to which?        (admit.rs)
+//! note      such ones at their receivers; all others are decided one by one, at their turn
 //! ```
 //! What the guest wrote lies in another core's cache. Asked for one by one, each datagram would wait
 //! for its lines; so all are asked for before the first is copied. A frame of another kind (in many
 //! pieces, a large send) ends the stretch, and is taken by itself.
+//!
+//! Datagrams that stand one behind the other and go to the same VM are a run, which is noted at its
+//! receiver as a whole.
 //!
 //! # Invariants
 //! - The datagrams of one port are decided in the order of its ring.
 //! - Nothing is refused here: what is not plain is decided by [`Batch::decide`], which has the names.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
-use virtqueue::RingFault;
+use virtqueue::{NetHeader, RingFault};
 
 use super::{Batch, Tally};
+use crate::admit::Admission;
 use crate::datagram::{self, Kind, Plain};
+use crate::envelope::Style;
 use crate::names::PortId;
+use crate::offload::Abilities;
 use crate::port::{ETHERNET, Port};
+use crate::reserved::Class;
 
 /// Frames whose lines are on their way at the same time: more would push each other out of a small
 /// cache again.
@@ -51,74 +60,164 @@ impl Batch<'_> {
         }
         self.marks.datagram(port.id, tally.index, tally.with(n));
         let first = self.storage.len() as u16;
-        let mut looks = [Plain::default(); STRETCH];
-        let places = looks.get_mut(..n.into()).unwrap_or_default();
-        let (taken, octets) = port.take_stretch(places, self.storage)?;
+        let (taken, octets) = port.take_stretch(n, self.storage)?;
         tally.took(taken, octets.saturating_sub(taken.saturating_mul(ETHERNET)));
+        let frames = first..first.wrapping_add(taken as u16);
+        let (mut looks, mut ways) = ([Plain::OTHER; STRETCH], [None; STRETCH]);
+        self.look(frames.clone(), port.allowed(), &mut looks);
         // The first frame of a card whose address is not known tells it.
-        let known = port.inch.guest_mac.is_some();
-        let mut own = Own::default();
-        for (i, look) in places.iter().take(taken).enumerate() {
-            let index = first.wrapping_add(i as u16);
-            #[cfg(feature = "fault-injection")]
-            crate::faults::poison("vm", self.storage.frame(index));
-            match self.neighbor(port.id, index, look, &mut own) {
-                Some(to) if known => self.note(port, to, index, tally),
-                _ => self.settle(port, index),
-            }
+        if port.inch.guest_mac.is_some() {
+            self.find(port.id, frames.clone(), &looks, &mut ways);
         }
+        self.note_stretch(port, tally, first, ways.get(..taken).unwrap_or_default());
         Ok(Some(taken))
     }
 
-    /// The VM that a common datagram goes to, if it may and fits.
-    #[inline]
-    fn neighbor(&self, port: PortId, index: u16, look: &Plain, own: &mut Own) -> Option<PortId> {
+    // The steps are functions by themselves: each loop has the registers for itself.
+
+    /// Looks at each frame, and cuts off the padding of those that are common datagrams.
+    #[inline(never)]
+    fn look(&mut self, frames: Range<u16>, allowed: Abilities, looks: &mut [Plain; STRETCH]) {
+        let (mtu, mut looks) = (self.network.mtu, looks.iter_mut());
+        self.storage.look(frames, |header, frame| {
+            #[cfg(feature = "fault-injection")]
+            crate::faults::poison("vm", frame);
+            let look = datagram::plain(frame);
+            let style = match look.octets() <= mtu {
+                true => Style::sent(header, frame, look, allowed),
+                false => Style::Other,
+            };
+            if let Some(place) = looks.next()
+                && style != Style::Other
+            {
+                *place = look;
+            }
+            (look.octets(), style)
+        });
+    }
+
+    /// Finds the VM that each common datagram goes to, if it may.
+    #[inline(never)]
+    fn find(
+        &self,
+        port: PortId,
+        frames: Range<u16>,
+        looks: &[Plain; STRETCH],
+        ways: &mut [Option<PortId>; STRETCH],
+    ) {
+        let mut own = Own::default();
         let admission = &self.network.admission;
-        if look.len > self.network.mtu {
-            return None;
-        }
-        match look.kind {
-            Kind::Other => None,
-            Kind::Four => {
-                let source = look.source4();
-                if own.four != Some(source) {
-                    own.four = admission.owns4(port, source).then_some(source);
-                    own.four?;
+        for ((look, way), index) in looks.iter().zip(ways).zip(frames) {
+            *way = match look.kind() {
+                Kind::Other => None,
+                Kind::Four => {
+                    let (source, destination) = (look.source4(), look.destination4());
+                    if own.four != Some(source) && !own.is4(admission, port, source) {
+                        continue;
+                    }
+                    if !Class::is_unicast4(destination) {
+                        continue;
+                    }
+                    admission.neighbor4(port, destination)
                 }
-                admission.neighbor4(port, look.destination4())
-            }
-            Kind::Six => {
-                let (source, destination) = datagram::plain_addresses6(self.storage.frame(index))?;
-                if own.six != Some(source) {
-                    own.six = admission.owns6(port, source).then_some(source);
-                    own.six?;
+                Kind::Six => {
+                    let frame = self.storage.frame(index);
+                    let Some((source, destination)) = datagram::plain_addresses6(frame) else {
+                        continue;
+                    };
+                    if own.six != Some(source) && !own.is6(admission, port, source) {
+                        continue;
+                    }
+                    if Class::of6(destination) != Class::Unicast {
+                        continue;
+                    }
+                    admission.neighbor6(port, destination)
                 }
-                admission.neighbor6(port, destination)
-            }
+            };
         }
     }
 
-    /// Notes a common datagram for its receiver.
+    /// Notes each common datagram at its receiver, and decides about the others. `ways` is what was
+    /// found for the frames from `first` on.
+    #[inline(never)]
+    fn note_stretch(
+        &mut self,
+        port: &mut Port,
+        tally: &mut Tally,
+        mut first: u16,
+        mut ways: &[Option<PortId>],
+    ) {
+        while let Some((way, others)) = ways.split_first() {
+            let n = match *way {
+                Some(to) => {
+                    let more = others.iter().take_while(|other| *other == way).count();
+                    let run = first..first.wrapping_add(more as u16).wrapping_add(1);
+                    self.note(port, to, run, tally);
+                    more
+                }
+                None => {
+                    self.settle(port, first);
+                    0
+                }
+            };
+            ways = others.get(n..).unwrap_or_default();
+            first = first.wrapping_add(n as u16).wrapping_add(1);
+        }
+    }
+
+    /// Notes a run for its receiver.
     #[inline]
-    fn note(&mut self, port: &mut Port, to: PortId, index: u16, tally: &mut Tally) {
+    fn note(&mut self, port: &mut Port, to: PortId, run: Range<u16>, tally: &mut Tally) {
+        let datagrams = run.end.wrapping_sub(run.start);
         #[cfg(feature = "fault-injection")]
-        if crate::faults::spoil("vm-to-vm", self.storage.datagram_mut(index)) {
+        if self.is_spoilt(&run) {
             return;
         }
         match self.ports.get_mut(to.0) {
             Some(receiver) => {
-                self.inboxes.note(receiver, self.storage, index);
-                tally.to_vm = tally.to_vm.wrapping_add(1);
+                self.inboxes.note_run(receiver, self.storage, run.start, datagrams);
+                tally.to_vm = tally.to_vm.wrapping_add(datagrams.into());
             }
-            None => self.settle(port, index),
+            None => run.for_each(|index| self.settle(port, index)),
         }
+    }
+
+    /// Whether the datagrams of a run are to vanish.
+    #[cfg(feature = "fault-injection")]
+    fn is_spoilt(&mut self, run: &Range<u16>) -> bool {
+        let mut gone = false;
+        for index in run.clone() {
+            gone |= crate::faults::spoil("vm-to-vm", self.storage.datagram_mut(index));
+        }
+        gone
     }
 
     /// The general way, for a frame of a stretch.
     #[inline(never)]
     fn settle(&mut self, port: &mut Port, index: u16) {
-        let Some(header) = self.storage.header(index) else { return };
+        let mut one = self.storage.sent(index..index.wrapping_add(1));
+        let Some((header, _)) = one.next() else { return };
+        let header = NetHeader::from_bytes(*header);
+        drop(one);
         let fate = self.decide(port, &header, index);
         self.count(port, fate);
+    }
+}
+
+impl Own {
+    /// Whether a VM may say this address.
+    #[inline(never)]
+    fn is4(&mut self, admission: &Admission, port: PortId, source: Ipv4Addr) -> bool {
+        let own = Class::is_unicast4(source) && admission.owns4(port, source);
+        self.four = own.then_some(source);
+        own
+    }
+
+    /// Whether a VM may say this address.
+    #[inline(never)]
+    fn is6(&mut self, admission: &Admission, port: PortId, source: Ipv6Addr) -> bool {
+        let own = Class::of6(source) == Class::Unicast && admission.owns6(port, source);
+        self.six = own.then_some(source);
+        own
     }
 }
