@@ -80,7 +80,7 @@ impl Style {
         Self::open(header, frame, look, six)
     }
 
-    #[inline]
+    #[inline(never)]
     fn open(header: &[u8; NetHeader::LEN], frame: &[u8], look: Plain, six: bool) -> Self {
         let at = ETHERNET.wrapping_add(if six { NEXT_HEADER } else { PROTOCOL });
         let style = match (frame.get(at).copied(), six) {
@@ -97,6 +97,12 @@ impl Style {
         let right = says == (start.wrapping_add(ETHERNET as u16), offset)
             && u32::from(end) <= look.octets();
         if right { style } else { Self::Other }
+    }
+
+    /// Whether the checksum is to be filled in.
+    #[inline]
+    pub fn is_open(self) -> bool {
+        self as u8 >= Self::Tcp4 as u8
     }
 
     /// What is known of the checksum of such a datagram.
@@ -185,6 +191,7 @@ mod tests {
     fn every_style_has_its_place_in_the_table() {
         for (place, style) in Style::ALL.iter().enumerate() {
             assert_eq!(*style as usize, place);
+            assert_eq!(style.is_open(), style.checksum() != Checksum::None);
         }
         let envelope = Envelope::to(MAC, Abilities::default());
         let takes = Style::ALL.map(|style| envelope.of(style).is_some());

@@ -305,12 +305,14 @@ impl Storage {
     ) {
         let items = self.items.get_mut(frames.start.into()..frames.end.into());
         for item in items.unwrap_or_default() {
-            let octets = self.arena.get(item.with(HEADERS)).unwrap_or_default();
+            let Some(octets) = self.arena.get(item.with(HEADERS)) else { return };
             let Some((header, frame)) = octets.split_first_chunk() else { return };
             let (len, style) = judge(header, frame);
             if style != Style::Other {
                 item.len = item.len.min(len);
                 item.style = style;
+            }
+            if style.is_open() {
                 item.offload.checksum = style.checksum();
             }
         }
@@ -360,12 +362,12 @@ impl Slots for ShortFrames<'_> {
     #[inline]
     fn filled(&mut self, octets: usize) -> bool {
         let at = self.line;
-        let header = self.arena.get(at..).and_then(|octets| octets.first_chunk());
         self.items.push(Item::new(at, octets.saturating_sub(HEADERS)));
         self.line = at.wrapping_add(octets.next_multiple_of(LINE));
         self.octets = self.octets.wrapping_add(octets);
         self.left = self.left.wrapping_sub(1);
-        self.left != 0 && !header.is_some_and(NetHeader::is_large)
+        let large = self.arena.get(at.wrapping_add(NetHeader::GSO_TYPE));
+        self.left != 0 && large == Some(&NetHeader::GSO_NONE)
     }
 }
 

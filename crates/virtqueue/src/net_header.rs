@@ -28,6 +28,8 @@ impl NetHeader {
     pub const LEN: usize = 12;
     /// Octets without `num_buffers`: legacy drivers, packet sockets, TUN.
     pub const SHORT_LEN: usize = 10;
+    /// Where `gso_type` stands.
+    pub const GSO_TYPE: usize = 1;
     /// The checksum is left to whoever sends the frame on.
     pub const F_NEEDS_CSUM: u8 = 1;
     /// The checksum was verified.

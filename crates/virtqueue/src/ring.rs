@@ -44,6 +44,8 @@ const LONG_CHAIN: u32 = 1024;
 /// other ports waiting.
 const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
 
+/// Octets of a buffer that [`Ring::foresee_buffers`] asks for.
+pub(crate) const FORESEEN: usize = 2 * LINE;
 /// Entries that are found ahead of their use.
 const AHEAD: usize = 64;
 /// Used entries that share a cache line.
@@ -321,11 +323,11 @@ impl Ring {
 
     /// Asks for the lines of a buffer that [`Ring::foresee_buffers`] has not asked for, up to `len`
     /// octets: for a long frame, while the one before it is copied.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn foresee_rest(&self, found: Option<&Found>, len: usize, purpose: Use) {
         let Some(found) = found else { return };
         let purpose = if self.for_writing { purpose } else { Use::Read };
-        for offset in (2 * LINE..len.min(found.len as usize)).step_by(LINE) {
+        for offset in (FORESEEN..len.min(found.len as usize)).step_by(LINE) {
             near(found.start, offset, purpose);
         }
     }

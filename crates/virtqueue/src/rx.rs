@@ -20,7 +20,7 @@ use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::GuestMemory;
 use crate::net_header::NetHeader;
 use crate::piece::{Piece, Use};
-use crate::ring::{Budget, Ring};
+use crate::ring::{Budget, FORESEEN, Ring};
 use crate::split::F_WRITE;
 
 /// What became of a frame.
@@ -109,8 +109,10 @@ impl RxQueue {
         for ((n, one), (headers, body)) in found.iter().enumerate().zip(frames) {
             let Some((head, piece)) = one.buffer() else { break };
             let len = body.len().saturating_add(N);
-            // The next frame is probably as long.
-            self.ring.foresee_rest(found.get(n.wrapping_add(1)), len, Use::Write);
+            if len > FORESEEN {
+                // The next frame is probably as long.
+                self.ring.foresee_rest(found.get(n.wrapping_add(1)), len, Use::Write);
+            }
             if piece.len() < len {
                 break;
             }

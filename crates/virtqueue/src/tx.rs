@@ -26,7 +26,7 @@ use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::GuestMemory;
 use crate::net_header::NetHeader;
 use crate::piece::{Piece, Use};
-use crate::ring::Ring;
+use crate::ring::{FORESEEN, Ring};
 
 /// A frame that was taken from an output queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +122,11 @@ impl TxQueue {
             let found = self.ring.found();
             for (n, one) in found.iter().enumerate() {
                 let Some((head, piece)) = one.buffer() else { break };
+                if piece.len() > FORESEEN {
+                    // The next frame is probably as long.
+                    self.ring.foresee_rest(found.get(n.wrapping_add(1)), piece.len(), Use::Read);
+                }
                 let room = slots.room();
-                self.ring.foresee_rest(found.get(n.wrapping_add(1)), room.len(), Use::Read);
                 if piece.len() < least || piece.len() > room.len() {
                     goes_on = false;
                     break;
