@@ -1,0 +1,239 @@
+//! The cache line that a look-up reads: a few entries, written by one, read by all.
+//!
+//! # Theory of operation
+//! An entry is an address, a *tag* (how long the prefix is, or which marker this is; `address.rs`)
+//! and a *payload* (whose it is; zero for nobody). Tag and payload are one word, the entry's word:
+//!
+//! ```text
+//! Bucket4   spilled | word word word word word word word         word = address:32 tag:8 payload:24
+//! Bucket6   spilled | word word word | address address address   word = tag:8 payload:24
+//! ```
+//! A slot lives through this, and never backwards:
+//!
+//! ```text
+//! never used (0) --put--> live (tag, payload) --set--> other payload --set(0)--> dead (tag, 0)
+//!                                  ^                                                |
+//!                                  '------------------ set: the same address -------'
+//! ```
+//! 1. `put` writes the address first and the word last, with release; a reader loads the word with
+//!    acquire, so whoever sees the word sees the address that belongs to it.
+//! 2. From then on the slot's address *never changes*. So a reader needs no sequence number, no
+//!    second look and no second try: what it compares cannot be half of one address and half of
+//!    another. Dead slots are got rid of by building the buckets anew (`table.rs`); who still
+//!    reads the old ones reads them undisturbed.
+//! 3. An entry stays in its bucket. One that found the bucket full is in a later one, and the bucket
+//!    says `spilled`: only then a reader goes on. (The mark may be seen before the entry: a look-up
+//!    in vain, as it would have been a moment ago.)
+//!
+//! # Invariants
+//! - One writer at a time. Readers: any number, any time, and they never wait.
+//! - An address with its tag is in one slot of the buckets at most.
+
+use super::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Bits of a payload.
+const PAYLOAD_BITS: u32 = 24;
+/// The largest payload.
+pub(super) const PAYLOAD_MAX: u32 = (1 << PAYLOAD_BITS) - 1;
+
+/// A slot as the writer reads it.
+#[derive(Clone, Copy)]
+pub(super) struct Slot<A> {
+    pub(super) address: A,
+    pub(super) tag: u8,
+    /// Zero if the entry is dead.
+    pub(super) payload: u32,
+}
+
+/// A cache line of entries with addresses of type `A`.
+pub(super) trait Bucket<A>: Default + Send + Sync {
+    /// Entries that fit.
+    const SLOTS: usize;
+
+    /// The payload of an entry; zero if it is not here, or dead. Readers call it.
+    fn find(&self, address: A, tag: u8) -> u32;
+
+    /// Whether an entry that belongs here lies further on.
+    fn spilled(&self) -> bool;
+
+    /// Reads something, so that the line is in the cache when it is needed; what does not matter.
+    fn touch(&self) -> u32;
+
+    /// Which slot has this address and tag, dead or alive.
+    fn position(&self, address: A, tag: u8) -> Option<usize>;
+
+    /// The first slot that was never used.
+    fn free(&self) -> Option<usize>;
+
+    /// Makes a slot that was never used an entry.
+    fn put(&self, slot: usize, entry: Slot<A>);
+
+    /// Changes the payload of an entry; zero kills it.
+    fn set(&self, slot: usize, payload: u32);
+
+    /// Says that an entry which belongs here lies further on.
+    fn spill(&self);
+
+    /// What a slot holds; `None` if it was never used, or there is no such slot.
+    fn slot(&self, slot: usize) -> Option<Slot<A>>;
+}
+
+/// The word of an entry.
+#[inline]
+pub(super) fn word(tag: u8, payload: u32) -> u32 {
+    u32::from(tag) << PAYLOAD_BITS | payload & PAYLOAD_MAX
+}
+
+/// Seven IPv4 entries.
+#[derive(Default)]
+#[repr(align(64))]
+pub(super) struct Bucket4 {
+    spilled: AtomicU64,
+    words: [AtomicU64; 7],
+}
+
+impl Bucket<u32> for Bucket4 {
+    const SLOTS: usize = 7;
+
+    #[inline]
+    fn find(&self, address: u32, tag: u8) -> u32 {
+        let key = u64::from(address) << 8 | u64::from(tag);
+        let mut found = 0;
+        // All slots, without branches that nobody could predict.
+        for word in &self.words {
+            let word = word.load(Ordering::Acquire);
+            found |= if word >> PAYLOAD_BITS == key { word as u32 & PAYLOAD_MAX } else { 0 };
+        }
+        found
+    }
+
+    #[inline]
+    fn spilled(&self) -> bool {
+        self.spilled.load(Ordering::Acquire) != 0
+    }
+
+    #[inline]
+    fn touch(&self) -> u32 {
+        self.spilled.load(Ordering::Relaxed) as u32
+    }
+
+    fn position(&self, address: u32, tag: u8) -> Option<usize> {
+        let key = u64::from(address) << 8 | u64::from(tag);
+        self.words.iter().position(|w| w.load(Ordering::Relaxed) >> PAYLOAD_BITS == key)
+    }
+
+    fn free(&self) -> Option<usize> {
+        self.words.iter().position(|w| w.load(Ordering::Relaxed) == 0)
+    }
+
+    fn put(&self, slot: usize, entry: Slot<u32>) {
+        let Some(place) = self.words.get(slot) else { return };
+        // Address and word are one here.
+        let low = u64::from(word(entry.tag, entry.payload));
+        place.store(u64::from(entry.address) << 32 | low, Ordering::Release);
+    }
+
+    fn set(&self, slot: usize, payload: u32) {
+        let Some(place) = self.words.get(slot) else { return };
+        let key = place.load(Ordering::Relaxed) >> PAYLOAD_BITS;
+        let payload = u64::from(payload & PAYLOAD_MAX);
+        place.store(key << PAYLOAD_BITS | payload, Ordering::Release);
+    }
+
+    fn spill(&self) {
+        self.spilled.store(1, Ordering::Release);
+    }
+
+    fn slot(&self, slot: usize) -> Option<Slot<u32>> {
+        let word = self.words.get(slot)?.load(Ordering::Relaxed);
+        let [a, b, c, d, tag, ..] = word.to_be_bytes();
+        let address = u32::from_be_bytes([a, b, c, d]);
+        (word != 0).then_some(Slot { address, tag, payload: word as u32 & PAYLOAD_MAX })
+    }
+}
+
+/// Three IPv6 entries.
+#[derive(Default)]
+#[repr(align(64))]
+pub(super) struct Bucket6 {
+    spilled: AtomicU32,
+    pub(super) words: [AtomicU32; 3],
+    /// Upper and lower half of each entry's address.
+    pub(super) addresses: [[AtomicU64; 2]; 3],
+}
+
+/// Upper and lower half of an address.
+#[inline]
+pub(super) fn halves(address: u128) -> (u64, u64) {
+    ((address >> 64) as u64, address as u64)
+}
+
+impl Bucket<u128> for Bucket6 {
+    const SLOTS: usize = 3;
+
+    #[inline]
+    fn find(&self, address: u128, tag: u8) -> u32 {
+        let (high, low) = halves(address);
+        let mut found = 0;
+        // All slots, without branches that nobody could predict.
+        for (word, [upper, lower]) in self.words.iter().zip(&self.addresses) {
+            // Acquire: the address that was written before this word is there.
+            let word = word.load(Ordering::Acquire);
+            let differ = (upper.load(Ordering::Relaxed) ^ high)
+                | (lower.load(Ordering::Relaxed) ^ low)
+                | u64::from((word >> PAYLOAD_BITS) ^ u32::from(tag));
+            found |= if differ == 0 { word & PAYLOAD_MAX } else { 0 };
+        }
+        found
+    }
+
+    #[inline]
+    fn spilled(&self) -> bool {
+        self.spilled.load(Ordering::Acquire) != 0
+    }
+
+    #[inline]
+    fn touch(&self) -> u32 {
+        self.spilled.load(Ordering::Relaxed)
+    }
+
+    fn position(&self, address: u128, tag: u8) -> Option<usize> {
+        (0..Self::SLOTS)
+            .find(|i| self.slot(*i).is_some_and(|slot| slot.address == address && slot.tag == tag))
+    }
+
+    fn free(&self) -> Option<usize> {
+        self.words.iter().position(|w| w.load(Ordering::Relaxed) == 0)
+    }
+
+    fn put(&self, slot: usize, entry: Slot<u128>) {
+        let (Some(place), Some([upper, lower])) = (self.words.get(slot), self.addresses.get(slot))
+        else {
+            return;
+        };
+        let (high, low) = halves(entry.address);
+        upper.store(high, Ordering::Relaxed);
+        lower.store(low, Ordering::Relaxed);
+        // Last, and with release: who sees it sees the address.
+        place.store(word(entry.tag, entry.payload), Ordering::Release);
+    }
+
+    fn set(&self, slot: usize, payload: u32) {
+        let Some(place) = self.words.get(slot) else { return };
+        let [tag, ..] = place.load(Ordering::Relaxed).to_be_bytes();
+        place.store(word(tag, payload), Ordering::Release);
+    }
+
+    fn spill(&self) {
+        self.spilled.store(1, Ordering::Release);
+    }
+
+    fn slot(&self, slot: usize) -> Option<Slot<u128>> {
+        let word = self.words.get(slot)?.load(Ordering::Relaxed);
+        let [upper, lower] = self.addresses.get(slot)?;
+        let high = u128::from(upper.load(Ordering::Relaxed));
+        let address = high << 64 | u128::from(lower.load(Ordering::Relaxed));
+        let [tag, ..] = word.to_be_bytes();
+        (word != 0).then_some(Slot { address, tag, payload: word & PAYLOAD_MAX })
+    }
+}

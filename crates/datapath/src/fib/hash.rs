@@ -1,0 +1,40 @@
+//! Where an address is to be looked for: a keyed hash.
+//!
+//! # Theory of operation
+//! Who chooses addresses (an operator, or a LAN that has some withdrawn) must not be able to choose
+//! ones that fall together. So every list hashes with 256 bits of its own, made from the operating
+//! system's randomness; nobody outside ever sees a hash, or a time that tells one.
+//!
+//! The mixing step is the folded multiplication of wyhash and foldhash: both halves of a 64 by 64
+//! bit product, one over the other. Each bit of the operands reaches bits in the middle of it,
+//! which is where the upper half of the result comes from, and that is what is used.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// The secret of one list.
+#[derive(Clone, Copy)]
+pub(super) struct Seed(pub(super) [u64; 4]);
+
+impl Seed {
+    /// A new secret.
+    pub(super) fn random() -> Self {
+        // The standard library's keys are from the operating system, and SipHash does not tell them.
+        let keys = RandomState::new();
+        Self([0u8, 1, 2, 3].map(|part| keys.hash_one(part)))
+    }
+
+    /// Mixes 128 bits of an address and the tag of an entry.
+    #[inline]
+    pub(super) fn hash(self, high: u64, low: u64, tag: u8) -> u64 {
+        let Self([a, b, c, d]) = self;
+        // Odd, so that no two tags give the same word.
+        let tag = u64::from(tag).wrapping_mul(c | 1);
+        fold(fold(high ^ a, low ^ b) ^ tag, d)
+    }
+}
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a).wrapping_mul(u128::from(b));
+    (product as u64) ^ (product >> 64) as u64
+}
