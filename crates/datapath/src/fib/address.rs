@@ -26,6 +26,13 @@ pub(super) fn marker_tag(level: u8) -> u8 {
     FIRST_MARKER.saturating_add(level >> 3)
 }
 
+/// What goes into the hash of an entry beside its address. Nothing for a single address: that is
+/// what nearly every look-up is for.
+#[inline]
+fn purpose<A: Address>(tag: u8) -> u8 {
+    if tag == A::EXACT { 0 } else { tag }
+}
+
 /// An IPv4 or IPv6 address as a number.
 pub(super) trait Address: Copy + Eq + Send + Sync {
     /// The cache line that holds some.
@@ -51,7 +58,7 @@ impl Address for u32 {
 
     #[inline]
     fn hash(self, tag: u8, seed: Seed) -> u64 {
-        seed.hash(self.into(), 0, tag)
+        seed.hash(0, self.into(), purpose::<Self>(tag))
     }
 
     #[inline]
@@ -69,7 +76,7 @@ impl Address for u128 {
     #[inline]
     fn hash(self, tag: u8, seed: Seed) -> u64 {
         let (high, low) = halves(self);
-        seed.hash(high, low, tag)
+        seed.hash(high, low, purpose::<Self>(tag))
     }
 
     #[inline]

@@ -5,8 +5,8 @@
 //! and a *payload* (whose it is; zero for nobody). Tag and payload are one word, the entry's word:
 //!
 //! ```text
-//! Bucket4   spilled | word word word word word word word         word = address:32 tag:8 payload:24
-//! Bucket6   spilled | word word word | address address address   word = tag:8 payload:24
+//! Bucket4   word word word word word word word word              word = address:32 tag:8 payload:24
+//! Bucket6   word word word | spilled | address address address   word = tag:8 payload:24
 //! ```
 //! A slot lives through this, and never backwards:
 //!
@@ -21,9 +21,12 @@
 //!    second look and no second try: what it compares cannot be half of one address and half of
 //!    another. Dead slots are got rid of by building the buckets anew (`table.rs`); who still
 //!    reads the old ones reads them undisturbed.
-//! 3. An entry stays in its bucket. One that found the bucket full is in a later one, and the bucket
-//!    says `spilled`: only then a reader goes on. (The mark may be seen before the entry: a look-up
-//!    in vain, as it would have been a moment ago.)
+//! 3. An entry stays in its bucket. It takes the first slot that was never used, in an order that its
+//!    hash tells: so most look-ups end with the first slot they try, and one that comes to a slot
+//!    that was never used knows that there is nothing.
+//! 4. One that found the bucket full is in a later one. A full bucket of IPv4 says so by being full,
+//!    one of IPv6 by its mark `spilled`: a third of those are full, and the mark saves most of them a
+//!    second line. (It may be seen before the entry: a look-up in vain, as a moment ago.)
 //!
 //! # Invariants
 //! - One writer at a time. Readers: any number, any time, and they never wait.
@@ -50,20 +53,15 @@ pub(super) trait Bucket<A>: Default + Send + Sync {
     /// Entries that fit.
     const SLOTS: usize;
 
-    /// The payload of an entry; zero if it is not here, or dead. Readers call it.
-    fn find(&self, address: A, tag: u8) -> u32;
-
-    /// Whether an entry that belongs here lies further on.
-    fn spilled(&self) -> bool;
-
-    /// Reads something, so that the line is in the cache when it is needed; what does not matter.
-    fn touch(&self) -> u32;
+    /// The payload of an entry; zero if there is none, or it is dead. `None` if it may be further on.
+    /// Readers call it.
+    fn find(&self, address: A, tag: u8, hash: u64) -> Option<u32>;
 
     /// Which slot has this address and tag, dead or alive.
     fn position(&self, address: A, tag: u8) -> Option<usize>;
 
-    /// The first slot that was never used.
-    fn free(&self) -> Option<usize>;
+    /// The slot that was never used, and that a look-up with this hash comes to first.
+    fn free(&self, hash: u64) -> Option<usize>;
 
     /// Makes a slot that was never used an entry.
     fn put(&self, slot: usize, entry: Slot<A>);
@@ -71,8 +69,11 @@ pub(super) trait Bucket<A>: Default + Send + Sync {
     /// Changes the payload of an entry; zero kills it.
     fn set(&self, slot: usize, payload: u32);
 
-    /// Says that an entry which belongs here lies further on.
+    /// Says that an entry which belongs into this full bucket lies further on.
     fn spill(&self);
+
+    /// Whether [`spill`](Self::spill) may have said so.
+    fn may_have_spilled(&self) -> bool;
 
     /// What a slot holds; `None` if it was never used, or there is no such slot.
     fn slot(&self, slot: usize) -> Option<Slot<A>>;
@@ -84,68 +85,77 @@ pub(super) fn word(tag: u8, payload: u32) -> u32 {
     u32::from(tag) << PAYLOAD_BITS | payload & PAYLOAD_MAX
 }
 
-/// Seven IPv4 entries.
+/// Eight IPv4 entries.
 #[derive(Default)]
 #[repr(align(64))]
-pub(super) struct Bucket4 {
-    spilled: AtomicU64,
-    words: [AtomicU64; 7],
+pub(super) struct Bucket4([AtomicU64; 8]);
+
+/// The `n`th slot of a bucket of IPv4 that a look-up with this hash tries.
+#[inline]
+fn nth4(hash: u64, n: usize) -> usize {
+    (hash as usize ^ n) & 7
+}
+
+impl Bucket4 {
+    /// Address and tag, where the word has them.
+    #[inline]
+    fn key(address: u32, tag: u8) -> u64 {
+        u64::from(address) << 32 | u64::from(word(tag, 0))
+    }
 }
 
 impl Bucket<u32> for Bucket4 {
-    const SLOTS: usize = 7;
+    const SLOTS: usize = 8;
 
     #[inline]
-    fn find(&self, address: u32, tag: u8) -> u32 {
-        let key = u64::from(address) << 8 | u64::from(tag);
-        let mut found = 0;
-        // All slots, without branches that nobody could predict.
-        for word in &self.words {
-            let word = word.load(Ordering::Acquire);
-            found |= if word >> PAYLOAD_BITS == key { word as u32 & PAYLOAD_MAX } else { 0 };
+    fn find(&self, address: u32, tag: u8, hash: u64) -> Option<u32> {
+        let key = Self::key(address, tag);
+        for n in 0..Self::SLOTS {
+            let word = self.0.get(nth4(hash, n))?.load(Ordering::Acquire);
+            // With its own key, only the payload is left of a word.
+            let left = word ^ key;
+            if left <= PAYLOAD_MAX.into() {
+                return Some(left as u32);
+            }
+            if word == 0 {
+                return Some(0);
+            }
         }
-        found
-    }
-
-    #[inline]
-    fn spilled(&self) -> bool {
-        self.spilled.load(Ordering::Acquire) != 0
-    }
-
-    #[inline]
-    fn touch(&self) -> u32 {
-        self.spilled.load(Ordering::Relaxed) as u32
+        None
     }
 
     fn position(&self, address: u32, tag: u8) -> Option<usize> {
-        let key = u64::from(address) << 8 | u64::from(tag);
-        self.words.iter().position(|w| w.load(Ordering::Relaxed) >> PAYLOAD_BITS == key)
+        let key = Self::key(address, tag) >> PAYLOAD_BITS;
+        self.0.iter().position(|w| w.load(Ordering::Relaxed) >> PAYLOAD_BITS == key)
     }
 
-    fn free(&self) -> Option<usize> {
-        self.words.iter().position(|w| w.load(Ordering::Relaxed) == 0)
+    fn free(&self, hash: u64) -> Option<usize> {
+        let is_free = |slot: &usize| self.0.get(*slot).is_some_and(|w| w.load(Ordering::Relaxed) == 0);
+        (0..Self::SLOTS).map(|n| nth4(hash, n)).find(is_free)
     }
 
     fn put(&self, slot: usize, entry: Slot<u32>) {
-        let Some(place) = self.words.get(slot) else { return };
+        let Some(place) = self.0.get(slot) else { return };
         // Address and word are one here.
-        let low = u64::from(word(entry.tag, entry.payload));
-        place.store(u64::from(entry.address) << 32 | low, Ordering::Release);
+        let key = Self::key(entry.address, entry.tag);
+        place.store(key | u64::from(entry.payload & PAYLOAD_MAX), Ordering::Release);
     }
 
     fn set(&self, slot: usize, payload: u32) {
-        let Some(place) = self.words.get(slot) else { return };
+        let Some(place) = self.0.get(slot) else { return };
         let key = place.load(Ordering::Relaxed) >> PAYLOAD_BITS;
         let payload = u64::from(payload & PAYLOAD_MAX);
         place.store(key << PAYLOAD_BITS | payload, Ordering::Release);
     }
 
-    fn spill(&self) {
-        self.spilled.store(1, Ordering::Release);
+    fn spill(&self) {}
+
+    fn may_have_spilled(&self) -> bool {
+        self.free(0).is_none()
     }
 
     fn slot(&self, slot: usize) -> Option<Slot<u32>> {
-        let word = self.words.get(slot)?.load(Ordering::Relaxed);
+        let word = self.0.get(slot)?.load(Ordering::Relaxed);
         let [a, b, c, d, tag, ..] = word.to_be_bytes();
         let address = u32::from_be_bytes([a, b, c, d]);
         (word != 0).then_some(Slot { address, tag, payload: word as u32 & PAYLOAD_MAX })
@@ -156,8 +166,8 @@ impl Bucket<u32> for Bucket4 {
 #[derive(Default)]
 #[repr(align(64))]
 pub(super) struct Bucket6 {
-    spilled: AtomicU32,
     pub(super) words: [AtomicU32; 3],
+    spilled: AtomicU32,
     /// Upper and lower half of each entry's address.
     pub(super) addresses: [[AtomicU64; 2]; 3],
 }
@@ -172,29 +182,23 @@ impl Bucket<u128> for Bucket6 {
     const SLOTS: usize = 3;
 
     #[inline]
-    fn find(&self, address: u128, tag: u8) -> u32 {
+    fn find(&self, address: u128, tag: u8, _hash: u64) -> Option<u32> {
         let (high, low) = halves(address);
-        let mut found = 0;
-        // All slots, without branches that nobody could predict.
+        let key = word(tag, 0);
         for (word, [upper, lower]) in self.words.iter().zip(&self.addresses) {
             // Acquire: the address that was written before this word is there.
             let word = word.load(Ordering::Acquire);
+            let left = word ^ key;
             let differ = (upper.load(Ordering::Relaxed) ^ high)
-                | (lower.load(Ordering::Relaxed) ^ low)
-                | u64::from((word >> PAYLOAD_BITS) ^ u32::from(tag));
-            found |= if differ == 0 { word & PAYLOAD_MAX } else { 0 };
+                | (lower.load(Ordering::Relaxed) ^ low);
+            if differ == 0 && left <= PAYLOAD_MAX {
+                return Some(left);
+            }
+            if word == 0 {
+                return Some(0);
+            }
         }
-        found
-    }
-
-    #[inline]
-    fn spilled(&self) -> bool {
-        self.spilled.load(Ordering::Acquire) != 0
-    }
-
-    #[inline]
-    fn touch(&self) -> u32 {
-        self.spilled.load(Ordering::Relaxed)
+        (self.spilled.load(Ordering::Acquire) == 0).then_some(0)
     }
 
     fn position(&self, address: u128, tag: u8) -> Option<usize> {
@@ -202,7 +206,7 @@ impl Bucket<u128> for Bucket6 {
             .find(|i| self.slot(*i).is_some_and(|slot| slot.address == address && slot.tag == tag))
     }
 
-    fn free(&self) -> Option<usize> {
+    fn free(&self, _hash: u64) -> Option<usize> {
         self.words.iter().position(|w| w.load(Ordering::Relaxed) == 0)
     }
 
@@ -226,6 +230,10 @@ impl Bucket<u128> for Bucket6 {
 
     fn spill(&self) {
         self.spilled.store(1, Ordering::Release);
+    }
+
+    fn may_have_spilled(&self) -> bool {
+        self.spilled.load(Ordering::Relaxed) != 0
     }
 
     fn slot(&self, slot: usize) -> Option<Slot<u128>> {

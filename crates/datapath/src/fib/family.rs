@@ -11,7 +11,7 @@ use super::address::{Address, prefix_tag};
 use super::bucket::Slot;
 use super::hash::Seed;
 use super::prefixes::{self, Mark};
-use super::table::{Anew, Directory, Fills, Homes, Removal};
+use super::table::{Anew, Directory, Fills, Removal};
 
 /// What is looked up in.
 pub(super) struct Family<A: Address> {
@@ -23,8 +23,8 @@ pub(super) struct Family<A: Address> {
 /// What is to be published.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
-    /// This shard has other buckets.
-    Shard(u8),
+    /// There are other buckets.
+    Buckets(Anew),
     /// Prefixes of other lengths are in use.
     Lengths,
 }
@@ -39,7 +39,7 @@ impl<A: Address> Family<A> {
     /// Takes over one change.
     pub(super) fn follow(&mut self, newer: &Self, change: Change) {
         match change {
-            Change::Shard(shard) => self.directory.follow(&newer.directory, shard),
+            Change::Buckets(anew) => self.directory.follow(&newer.directory, anew),
             Change::Lengths => self.lengths = newer.lengths,
         }
     }
@@ -53,24 +53,22 @@ impl<A: Address> Family<A> {
     /// The payload of the entry that decides about an address; zero for nobody.
     #[inline]
     pub(super) fn find(&self, address: A) -> u32 {
-        match self.directory.find(address, A::EXACT) {
+        self.find_hashed(address, self.directory.hash(address))
+    }
+
+    /// The same for an address whose hash is known.
+    #[inline]
+    pub(super) fn find_hashed(&self, address: A, hash: u64) -> u32 {
+        match self.directory.find_hashed(address, A::EXACT, hash) {
             0 => self.find_prefix(address),
             payload => payload,
         }
     }
 
-    /// The same for a batch, whose homes have been touched.
+    /// Asks for the memory that a look-up of this address will read.
     #[inline]
-    pub(super) fn find_batch(&self, homes: &Homes<'_, A>, addresses: &[A], found: &mut [u32]) {
-        self.directory.find_batch(homes, addresses, found);
-        if self.lengths == 0 {
-            return;
-        }
-        for (found, address) in found.iter_mut().zip(addresses) {
-            if *found == 0 {
-                *found = self.find_prefix(*address);
-            }
-        }
+    pub(super) fn ask(&self, address: A) {
+        self.directory.ask(self.directory.hash(address));
     }
 
     #[inline]
@@ -122,8 +120,8 @@ impl<A: Address> Writer<A> {
             prefixes::mark(fills, family, prefix, Mark::One, &mut publish);
         }
         let entry = Slot { address, tag: prefix_tag(length), payload };
-        if let Some(Anew(shard)) = fills.put(&mut family.directory, entry) {
-            publish(family, Change::Shard(shard));
+        if let Some(anew) = fills.put(&mut family.directory, entry) {
+            publish(family, Change::Buckets(anew));
         }
         // There is no count for the length of an address.
         if let Some(count) = counts.get_mut(usize::from(length)).filter(|_| length < A::LENGTH) {
@@ -144,8 +142,8 @@ impl<A: Address> Writer<A> {
     ) {
         let Self { family, fills, counts } = self;
         let tag = prefix_tag(length);
-        if let Some(Anew(shard)) = fills.kill(&mut family.directory, address, tag, removal) {
-            publish(family, Change::Shard(shard));
+        if let Some(anew) = fills.kill(&mut family.directory, address, tag, removal) {
+            publish(family, Change::Buckets(anew));
         }
         if let Some(count) = counts.get_mut(usize::from(length)).filter(|_| length < A::LENGTH) {
             *count = count.saturating_sub(1);

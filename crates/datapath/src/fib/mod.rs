@@ -35,6 +35,7 @@
 //! that, in the notes of its owner. `cargo run --release -p datapath --example list` measures the rest.
 
 mod address;
+mod ahead;
 mod bucket;
 mod family;
 mod hash;
@@ -56,9 +57,8 @@ use ipnet::IpNet;
 
 pub use list::Fib;
 pub use shared::{FibReader, Retired};
-pub use table::BATCH;
 pub use target::{Taken, Target};
-pub use view::View;
+pub use view::{BATCH, View};
 
 /// `prefix` without `address`: what is left of it, the larger first. All of it if it does not hold
 /// the address, nothing if it is the address.

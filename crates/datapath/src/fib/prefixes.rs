@@ -22,7 +22,7 @@
 use super::address::{Address, marker_tag, prefix_tag};
 use super::bucket::{PAYLOAD_MAX, Slot};
 use super::family::{Change, Family};
-use super::table::{Anew, Directory, Fills, Removal};
+use super::table::{Directory, Fills, Removal};
 
 /// What happens to the markers of a prefix.
 #[derive(Clone, Copy)]
@@ -91,8 +91,8 @@ pub(super) fn mark<A: Address>(
             Mark::OneLess(removal) if payload == 0 => fills.kill(directory, address, tag, removal),
             _ => fills.put(directory, Slot { address, tag, payload }),
         };
-        if let Some(Anew(shard)) = changed {
-            publish(family, Change::Shard(shard));
+        if let Some(anew) = changed {
+            publish(family, Change::Buckets(anew));
         }
         level = level.saturating_sub(A::STRIDE);
     }

@@ -2,44 +2,49 @@
 //!
 //! # Theory of operation
 //! ```text
-//! hash   shard:8 | where in the shard:32 | -
+//! hash   shard:8 | where in the shard:32 | ... | slot:3
 //!          |               '--------------------------.
-//!        [256 shards] -> Arc<[bucket bucket bucket bucket ...]>   the home bucket, and, if it has
-//!                                                                  spilled, those behind it
+//!          [shards] -> Arc<[bucket bucket bucket bucket ...]>   the home bucket, and, if it has
+//!                                                               spilled, those behind it
 //! ```
-//! Readers have a [`Directory`]: their own copy of the 256 references. The writer changes buckets in
-//! place as `bucket.rs` tells, and counts what it has used in [`Fills`]. A shard that is full to two
-//! thirds, dead entries included, is written anew from its live entries with 17/32 of its slots
-//! filled: larger, smaller or the same size, as it comes out. The old buckets are never written
+//! Readers have a [`Directory`]: their own copy of the references to the shards. The writer changes
+//! buckets in place as `bucket.rs` tells, and counts what it has used in [`Fills`]. A shard that is
+//! full to two thirds, dead entries included, is written anew from its live entries with 17/32 of its
+//! slots filled: larger, smaller or the same size, as it comes out. The old buckets are never written
 //! again; the new ones are published, and readers take them at their next quiescent point.
 //!
-//! So growth comes in pieces: with a million addresses some thousands of entries are written anew, not
-//! a million; and since about an eighth of the slots can be used after that, an insertion pays for a few
-//! entries on average, whatever is inserted and removed.
+//! A small table is one shard; one with more than [`SMALL`] entries has 256, and one with few again is
+//! brought back to one. So a small list is a few lines close together, and growth comes in pieces:
+//! with a million addresses some thousands of entries are written anew, not a million; and since about
+//! an eighth of the slots can be used after that, an insertion pays for a few entries on average,
+//! whatever is inserted and removed.
 //!
 //! # A batch
-//! The cost of a look-up in a large table is waiting for memory. A batch first works out all home buckets
-//! ([`Directory::homes`]), then reads one word of each, in a loop so short that the processor has all of
-//! these reads under way at once ([`touch`]), and only then compares ([`Directory::find_batch`]). Those
-//! that go on behind their homes do so together, too.
+//! The cost of a look-up in a large table is waiting for memory. So for many at once all home buckets
+//! are asked for ([`Directory::ask`]) before the first is read.
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use super::address::Address;
+use super::ahead;
 use super::bucket::{Bucket, Slot};
 use super::hash::Seed;
 
-/// Look-ups whose memory is read at once.
-pub const BATCH: usize = 32;
-
-/// Shards of a table: as many as the numbers of eight bits.
+/// Entries of a table that are one shard: their buckets fit the caches of one core.
+pub(super) const SMALL: usize = 2048;
+/// Below so many entries a large table is one shard again.
+const FEW: usize = SMALL / 4;
+/// Shards of a large table: as many as the numbers of eight bits.
 const SHARDS: usize = 256;
+
+/// The buckets of one shard.
+type Shard<A> = Arc<[<A as Address>::Bucket]>;
 
 /// What a reader knows of a table: where its buckets are.
 pub(super) struct Directory<A: Address> {
     seed: Seed,
-    shards: Box<[Arc<[A::Bucket]>; SHARDS]>,
+    /// One, or [`SHARDS`].
+    shards: Box<[Shard<A>]>,
 }
 
 impl<A: Address> Clone for Directory<A> {
@@ -48,10 +53,10 @@ impl<A: Address> Clone for Directory<A> {
     }
 }
 
-/// The shard of a hash.
+/// The shard of a hash among `shards`.
 #[inline]
-pub(super) fn shard_of(hash: u64) -> u8 {
-    (hash >> 56) as u8
+pub(super) fn shard_of(hash: u64, shards: usize) -> usize {
+    (hash >> 56) as usize & shards.wrapping_sub(1)
 }
 
 /// The home of a hash among `buckets`; the only answer to none is 0.
@@ -63,129 +68,85 @@ fn home(hash: u64, buckets: usize) -> usize {
 }
 
 /// All buckets from the home on, once around.
-fn from_home<B>(buckets: &[B], home: usize) -> impl Iterator<Item = &B> {
+fn from_home<B>(buckets: &[B], hash: u64) -> impl Iterator<Item = &B> {
+    let home = home(hash, buckets.len());
     let (before, after) = buckets.split_at_checked(home).unwrap_or((buckets, &[]));
     after.iter().chain(before)
 }
 
-/// The home buckets of a batch; none for a shard without any.
-pub(super) type Homes<'a, A> = [Option<&'a <A as Address>::Bucket>; BATCH];
-
-/// Reads a word of each of some buckets, so that all their memory is on its way at once. Pass what
-/// is returned to [`black_box`]: it is of no use, but the compiler must not know.
-#[inline]
-pub(super) fn touch<'a, A, B: Bucket<A> + 'a>(buckets: impl Iterator<Item = &'a B>) -> u32 {
-    buckets.fold(0, |read, bucket| read | bucket.touch())
-}
-
-/// Which addresses of a batch something holds for.
-#[derive(Default)]
-pub(super) struct Indices {
-    indices: [u8; BATCH],
-    len: usize,
-}
-
-impl Indices {
-    /// Writes the index whether or not it is one: the next overwrites it if it is not. So there
-    /// is no branch on what nobody can predict.
-    #[inline]
-    pub(super) fn note(&mut self, index: u8, is_one: bool) {
-        if let Some(place) = self.indices.get_mut(self.len) {
-            *place = index;
-        }
-        self.len = self.len.wrapping_add(usize::from(is_one));
-    }
-
-    /// Those noted.
-    #[inline]
-    pub(super) fn get(&self) -> &[u8] {
-        self.indices.get(..self.len).unwrap_or_default()
-    }
+/// There are other buckets, which readers are to be told of.
+#[must_use]
+#[derive(Clone, Copy)]
+pub(super) enum Anew {
+    /// In this shard.
+    One(usize),
+    /// In all shards, and there are more or fewer of them.
+    All,
 }
 
 impl<A: Address> Directory<A> {
     /// An empty table.
     pub(super) fn new(seed: Seed) -> Self {
-        let empty: Arc<[A::Bucket]> = Arc::new([]);
-        Self { seed, shards: Box::new(std::array::from_fn(|_| Arc::clone(&empty))) }
+        Self { seed, shards: Box::new([Arc::new([]) as Shard<A>]) }
+    }
+
+    /// Whether there are more entries than fit a core's caches.
+    #[inline]
+    pub(super) fn is_large(&self) -> bool {
+        self.shards.len() > 1
     }
 
     #[inline]
-    fn shard(&self, shard: u8) -> &Arc<[A::Bucket]> {
-        let [first, ..] = &*self.shards;
-        // There is one for each number of eight bits.
-        self.shards.get(usize::from(shard)).unwrap_or(first)
+    fn shard(&self, hash: u64) -> &[A::Bucket] {
+        // There is one for each hash.
+        self.shards.get(shard_of(hash, self.shards.len())).map_or(&[], |shard| &**shard)
+    }
+
+    /// The hash of a single address.
+    #[inline]
+    pub(super) fn hash(&self, address: A) -> u64 {
+        address.hash(A::EXACT, self.seed)
+    }
+
+    /// Asks for the home bucket of a hash.
+    #[inline]
+    pub(super) fn ask(&self, hash: u64) {
+        let buckets = self.shard(hash);
+        if let Some(bucket) = buckets.get(home(hash, buckets.len())) {
+            ahead::ask(bucket);
+        }
     }
 
     /// The payload of an entry; zero if there is none.
     #[inline]
     pub(super) fn find(&self, address: A, tag: u8) -> u32 {
-        let hash = address.hash(tag, self.seed);
-        let buckets = self.shard(shard_of(hash));
+        self.find_hashed(address, tag, address.hash(tag, self.seed))
+    }
+
+    /// The same for an entry whose hash is known.
+    #[inline]
+    pub(super) fn find_hashed(&self, address: A, tag: u8, hash: u64) -> u32 {
+        let buckets = self.shard(hash);
         let Some(bucket) = buckets.get(home(hash, buckets.len())) else { return 0 };
-        let found = bucket.find(address, tag);
-        if found != 0 || !bucket.spilled() { found } else { self.find_behind(address, tag) }
+        match bucket.find(address, tag, hash) {
+            Some(payload) => payload,
+            None => self.find_behind(address, tag, hash),
+        }
     }
 
     /// The payload of an entry that is not in its home.
-    fn find_behind(&self, address: A, tag: u8) -> u32 {
-        let hash = address.hash(tag, self.seed);
-        let buckets = self.shard(shard_of(hash));
-        for bucket in from_home(buckets, home(hash, buckets.len())).skip(1) {
-            let found = bucket.find(address, tag);
-            if found != 0 || !bucket.spilled() {
-                return found;
-            }
-        }
-        0
-    }
-
-    /// Where single addresses are to be looked for; at most [`BATCH`]. To be touched before
-    /// [`find_batch`](Self::find_batch) goes there.
-    #[inline]
-    pub(super) fn homes(&self, addresses: &[A]) -> Homes<'_, A> {
-        let mut homes = [None; BATCH];
-        for (place, address) in homes.iter_mut().zip(addresses) {
-            let hash = address.hash(A::EXACT, self.seed);
-            let buckets = self.shard(shard_of(hash));
-            *place = buckets.get(home(hash, buckets.len()));
-        }
-        homes
-    }
-
-    /// The payloads of single addresses, zero for those that are not there.
-    #[inline]
-    pub(super) fn find_batch(&self, homes: &Homes<'_, A>, addresses: &[A], found: &mut [u32]) {
-        let mut behind = Indices::default();
-        for (index, ((found, bucket), address)) in
-            (0u8..).zip(found.iter_mut().zip(homes).zip(addresses))
-        {
-            let Some(bucket) = bucket else { continue };
-            *found = bucket.find(*address, A::EXACT);
-            behind.note(index, *found == 0 && bucket.spilled());
-        }
-        if !behind.get().is_empty() {
-            self.find_batch_behind(addresses, behind.get(), found);
-        }
-    }
-
-    /// The same for those of a batch that may be behind their homes.
-    fn find_batch_behind(&self, addresses: &[A], behind: &[u8], found: &mut [u32]) {
-        let of = |index: &u8| addresses.get(usize::from(*index)).copied();
-        black_box(touch::<A, _>(behind.iter().filter_map(of).filter_map(|address| {
-            let hash = address.hash(A::EXACT, self.seed);
-            let buckets = self.shard(shard_of(hash));
-            buckets.get(home(hash, buckets.len()).wrapping_add(1))
-        })));
-        for index in behind {
-            if let (Some(address), Some(found)) = (of(index), found.get_mut(usize::from(*index))) {
-                *found = self.find_behind(address, A::EXACT);
-            }
-        }
+    #[inline(never)]
+    fn find_behind(&self, address: A, tag: u8, hash: u64) -> u32 {
+        let mut behind = from_home(self.shard(hash), hash).skip(1);
+        behind.find_map(|bucket| bucket.find(address, tag, hash)).unwrap_or(0)
     }
 
     /// Takes over what another directory of the same table has that this one has not.
     pub(super) fn refresh(&mut self, newer: &Self) {
+        if self.shards.len() != newer.shards.len() {
+            self.shards.clone_from(&newer.shards);
+            return;
+        }
         for (mine, theirs) in self.shards.iter_mut().zip(newer.shards.iter()) {
             if !Arc::ptr_eq(mine, theirs) {
                 *mine = Arc::clone(theirs);
@@ -193,10 +154,17 @@ impl<A: Address> Directory<A> {
         }
     }
 
-    /// Takes over one shard.
-    pub(super) fn follow(&mut self, newer: &Self, shard: u8) {
-        if let Some(mine) = self.shards.get_mut(usize::from(shard)) {
-            *mine = Arc::clone(newer.shard(shard));
+    /// Takes over what has changed.
+    pub(super) fn follow(&mut self, newer: &Self, anew: Anew) {
+        match anew {
+            Anew::All => self.refresh(newer),
+            Anew::One(shard) => {
+                if let (Some(mine), Some(theirs)) =
+                    (self.shards.get_mut(shard), newer.shards.get(shard))
+                {
+                    *mine = Arc::clone(theirs);
+                }
+            }
         }
     }
 
@@ -217,7 +185,12 @@ struct Fill {
 }
 
 /// The writer's side of a table: changes a directory and its buckets.
-pub(super) struct Fills(Box<[Fill; SHARDS]>);
+pub(super) struct Fills {
+    /// Of each shard.
+    shards: Vec<Fill>,
+    /// Live entries of all shards.
+    live: usize,
+}
 
 /// How an entry is taken out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -228,14 +201,9 @@ pub(super) enum Removal {
     Anew,
 }
 
-/// A shard's buckets are new and are to be published.
-#[must_use]
-#[derive(Clone, Copy)]
-pub(super) struct Anew(pub(super) u8);
-
 impl Default for Fills {
     fn default() -> Self {
-        Self(Box::new([Fill::default(); SHARDS]))
+        Self { shards: vec![Fill::default()], live: 0 }
     }
 }
 
@@ -247,21 +215,31 @@ impl Fills {
         entry: Slot<A>,
     ) -> Option<Anew> {
         let hash = entry.address.hash(entry.tag, directory.seed);
-        let shard = shard_of(hash);
-        let fill = self.0.get_mut(usize::from(shard))?;
-        let buckets = directory.shard(shard);
-        if let Some((bucket, slot)) = locate(buckets, hash, entry.address, entry.tag) {
-            let dead = bucket.slot(slot).is_some_and(|old| old.payload == 0);
-            fill.live = fill.live.saturating_add(usize::from(dead));
-            bucket.set(slot, entry.payload);
+        if let Some((bucket, old)) = locate(directory.shard(hash), hash, entry.address, entry.tag) {
+            let dead = bucket.slot(old).is_some_and(|old| old.payload == 0);
+            bucket.set(old, entry.payload);
+            if dead {
+                self.count(shard_of(hash, self.shards.len()), |live| live.saturating_add(1));
+            }
             return None;
         }
-        let slots = buckets.len().saturating_mul(A::Bucket::SLOTS);
-        let full = fill.used.saturating_add(1).saturating_mul(3) > slots.saturating_mul(2);
-        let anew = full.then(|| write_anew(fill, directory, shard, 1, None));
-        add(directory.shard(shard), hash, entry);
-        fill.used = fill.used.saturating_add(1);
-        fill.live = fill.live.saturating_add(1);
+        let mut anew = None;
+        if self.live >= SMALL && !directory.is_large() {
+            self.spread(directory, SHARDS);
+            anew = Some(Anew::All);
+        }
+        let shard = shard_of(hash, self.shards.len());
+        let slots = directory.shard(hash).len().saturating_mul(A::Bucket::SLOTS);
+        let used = self.shards.get(shard).map_or(0, |fill| fill.used);
+        if used.saturating_add(1).saturating_mul(3) > slots.saturating_mul(2) {
+            self.write_anew(directory, shard, 1, None);
+            anew = anew.or(Some(Anew::One(shard)));
+        }
+        add(directory.shard(hash), hash, entry);
+        if let Some(fill) = self.shards.get_mut(shard) {
+            fill.used = fill.used.saturating_add(1);
+        }
+        self.count(shard, |live| live.saturating_add(1));
         anew
     }
 
@@ -274,68 +252,119 @@ impl Fills {
         removal: Removal,
     ) -> Option<Anew> {
         let hash = address.hash(tag, directory.seed);
-        let shard = shard_of(hash);
-        let fill = self.0.get_mut(usize::from(shard))?;
+        let shard = shard_of(hash, self.shards.len());
         if removal == Removal::Anew {
-            return Some(write_anew(fill, directory, shard, 0, Some((address, tag))));
+            self.write_anew(directory, shard, 0, Some((address, tag)));
+            return Some(Anew::One(shard));
         }
-        let buckets = directory.shard(shard);
+        let buckets = directory.shard(hash);
         let (bucket, slot) = locate(buckets, hash, address, tag)?;
         bucket.slot(slot).filter(|old| old.payload != 0)?;
         bucket.set(slot, 0);
-        fill.live = fill.live.saturating_sub(1);
-        let slots = buckets.len().saturating_mul(A::Bucket::SLOTS);
-        let sparse = fill.live.saturating_mul(4) < slots && (fill.live == 0 || buckets.len() > 1);
-        sparse.then(|| write_anew(fill, directory, shard, 0, None))
+        let (buckets, slots) = (buckets.len(), buckets.len().saturating_mul(A::Bucket::SLOTS));
+        self.count(shard, |live| live.saturating_sub(1));
+        if self.live < FEW && directory.is_large() {
+            self.spread(directory, 1);
+            return Some(Anew::All);
+        }
+        let live = self.shards.get(shard)?.live;
+        let sparse = live.saturating_mul(4) < slots && (live == 0 || buckets > 1);
+        if !sparse {
+            return None;
+        }
+        self.write_anew(directory, shard, 0, None);
+        Some(Anew::One(shard))
     }
 
     /// Octets of the counts.
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&*self.0)
+        self.shards.capacity().saturating_mul(size_of::<Fill>())
+    }
+
+    /// Counts a live entry of a shard, or one less.
+    fn count(&mut self, shard: usize, change: impl Fn(usize) -> usize) {
+        if let Some(fill) = self.shards.get_mut(shard) {
+            fill.live = change(fill.live);
+            self.live = change(self.live);
+        }
+    }
+
+    /// Writes the live entries of a shard into new buckets, with room for `more`, without `without`.
+    fn write_anew<A: Address>(
+        &mut self,
+        directory: &mut Directory<A>,
+        shard: usize,
+        more: usize,
+        without: Option<(A, u8)>,
+    ) {
+        let (Some(fill), Some(place)) =
+            (self.shards.get_mut(shard), directory.shards.get_mut(shard))
+        else {
+            return;
+        };
+        let stays = |entry: &Slot<A>| without != Some((entry.address, entry.tag));
+        let (new, written) =
+            buckets_of(live::<A>(place).filter(stays), fill.live.saturating_add(more), directory.seed);
+        *place = new;
+        self.live = self.live.saturating_sub(fill.live).saturating_add(written);
+        *fill = Fill { used: written, live: written };
+    }
+
+    /// Writes all entries anew, into so many shards.
+    fn spread<A: Address>(&mut self, directory: &mut Directory<A>, shards: usize) {
+        let seed = directory.seed;
+        let mut parts: Vec<Vec<Slot<A>>> = (0..shards).map(|_| Vec::new()).collect();
+        for entry in directory.shards.iter().flat_map(|shard| live::<A>(shard)) {
+            let hash = entry.address.hash(entry.tag, seed);
+            if let Some(part) = parts.get_mut(shard_of(hash, shards)) {
+                part.push(entry);
+            }
+        }
+        let fill = |part: &Vec<_>| Fill { used: part.len(), live: part.len() };
+        self.shards = parts.iter().map(fill).collect();
+        let buckets = |part: Vec<_>| {
+            let room = part.len();
+            buckets_of(part.into_iter(), room, seed).0
+        };
+        directory.shards = parts.into_iter().map(buckets).collect();
     }
 }
 
-/// Writes the live entries of a shard into new buckets, with room for `more`, without `without`.
-fn write_anew<A: Address>(
-    fill: &mut Fill,
-    directory: &mut Directory<A>,
-    shard: u8,
-    more: usize,
-    without: Option<(A, u8)>,
-) -> Anew {
-    let seed = directory.seed;
-    let entries = fill.live.saturating_add(more);
+/// The live entries of a shard.
+fn live<A: Address>(buckets: &[A::Bucket]) -> impl Iterator<Item = Slot<A>> {
+    let slots = |bucket| (0..A::Bucket::SLOTS).filter_map(move |slot| A::Bucket::slot(bucket, slot));
+    buckets.iter().flat_map(slots).filter(|entry| entry.payload != 0)
+}
+
+/// New buckets with these entries, and with room for so many all in all; how many there were.
+fn buckets_of<A: Address>(
+    entries: impl Iterator<Item = Slot<A>>,
+    room: usize,
+    seed: Seed,
+) -> (Shard<A>, usize) {
     // 32 slots for 17 entries.
-    let buckets = entries.saturating_mul(32).div_ceil(A::Bucket::SLOTS.saturating_mul(17));
-    let new: Arc<[A::Bucket]> = (0..buckets).map(|_| A::Bucket::default()).collect();
+    let buckets = room.saturating_mul(32).div_ceil(A::Bucket::SLOTS.saturating_mul(17));
+    let new: Shard<A> = (0..buckets).map(|_| A::Bucket::default()).collect();
     let mut written: usize = 0;
-    for bucket in directory.shard(shard).iter() {
-        for entry in (0..A::Bucket::SLOTS).filter_map(|slot| bucket.slot(slot)) {
-            if entry.payload != 0 && without != Some((entry.address, entry.tag)) {
-                add(&new, entry.address.hash(entry.tag, seed), entry);
-                written = written.saturating_add(1);
-            }
-        }
+    for entry in entries {
+        add(&new, entry.address.hash(entry.tag, seed), entry);
+        written = written.saturating_add(1);
     }
-    *fill = Fill { used: written, live: written };
-    if let Some(place) = directory.shards.get_mut(usize::from(shard)) {
-        *place = new;
-    }
-    Anew(shard)
+    (new, written)
 }
 
 /// The place of an entry, dead or alive.
-fn locate<A: Address>(
-    buckets: &[A::Bucket],
+fn locate<A: Copy, B: Bucket<A>>(
+    buckets: &[B],
     hash: u64,
     address: A,
     tag: u8,
-) -> Option<(&A::Bucket, usize)> {
-    for bucket in from_home(buckets, home(hash, buckets.len())) {
+) -> Option<(&B, usize)> {
+    for bucket in from_home(buckets, hash) {
         if let Some(slot) = bucket.position(address, tag) {
             return Some((bucket, slot));
         }
-        if !bucket.spilled() {
+        if !bucket.may_have_spilled() {
             break;
         }
     }
@@ -344,9 +373,9 @@ fn locate<A: Address>(
 
 /// Puts an entry that is not there into the first free slot from its home on. There is one: a third
 /// of all slots is.
-fn add<A: Address>(buckets: &[A::Bucket], hash: u64, entry: Slot<A>) {
-    for bucket in from_home(buckets, home(hash, buckets.len())) {
-        if let Some(slot) = bucket.free() {
+fn add<A, B: Bucket<A>>(buckets: &[B], hash: u64, entry: Slot<A>) {
+    for bucket in from_home(buckets, hash) {
+        if let Some(slot) = bucket.free(hash) {
             bucket.put(slot, entry);
             return;
         }

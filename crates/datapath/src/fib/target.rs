@@ -24,9 +24,9 @@ pub struct Taken {
 }
 
 /// The host in an entry's word.
-const HOST: u32 = 1;
-/// Port 0 in an entry's word; the others follow.
-const FIRST_PORT: u32 = 2;
+const HOST: u32 = 1 << 17;
+/// Beside a port's number in an entry's word.
+const PORT: u32 = 1 << 16;
 
 impl Target {
     /// As an entry's word has it; never zero, and below 2^24.
@@ -34,17 +34,16 @@ impl Target {
     pub(super) fn payload(self) -> u32 {
         match self {
             Self::Host => HOST,
-            Self::Port(PortId(id)) => u32::from(id).saturating_add(FIRST_PORT),
+            Self::Port(PortId(id)) => PORT | u32::from(id),
         }
     }
 
     /// Out of an entry's word; zero is nobody.
     #[inline]
     pub(super) fn from_payload(payload: u32) -> Option<Self> {
-        if payload == HOST {
-            return Some(Self::Host);
+        if payload & PORT != 0 {
+            return Some(Self::Port(PortId(payload as u16)));
         }
-        // Nothing else was ever written there.
-        payload.checked_sub(FIRST_PORT).map(|id| Self::Port(PortId(id as u16)))
+        (payload != 0).then_some(Self::Host)
     }
 }

@@ -5,15 +5,17 @@
 //! is looked up in its family's table, then, if that family has prefixes at all, among those.
 //!
 //! A batch is first sorted by family, without branches on what nobody can predict; then the memory of
-//! both parts is asked for at once (`table.rs`), then each family looks its part up.
+//! both parts is asked for at once (`table.rs`), then each family looks its part up. Who has the
+//! addresses one after the other anyway asks ahead by itself, and looks up later.
 
-use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::address::Address;
 use super::family::Family;
-use super::table::{BATCH, Homes, Indices, touch};
 use super::target::Target;
+
+/// Look-ups whose memory is on its way at the same time.
+pub const BATCH: usize = 32;
 
 /// What a reader sees of a list during one batch.
 #[derive(Clone, Copy)]
@@ -56,6 +58,24 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Asks for the memory that a look-up of this address will read, so that it is on its way.
+    #[inline]
+    pub fn ask4(self, address: Ipv4Addr) {
+        self.four.ask(address.to_bits());
+    }
+
+    /// As [`ask4`](Self::ask4).
+    #[inline]
+    pub fn ask6(self, address: Ipv6Addr) {
+        self.six.ask(address.to_bits());
+    }
+
+    /// Whether the list is so large that asking ahead is worth it.
+    #[inline]
+    pub fn is_large(self) -> bool {
+        self.four.directory.is_large() || self.six.directory.is_large()
+    }
+
     fn batch(self, addresses: &[IpAddr], found: &mut [Option<Target>]) {
         let (mut of4, mut of6) = (Indices::default(), Indices::default());
         for (index, address) in (0u8..).zip(addresses) {
@@ -70,51 +90,67 @@ impl<'a> View<'a> {
             Some(IpAddr::V6(address)) => address.to_bits(),
             _ => 0,
         };
-        let part4 = Part::of(self.four, of4, address4);
-        let part6 = Part::of(self.six, of6, address6);
-        // Both at once: all memory of the batch is waited for together.
-        black_box(part4.touch() | part6.touch());
+        // Both before either is read: all memory of the batch is waited for together.
+        let part4 = Part::ask(self.four, of4.get(), address4);
+        let part6 = Part::ask(self.six, of6.get(), address6);
         part4.answer(found);
         part6.answer(found);
     }
 }
 
-/// The addresses of one family in a batch.
+/// Which addresses of a batch something holds for.
+#[derive(Default)]
+struct Indices {
+    indices: [u8; BATCH],
+    len: usize,
+}
+
+impl Indices {
+    /// Writes the index whether or not it is one: the next overwrites it if it is not. So there
+    /// is no branch on what nobody can predict.
+    #[inline]
+    fn note(&mut self, index: u8, is_one: bool) {
+        if let Some(place) = self.indices.get_mut(self.len) {
+            *place = index;
+        }
+        self.len = self.len.wrapping_add(usize::from(is_one));
+    }
+
+    /// Those noted.
+    #[inline]
+    fn get(&self) -> &[u8] {
+        self.indices.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// The addresses of one family in a batch, with their hashes.
 struct Part<'a, A: Address> {
     family: &'a Family<A>,
     /// Which they are.
-    indices: Indices,
-    addresses: [A; BATCH],
-    homes: Homes<'a, A>,
+    indices: &'a [u8],
+    hashed: [(A, u64); BATCH],
 }
 
 impl<'a, A: Address + Default> Part<'a, A> {
+    /// Asks for the memory of all of them.
     #[inline]
-    fn of(family: &'a Family<A>, indices: Indices, address: impl Fn(u8) -> A) -> Self {
-        let mut addresses = [A::default(); BATCH];
-        for (place, index) in addresses.iter_mut().zip(indices.get()) {
-            *place = address(*index);
+    fn ask(family: &'a Family<A>, indices: &'a [u8], address: impl Fn(u8) -> A) -> Self {
+        let mut hashed = [(A::default(), 0); BATCH];
+        for (place, index) in hashed.iter_mut().zip(indices) {
+            let address = address(*index);
+            let hash = family.directory.hash(address);
+            family.directory.ask(hash);
+            *place = (address, hash);
         }
-        let len = indices.get().len();
-        let homes = family.directory.homes(addresses.get(..len).unwrap_or_default());
-        Self { family, indices, addresses, homes }
-    }
-
-    #[inline]
-    fn touch(&self) -> u32 {
-        touch::<A, _>(self.homes.iter().flatten().copied())
+        Self { family, indices, hashed }
     }
 
     /// Looks up, and writes the answers where they belong.
     #[inline]
     fn answer(&self, found: &mut [Option<Target>]) {
-        let indices = self.indices.get();
-        let addresses = self.addresses.get(..indices.len()).unwrap_or_default();
-        let mut payloads = [0; BATCH];
-        self.family.find_batch(&self.homes, addresses, &mut payloads);
-        for (payload, index) in payloads.iter().zip(indices) {
+        for ((address, hash), index) in self.hashed.iter().zip(self.indices) {
             if let Some(place) = found.get_mut(usize::from(*index)) {
-                *place = Target::from_payload(*payload);
+                *place = Target::from_payload(self.family.find_hashed(*address, *hash));
             }
         }
     }
