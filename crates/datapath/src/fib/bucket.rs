@@ -107,7 +107,7 @@ impl Bucket4 {
 impl Bucket<u32> for Bucket4 {
     const SLOTS: usize = 8;
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, address: u32, tag: u8, hash: u64) -> Option<u32> {
         let key = Self::key(address, tag);
         for n in 0..Self::SLOTS {
@@ -181,7 +181,7 @@ pub(super) fn halves(address: u128) -> (u64, u64) {
 impl Bucket<u128> for Bucket6 {
     const SLOTS: usize = 3;
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, address: u128, tag: u8, _hash: u64) -> Option<u32> {
         let (high, low) = halves(address);
         let key = word(tag, 0);

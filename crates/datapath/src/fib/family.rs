@@ -57,7 +57,7 @@ impl<A: Address> Family<A> {
     }
 
     /// The same for an address whose hash is known.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find_hashed(&self, address: A, hash: u64) -> u32 {
         match self.directory.find_hashed(address, A::EXACT, hash) {
             0 => self.find_prefix(address),

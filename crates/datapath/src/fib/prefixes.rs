@@ -42,6 +42,7 @@ fn level_of<A: Address>(length: u8) -> u8 {
 
 /// The longest of the prefixes that hold an address, single addresses apart: length and payload.
 /// Zero for both if there is none.
+#[inline(never)]
 pub(super) fn longest<A: Address>(
     directory: &Directory<A>,
     mut lengths: u128,

@@ -9,15 +9,18 @@
 //! ```
 //! Readers have a [`Directory`]: their own copy of the references to the shards. The writer changes
 //! buckets in place as `bucket.rs` tells, and counts what it has used in [`Fills`]. A shard that is
-//! full to two thirds, dead entries included, is written anew from its live entries with 17/32 of its
-//! slots filled: larger, smaller or the same size, as it comes out. The old buckets are never written
-//! again; the new ones are published, and readers take them at their next quiescent point.
+//! full, dead entries included, is written anew from its live entries: larger, smaller or the same
+//! size, as it comes out. The old buckets are never written again; the new ones are published, and
+//! readers take them at their next quiescent point.
 //!
 //! A small table is one shard; one with more than [`SMALL`] entries has 256, and one with few again is
-//! brought back to one. So a small list is a few lines close together, and growth comes in pieces:
-//! with a million addresses some thousands of entries are written anew, not a million; and since about
-//! an eighth of the slots can be used after that, an insertion pays for a few entries on average,
-//! whatever is inserted and removed.
+//! brought back to one. In a small one, between a third and half of the slots are used, so that most
+//! entries are the first that is looked at. In a large one memory is what counts: between 17/32 and
+//! two thirds ([`Density`]).
+//!
+//! So growth comes in pieces: with a million addresses some thousands of entries are written anew, not a
+//! million; and since an eighth of the slots can be used after that, an insertion pays for a few
+//! entries on average, whatever is inserted and removed.
 //!
 //! # A batch
 //! The cost of a look-up in a large table is waiting for memory. So for many at once all home buckets
@@ -36,6 +39,37 @@ pub(super) const SMALL: usize = 2048;
 const FEW: usize = SMALL / 4;
 /// Shards of a large table: as many as the numbers of eight bits.
 const SHARDS: usize = 256;
+
+/// How many of its slots a shard uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Density {
+    /// Between a third and half.
+    Loose,
+    /// Between 17/32 and two thirds.
+    Dense,
+}
+
+impl Density {
+    fn of(shards: usize) -> Self {
+        if shards > 1 { Self::Dense } else { Self::Loose }
+    }
+
+    /// Slots of a shard that is made for so many entries.
+    fn slots(self, entries: usize) -> usize {
+        match self {
+            Self::Loose => entries.saturating_mul(3),
+            Self::Dense => entries.saturating_mul(32).div_ceil(17),
+        }
+    }
+
+    /// Whether so many used slots are too many.
+    fn is_full(self, used: usize, slots: usize) -> bool {
+        match self {
+            Self::Loose => used.saturating_mul(2) > slots,
+            Self::Dense => used.saturating_mul(3) > slots.saturating_mul(2),
+        }
+    }
+}
 
 /// The buckets of one shard.
 type Shard<A> = Arc<[<A as Address>::Bucket]>;
@@ -118,13 +152,14 @@ impl<A: Address> Directory<A> {
     }
 
     /// The payload of an entry; zero if there is none.
-    #[inline]
+    #[inline(never)]
     pub(super) fn find(&self, address: A, tag: u8) -> u32 {
         self.find_hashed(address, tag, address.hash(tag, self.seed))
     }
 
-    /// The same for an entry whose hash is known.
-    #[inline]
+    /// The same for an entry whose hash is known. What a datagram does twice: nothing of it is a call,
+    /// unless a bucket is full.
+    #[inline(always)]
     pub(super) fn find_hashed(&self, address: A, tag: u8, hash: u64) -> u32 {
         let buckets = self.shard(hash);
         let Some(bucket) = buckets.get(home(hash, buckets.len())) else { return 0 };
@@ -231,7 +266,7 @@ impl Fills {
         let shard = shard_of(hash, self.shards.len());
         let slots = directory.shard(hash).len().saturating_mul(A::Bucket::SLOTS);
         let used = self.shards.get(shard).map_or(0, |fill| fill.used);
-        if used.saturating_add(1).saturating_mul(3) > slots.saturating_mul(2) {
+        if Density::of(self.shards.len()).is_full(used.saturating_add(1), slots) {
             self.write_anew(directory, shard, 1, None);
             anew = anew.or(Some(Anew::One(shard)));
         }
@@ -297,14 +332,15 @@ impl Fills {
         more: usize,
         without: Option<(A, u8)>,
     ) {
+        let density = Density::of(self.shards.len());
         let (Some(fill), Some(place)) =
             (self.shards.get_mut(shard), directory.shards.get_mut(shard))
         else {
             return;
         };
         let stays = |entry: &Slot<A>| without != Some((entry.address, entry.tag));
-        let (new, written) =
-            buckets_of(live::<A>(place).filter(stays), fill.live.saturating_add(more), directory.seed);
+        let slots = density.slots(fill.live.saturating_add(more));
+        let (new, written) = buckets_of(live::<A>(place).filter(stays), slots, directory.seed);
         *place = new;
         self.live = self.live.saturating_sub(fill.live).saturating_add(written);
         *fill = Fill { used: written, live: written };
@@ -323,8 +359,8 @@ impl Fills {
         let fill = |part: &Vec<_>| Fill { used: part.len(), live: part.len() };
         self.shards = parts.iter().map(fill).collect();
         let buckets = |part: Vec<_>| {
-            let room = part.len();
-            buckets_of(part.into_iter(), room, seed).0
+            let slots = Density::of(shards).slots(part.len());
+            buckets_of(part.into_iter(), slots, seed).0
         };
         directory.shards = parts.into_iter().map(buckets).collect();
     }
@@ -336,15 +372,13 @@ fn live<A: Address>(buckets: &[A::Bucket]) -> impl Iterator<Item = Slot<A>> {
     buckets.iter().flat_map(slots).filter(|entry| entry.payload != 0)
 }
 
-/// New buckets with these entries, and with room for so many all in all; how many there were.
+/// New buckets of at least so many slots with these entries; how many there were.
 fn buckets_of<A: Address>(
     entries: impl Iterator<Item = Slot<A>>,
-    room: usize,
+    slots: usize,
     seed: Seed,
 ) -> (Shard<A>, usize) {
-    // 32 slots for 17 entries.
-    let buckets = room.saturating_mul(32).div_ceil(A::Bucket::SLOTS.saturating_mul(17));
-    let new: Shard<A> = (0..buckets).map(|_| A::Bucket::default()).collect();
+    let new: Shard<A> = (0..slots.div_ceil(A::Bucket::SLOTS)).map(|_| A::Bucket::default()).collect();
     let mut written: usize = 0;
     for entry in entries {
         add(&new, entry.address.hash(entry.tag, seed), entry);
