@@ -93,7 +93,7 @@ pub(super) struct Bucket4([AtomicU64; 8]);
 /// The `n`th slot of a bucket of IPv4 that a look-up with this hash tries.
 #[inline]
 fn nth4(hash: u64, n: usize) -> usize {
-    (hash as usize ^ n) & 7
+    ((hash >> 3) as usize ^ n) & 7
 }
 
 impl Bucket4 {

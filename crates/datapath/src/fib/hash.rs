@@ -39,3 +39,27 @@ fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a).wrapping_mul(u128::from(b));
     (product as u64) ^ (product >> 64) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_are_numbered_one_after_the_other_fall_apart_under_every_secret() {
+        // As many as fill half of these buckets of eight.
+        let (addresses, buckets) = (1024u64, 256);
+        for _ in 0..200 {
+            let seed = Seed::random();
+            for step in [1, 4, 256] {
+                let mut full = vec![0u32; buckets];
+                for n in 0..addresses {
+                    let hash = seed.hash(0, 0x0a00_0000 + n * step, 0);
+                    full[(hash >> 32) as usize * buckets >> 32] += 1;
+                }
+                let over: u32 = full.iter().map(|n| n.saturating_sub(8)).sum();
+                // Random ones: about ten. A single multiplication: hundreds, now and then.
+                assert!(over < 60, "{over} of {addresses} do not fit their bucket");
+            }
+        }
+    }
+}

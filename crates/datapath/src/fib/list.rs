@@ -169,6 +169,25 @@ impl Fib {
         self.view().lookup_batch(addresses, found);
     }
 
+    /// Asks for the memory that a look-up of this address will read. Worth it for the addresses of a
+    /// whole batch, before the first look-up, in a list that [`is_large`](Self::is_large).
+    #[inline]
+    pub fn ask4(&self, address: Ipv4Addr) {
+        self.view().ask4(address);
+    }
+
+    /// As [`ask4`](Self::ask4).
+    #[inline]
+    pub fn ask6(&self, address: Ipv6Addr) {
+        self.view().ask6(address);
+    }
+
+    /// Whether the list is so large that asking ahead is worth it.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.view().is_large()
+    }
+
     #[inline]
     fn view(&self) -> View<'_> {
         View::new(&self.four.family, &self.six.family)

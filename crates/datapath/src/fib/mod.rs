@@ -12,6 +12,7 @@
 //! ```text
 //! sync       atomics, in one place for the model tests
 //! bucket     a cache line of entries; what a reader may see of a change
+//! ahead      asking for lines before they are read
 //! address    IPv4 and IPv6 as numbers; the tags of entries
 //! hash       where an entry is, unknown to those who choose addresses
 //! table      buckets in shards; growth; a batch of look-ups
@@ -30,9 +31,10 @@
 //!   freed only when it is past ([`Fib::is_past`]).
 //!
 //! # Costs
-//! A cache line has 7 IPv4 or 3 IPv6 entries, and between 17/32 and 2/3 of all slots are filled: 14 to
-//! 17 octets for an IPv4 address, 32 to 40 for an IPv6 address; 4 and 16 more, and up to an eighth of
-//! that, in the notes of its owner. `cargo run --release -p datapath --example list` measures the rest.
+//! A cache line has 8 IPv4 or 3 IPv6 entries. In a list of many thousands, between 17/32 and 2/3 of all
+//! slots are filled: 12 to 15 octets for an IPv4 address, 32 to 40 for an IPv6 address; 4 and 16 more,
+//! and up to an eighth of that, in the notes of its owner. `cargo run --release -p datapath --example
+//! list` measures the rest.
 
 mod address;
 mod ahead;

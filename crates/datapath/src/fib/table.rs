@@ -2,10 +2,12 @@
 //!
 //! # Theory of operation
 //! ```text
-//! hash   shard:8 | where in the shard:32 | ... | slot:3
-//!          |               '--------------------------.
-//!          [shards] -> Arc<[bucket bucket bucket bucket ...]>   the home bucket, and, if it has
-//!                                                               spilled, those behind it
+//! hash   where in the shard:32 | shard:8 | ... | slot:3 | ...
+//!                  |                '---.
+//!                  |                 [shards]
+//!                  '---------.          v
+//!          Arc<[bucket bucket bucket bucket ...]>   the home bucket, and, if it has spilled, those
+//!                                                   behind it
 //! ```
 //! Readers have a [`Directory`]: their own copy of the references to the shards. The writer changes
 //! buckets in place as `bucket.rs` tells, and counts what it has used in [`Fills`]. A shard that is
@@ -90,15 +92,14 @@ impl<A: Address> Clone for Directory<A> {
 /// The shard of a hash among `shards`.
 #[inline]
 pub(super) fn shard_of(hash: u64, shards: usize) -> usize {
-    (hash >> 56) as usize & shards.wrapping_sub(1)
+    (hash >> 24) as usize & shards.wrapping_sub(1)
 }
 
 /// The home of a hash among `buckets`; the only answer to none is 0.
 #[inline]
 fn home(hash: u64, buckets: usize) -> usize {
-    // The 32 bits behind the shard's, as a fraction of the buckets. A shard never has 2^32.
-    let fraction = u64::from((hash >> 24) as u32);
-    (fraction.wrapping_mul(buckets as u64) >> 32) as usize
+    // The upper 32 bits, as a fraction of the buckets. A shard never has 2^32.
+    ((hash >> 32).wrapping_mul(buckets as u64) >> 32) as usize
 }
 
 /// All buckets from the home on, once around.

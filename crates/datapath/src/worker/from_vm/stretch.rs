@@ -58,6 +58,9 @@ impl Batch<'_> {
         // The first frame of a card whose address is not known tells it.
         let known = port.inch.guest_mac.is_some();
         let mut own = Own::default();
+        if self.network.admission.is_large() {
+            self.ask_ahead(first, places.get(..taken).unwrap_or_default());
+        }
         for (i, look) in places.iter().take(taken).enumerate() {
             let index = first.wrapping_add(i as u16);
             #[cfg(feature = "fault-injection")]
@@ -68,6 +71,24 @@ impl Batch<'_> {
             }
         }
         Ok(Some(taken))
+    }
+
+    /// Asks a large list for all destinations of a stretch: one by one, each would wait for memory.
+    #[inline(never)]
+    fn ask_ahead(&self, first: u16, looks: &[Plain]) {
+        let admission = &self.network.admission;
+        for (i, look) in looks.iter().enumerate() {
+            match look.kind {
+                Kind::Other => {}
+                Kind::Four => admission.ask4(look.destination4()),
+                Kind::Six => {
+                    let frame = self.storage.frame(first.wrapping_add(i as u16));
+                    if let Some((_, destination)) = datagram::plain_addresses6(frame) {
+                        admission.ask6(destination);
+                    }
+                }
+            }
+        }
     }
 
     /// The VM that a common datagram goes to, if it may and fits.
