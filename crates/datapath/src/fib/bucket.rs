@@ -130,7 +130,8 @@ impl Bucket<u32> for Bucket4 {
     }
 
     fn free(&self, hash: u64) -> Option<usize> {
-        let is_free = |slot: &usize| self.0.get(*slot).is_some_and(|w| w.load(Ordering::Relaxed) == 0);
+        let is_free =
+            |slot: &usize| self.0.get(*slot).is_some_and(|w| w.load(Ordering::Relaxed) == 0);
         (0..Self::SLOTS).map(|n| nth4(hash, n)).find(is_free)
     }
 
@@ -189,8 +190,8 @@ impl Bucket<u128> for Bucket6 {
             // Acquire: the address that was written before this word is there.
             let word = word.load(Ordering::Acquire);
             let left = word ^ key;
-            let differ = (upper.load(Ordering::Relaxed) ^ high)
-                | (lower.load(Ordering::Relaxed) ^ low);
+            let differ =
+                (upper.load(Ordering::Relaxed) ^ high) | (lower.load(Ordering::Relaxed) ^ low);
             if differ == 0 && left <= PAYLOAD_MAX {
                 return Some(left);
             }

@@ -369,7 +369,8 @@ impl Fills {
 
 /// The live entries of a shard.
 fn live<A: Address>(buckets: &[A::Bucket]) -> impl Iterator<Item = Slot<A>> {
-    let slots = |bucket| (0..A::Bucket::SLOTS).filter_map(move |slot| A::Bucket::slot(bucket, slot));
+    let slots =
+        |bucket| (0..A::Bucket::SLOTS).filter_map(move |slot| A::Bucket::slot(bucket, slot));
     buckets.iter().flat_map(slots).filter(|entry| entry.payload != 0)
 }
 
@@ -379,7 +380,8 @@ fn buckets_of<A: Address>(
     slots: usize,
     seed: Seed,
 ) -> (Shard<A>, usize) {
-    let new: Shard<A> = (0..slots.div_ceil(A::Bucket::SLOTS)).map(|_| A::Bucket::default()).collect();
+    let new: Shard<A> =
+        (0..slots.div_ceil(A::Bucket::SLOTS)).map(|_| A::Bucket::default()).collect();
     let mut written: usize = 0;
     for entry in entries {
         add(&new, entry.address.hash(entry.tag, seed), entry);
