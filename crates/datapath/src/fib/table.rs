@@ -79,13 +79,15 @@ type Shard<A> = Arc<[<A as Address>::Bucket]>;
 /// What a reader knows of a table: where its buckets are.
 pub(super) struct Directory<A: Address> {
     seed: Seed,
-    /// One, or [`SHARDS`].
+    /// All buckets of a small table; none of a large one.
+    only: Shard<A>,
+    /// The [`SHARDS`] of a large table; none of a small one.
     shards: Box<[Shard<A>]>,
 }
 
 impl<A: Address> Clone for Directory<A> {
     fn clone(&self) -> Self {
-        Self { seed: self.seed, shards: self.shards.clone() }
+        Self { seed: self.seed, only: Arc::clone(&self.only), shards: self.shards.clone() }
     }
 }
 
@@ -122,19 +124,34 @@ pub(super) enum Anew {
 impl<A: Address> Directory<A> {
     /// An empty table.
     pub(super) fn new(seed: Seed) -> Self {
-        Self { seed, shards: Box::new([Arc::new([]) as Shard<A>]) }
+        Self { seed, only: Arc::new([]), shards: Box::new([]) }
     }
 
     /// Whether there are more entries than fit a core's caches.
     #[inline]
     pub(super) fn is_large(&self) -> bool {
-        self.shards.len() > 1
+        !self.shards.is_empty()
     }
 
+    /// The buckets among which an entry with this hash is.
     #[inline]
     fn shard(&self, hash: u64) -> &[A::Bucket] {
-        // There is one for each hash.
-        self.shards.get(shard_of(hash, self.shards.len())).map_or(&[], |shard| &**shard)
+        self.shards.get(shard_of(hash, SHARDS)).unwrap_or(&self.only)
+    }
+
+    /// The bucket where the search for a hash begins. `None` where there are no buckets.
+    #[inline(always)]
+    fn home(&self, hash: u64) -> Option<&A::Bucket> {
+        // In a small table this ends the search; that there are none says that it is a large one.
+        self.only.get(home(hash, self.only.len())).or_else(|| {
+            let buckets = self.shards.get(shard_of(hash, SHARDS))?;
+            buckets.get(home(hash, buckets.len()))
+        })
+    }
+
+    /// The place of a shard, by its number.
+    fn place(&mut self, shard: usize) -> Option<&mut Shard<A>> {
+        if self.is_large() { self.shards.get_mut(shard) } else { Some(&mut self.only) }
     }
 
     /// The hash of a single address.
@@ -146,8 +163,7 @@ impl<A: Address> Directory<A> {
     /// Asks for the home bucket of a hash.
     #[inline]
     pub(super) fn ask(&self, hash: u64) {
-        let buckets = self.shard(hash);
-        if let Some(bucket) = buckets.get(home(hash, buckets.len())) {
+        if let Some(bucket) = self.home(hash) {
             ahead::ask(bucket);
         }
     }
@@ -162,8 +178,7 @@ impl<A: Address> Directory<A> {
     /// unless a bucket is full.
     #[inline(always)]
     pub(super) fn find_hashed(&self, address: A, tag: u8, hash: u64) -> u32 {
-        let buckets = self.shard(hash);
-        let Some(bucket) = buckets.get(home(hash, buckets.len())) else { return 0 };
+        let Some(bucket) = self.home(hash) else { return 0 };
         match bucket.find(address, tag, hash) {
             Some(payload) => payload,
             None => self.find_behind(address, tag, hash),
@@ -179,14 +194,13 @@ impl<A: Address> Directory<A> {
 
     /// Takes over what another directory of the same table has that this one has not.
     pub(super) fn refresh(&mut self, newer: &Self) {
+        follow(&mut self.only, &newer.only);
         if self.shards.len() != newer.shards.len() {
             self.shards.clone_from(&newer.shards);
             return;
         }
         for (mine, theirs) in self.shards.iter_mut().zip(newer.shards.iter()) {
-            if !Arc::ptr_eq(mine, theirs) {
-                *mine = Arc::clone(theirs);
-            }
+            follow(mine, theirs);
         }
     }
 
@@ -195,19 +209,30 @@ impl<A: Address> Directory<A> {
         match anew {
             Anew::All => self.refresh(newer),
             Anew::One(shard) => {
-                if let (Some(mine), Some(theirs)) =
-                    (self.shards.get_mut(shard), newer.shards.get(shard))
-                {
-                    *mine = Arc::clone(theirs);
+                let theirs = newer.shards.get(shard).unwrap_or(&newer.only);
+                if let Some(mine) = self.place(shard) {
+                    follow(mine, theirs);
                 }
             }
         }
     }
 
+    /// All shards.
+    fn all(&self) -> impl Iterator<Item = &Shard<A>> {
+        std::iter::once(&self.only).chain(&self.shards)
+    }
+
     /// Octets of the buckets, and of the references to them.
     pub(super) fn memory(&self) -> usize {
-        let buckets: usize = self.shards.iter().map(|shard| size_of_val(&**shard)).sum();
+        let buckets: usize = self.all().map(|shard| size_of_val(&**shard)).sum();
         buckets.saturating_add(size_of_val(&*self.shards))
+    }
+}
+
+/// Takes over the buckets of a shard.
+fn follow<B>(mine: &mut Arc<[B]>, theirs: &Arc<[B]>) {
+    if !Arc::ptr_eq(mine, theirs) {
+        *mine = Arc::clone(theirs);
     }
 }
 
@@ -334,14 +359,13 @@ impl Fills {
         without: Option<(A, u8)>,
     ) {
         let density = Density::of(self.shards.len());
-        let (Some(fill), Some(place)) =
-            (self.shards.get_mut(shard), directory.shards.get_mut(shard))
-        else {
+        let seed = directory.seed;
+        let (Some(fill), Some(place)) = (self.shards.get_mut(shard), directory.place(shard)) else {
             return;
         };
         let stays = |entry: &Slot<A>| without != Some((entry.address, entry.tag));
         let slots = density.slots(fill.live.saturating_add(more));
-        let (new, written) = buckets_of(live::<A>(place).filter(stays), slots, directory.seed);
+        let (new, written) = buckets_of(live::<A>(place).filter(stays), slots, seed);
         *place = new;
         self.live = self.live.saturating_sub(fill.live).saturating_add(written);
         *fill = Fill { used: written, live: written };
@@ -351,7 +375,7 @@ impl Fills {
     fn spread<A: Address>(&mut self, directory: &mut Directory<A>, shards: usize) {
         let seed = directory.seed;
         let mut parts: Vec<Vec<Slot<A>>> = (0..shards).map(|_| Vec::new()).collect();
-        for entry in directory.shards.iter().flat_map(|shard| live::<A>(shard)) {
+        for entry in directory.all().flat_map(|shard| live::<A>(shard)) {
             let hash = entry.address.hash(entry.tag, seed);
             if let Some(part) = parts.get_mut(shard_of(hash, shards)) {
                 part.push(entry);
@@ -363,7 +387,10 @@ impl Fills {
             let slots = Density::of(shards).slots(part.len());
             buckets_of(part.into_iter(), slots, seed).0
         };
-        directory.shards = parts.into_iter().map(buckets).collect();
+        let mut made: Vec<Shard<A>> = parts.into_iter().map(buckets).collect();
+        // One by itself is a small table's.
+        directory.only = made.pop_if(|_| shards == 1).unwrap_or_else(|| Arc::new([]));
+        directory.shards = made.into();
     }
 }
 
