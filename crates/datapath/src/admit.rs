@@ -151,6 +151,26 @@ impl Admission {
         other(port, self.fib.lookup6(destination))
     }
 
+    /// Whether asking ahead with [`Admission::ask4`] and [`Admission::ask6`] is worth it: whether the
+    /// list is larger than the caches of a core.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.fib.is_large()
+    }
+
+    /// Asks for what the look-up of a destination will read. For all of a stretch before the first is
+    /// looked up, then their memory is waited for once.
+    #[inline]
+    pub fn ask4(&self, destination: Ipv4Addr) {
+        self.fib.ask4(destination);
+    }
+
+    /// As [`Admission::ask4`].
+    #[inline]
+    pub fn ask6(&self, destination: Ipv6Addr) {
+        self.fib.ask6(destination);
+    }
+
     /// Admits what comes in from the card, and finds the port that owns the destination.
     #[inline]
     pub fn from_uplink(&self, source: IpAddr, destination: IpAddr) -> Result<PortId, Counter> {

@@ -306,10 +306,20 @@ fn a_message_that_kills_shuts_its_front_end_out_until_the_port_is_reset() {
     stage.end(2);
 }
 
+/// A datagram from one end to the other shows that front ends have said all they have to say: else the
+/// base would die in the middle of a request, too.
+fn said_all(exchange: &mut Exchange, from: usize, source: IpAddr, to: usize, address: IpAddr) {
+    let flow = Flow::new(source, address, (3000, 4000), 64);
+    exchange.at(from).put(&flow.datagram(0)).unwrap();
+    wait_until(LIMIT, || "the first datagram".to_owned(), || exchange.at(to).get()).unwrap();
+}
+
 #[test]
 fn a_datagram_that_kills_where_it_is_delivered_costs_its_sender_and_not_its_receiver() {
     let mut stage = Stage::up("poison delivery", 4);
     let [c, d] = [2, 3].map(|n| stage.exchange.end(driver(&stage.instance, n)));
+    said_all(&mut stage.exchange, c, vm(2)[0], d, vm(3)[0]);
+    said_all(&mut stage.exchange, d, vm(3)[0], c, vm(2)[0]);
     stage.exchange.at(c).put(&poison(vm(2)[0], vm(3)[0])).unwrap();
     stage.meanwhile(|instance| {
         wait_quarantined(instance, "c", "died twice of what it sent");
@@ -332,11 +342,7 @@ fn a_buffer_that_kills_costs_the_receivers_port_until_that_is_reset_and_then_its
     let d = stage.exchange.end(end);
     let a = stage.a;
     let flow = Flow::new(vm(0)[0], vm(3)[0], (3000, 4000), 64);
-    // The first shows that its front end has said all it has to say: else the base would die in the
-    // middle of a request, too.
-    stage.exchange.at(a).put(&flow.datagram(0)).unwrap();
-    let came = || stage.exchange.at(d).get();
-    wait_until(LIMIT, || "the first datagram".to_owned(), came).unwrap();
+    said_all(&mut stage.exchange, a, vm(0)[0], d, vm(3)[0]);
     for number in 1..100 {
         stage.exchange.at(a).put(&flow.datagram(number)).unwrap();
     }

@@ -278,14 +278,17 @@ impl Worker {
     }
 
     fn remove_port(&mut self, id: PortId) {
-        self.stop_ring(id, Side::Tx);
-        self.stop_ring(id, Side::Rx);
-        self.forget_waiting(Owner::Port(id));
-        if let Some(port) = self.ports.take(id.0)
-            && let Some(network) = self.networks.get_mut(port.network.0)
+        // The entries first: then nothing leads to the port any more, and it can go. This thread is
+        // the list's only reader, and between two batches it holds nothing that it found there.
+        if let Some(network) = self.ports.get(id.0).map(|port| port.network)
+            && let Some(network) = self.networks.get_mut(network.0)
         {
             network.admission.fib.remove_owner(Target::Port(id));
         }
+        self.stop_ring(id, Side::Tx);
+        self.stop_ring(id, Side::Rx);
+        self.forget_waiting(Owner::Port(id));
+        self.ports.take(id.0);
     }
 
     /// Takes an address out of a network's list: somebody on the LAN has it.

@@ -107,6 +107,9 @@ impl Batch<'_> {
     ) {
         let mut own = Own::default();
         let admission = &self.network.admission;
+        if admission.is_large() {
+            self.ask_ahead(looks, frames.clone());
+        }
         for ((look, way), index) in looks.iter().zip(ways).zip(frames) {
             *way = match look.kind() {
                 Kind::Other => None,
@@ -134,6 +137,24 @@ impl Batch<'_> {
                     admission.neighbor6(port, destination)
                 }
             };
+        }
+    }
+
+    /// Asks a large list for all destinations: one by one, each would wait for memory.
+    #[inline(never)]
+    fn ask_ahead(&self, looks: &[Plain; STRETCH], frames: Range<u16>) {
+        let admission = &self.network.admission;
+        for (look, index) in looks.iter().zip(frames) {
+            match look.kind() {
+                Kind::Other => {}
+                Kind::Four => admission.ask4(look.destination4()),
+                Kind::Six => {
+                    let frame = self.storage.frame(index);
+                    if let Some((_, destination)) = datagram::plain_addresses6(frame) {
+                        admission.ask6(destination);
+                    }
+                }
+            }
         }
     }
 
