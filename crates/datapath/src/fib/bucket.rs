@@ -189,11 +189,12 @@ impl Bucket<u128> for Bucket6 {
         for (word, [upper, lower]) in self.words.iter().zip(&self.addresses) {
             // Acquire: the address that was written before this word is there.
             let word = word.load(Ordering::Acquire);
-            let left = word ^ key;
-            let differ =
-                (upper.load(Ordering::Relaxed) ^ high) | (lower.load(Ordering::Relaxed) ^ low);
-            if differ == 0 && left <= PAYLOAD_MAX {
-                return Some(left);
+            // The lower halves differ first: prefixes of a LAN have the upper half in common.
+            if lower.load(Ordering::Relaxed) == low && upper.load(Ordering::Relaxed) == high {
+                let left = word ^ key;
+                if left <= PAYLOAD_MAX {
+                    return Some(left);
+                }
             }
             if word == 0 {
                 return Some(0);

@@ -54,7 +54,7 @@ mod tests {
                 let mut full = vec![0u32; buckets];
                 for n in 0..addresses {
                     let hash = seed.hash(0, 0x0a00_0000 + n * step, 0);
-                    full[(hash >> 32) as usize * buckets >> 32] += 1;
+                    full[((hash >> 32) as usize * buckets) >> 32] += 1;
                 }
                 let over: u32 = full.iter().map(|n| n.saturating_sub(8)).sum();
                 // Random ones: about ten. A single multiplication: hundreds, now and then.
