@@ -92,6 +92,11 @@ impl Kernel {
         Ok(Self { way, devices, octets, number, buffer, next: 1, expected: 1, _space: space })
     }
 
+    /// The devices: the sender's, the receiver's.
+    pub fn devices(&self) -> &[TapDevice; 2] {
+        &self.devices
+    }
+
     /// Its name in tables.
     pub fn name(&self) -> &'static str {
         match self.way {
