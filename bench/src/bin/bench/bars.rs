@@ -1,5 +1,6 @@
 //! What is promised, and how it follows from the rounds.
 
+use crate::cases::{ALONE, FLOWS, ONE_FLOW};
 use crate::results::{Bar, Measured, Op, Target, summary};
 
 /// One case of one contender, by name.
@@ -63,26 +64,14 @@ const fn at_most(value: f64) -> Target {
 const OVS: &str = "OVS-DPDK";
 const IO: &str = "testpmd io";
 const ROUTED: &str = "kernel, routed taps";
-const FLOWS: &str = "64 B, 1,024 flows";
+const MANY: &str = FLOWS[FLOWS.len() - 1].1;
 
 /// All promises.
 pub const PROMISES: [Promise; 25] = [
     ratio("1a", "64 B against OVS-DPDK with layer-3 flows", "64 B", OVS, at_least(2.5)),
     ratio("1b", "64 B against testpmd io, which does not look", "64 B", IO, at_least(1.4)),
-    ratio(
-        "1c",
-        "64 B, 1,024 flows, 100,000 addresses, against OVS-DPDK",
-        FLOWS,
-        OVS,
-        at_least(4.0),
-    ),
-    ratio(
-        "1d",
-        "the same against one flow, two addresses",
-        FLOWS,
-        "ipvisor, one flow",
-        at_least(0.9),
-    ),
+    ratio("1c", "64 B, 1,024 flows, 100,000 addresses, against OVS-DPDK", MANY, OVS, at_least(4.0)),
+    ratio("1d", "the same against one flow, two addresses", MANY, ONE_FLOW, at_least(0.9)),
     ratio("2a", "1500 B against OVS-DPDK with layer-3 flows", "1500 B", OVS, at_least(1.8)),
     ratio("2b", "1500 B against testpmd io, which does not look", "1500 B", IO, at_least(1.3)),
     ratio("3a", "64 KiB large sends against two copies", "64 KiB", "two copies", at_least(0.85)),
@@ -114,7 +103,7 @@ pub const PROMISES: [Promise; 25] = [
         "6b",
         "64 B among 1,000 idle ports against none",
         "64 B among 1,000 idle ports",
-        "ipvisor, no idle ports",
+        ALONE,
         at_least(0.95),
     ),
     value("7a", "% of a core at 100 datagrams/s", "100/s", at_most(1.0)),

@@ -24,7 +24,8 @@ mod trips;
 
 use lab::Result;
 
-pub use flows::FLOWS;
+pub use flows::{FLOWS, ONE_FLOW};
+pub use idle::ALONE;
 pub use rates::RATES;
 
 use crate::results::Measured;

@@ -9,6 +9,9 @@
 //! guest writes what it sends, so its lines must come out of this core's cache. The receiver reads
 //! only the headers; what a guest does with the payload is its own affair.
 //!
+//! Both halves can be had alone ([`Sender`], [`Receiver`]): where datagrams leave by a card, or where
+//! somebody sleeps between them.
+//!
 //! Whoever generates must be faster than whoever switches. Whether it was, [`Slice::counts`] says.
 
 mod guest;
