@@ -85,3 +85,49 @@ impl<'m> Receiver<'m> {
         self.rx.avail_index.store(posted, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bench::frames::{Ends, Kind};
+    use virtqueue::GuestAddress;
+
+    use super::*;
+    use crate::stage::SHORT;
+
+    /// What a device does when these numbers arrive, of which so many did before.
+    fn arrive(guest: &Guest, before: u16, numbers: &[u64]) {
+        let (ring, memory) = (&guest.rings[0], &guest.memory);
+        let end = before + numbers.len() as u16;
+        for (slot, number) in (before..end).map(u64::from).zip(numbers) {
+            let buffer = ring.buffers.0 + slot * ring.stride as u64;
+            let entry = ring.layout.used.0 + 4 + 8 * slot;
+            memory.u16_at(GuestAddress(buffer + 10)).store(1, Ordering::Relaxed);
+            memory.u64_at(GuestAddress(buffer + 56)).store(*number, Ordering::Relaxed);
+            memory.u32_at(GuestAddress(entry)).store(slot as u32, Ordering::Relaxed);
+            memory.u32_at(GuestAddress(entry + 4)).store(12 + 64, Ordering::Relaxed);
+        }
+        memory.u16_at(GuestAddress(ring.layout.used.0 + 2)).store(end, Ordering::Release);
+    }
+
+    #[test]
+    fn flows_may_overtake_each_other_and_none_may_overtake_itself() {
+        let to = |last| Ends {
+            macs: [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]],
+            addresses: [1, last].map(|n| Ipv4Addr::new(198, 18, 0, n).into()),
+        };
+        let template = Template::flows(Kind::Udp, &[to(2), to(3)], 64);
+        let guest = Guest::new(&SHORT).unwrap();
+        let mut receiver = Receiver::new(&guest, &template);
+        let mut take = |before, numbers: &[u64]| {
+            let mut seen = Slice::default();
+            arrive(&guest, before, numbers);
+            receiver.receive(100, &mut seen, |_| {});
+            [seen.received, seen.lost, seen.wrong]
+        };
+        assert_eq!(take(0, &[2, 1, 4, 3]), [4, 0, 0]);
+        // Number 5 is lost, 7 comes twice, 6 after 8; 100 was never sent.
+        assert_eq!(take(4, &[7, 7, 8, 6, 100]), [2, 2, 3]);
+    }
+}
