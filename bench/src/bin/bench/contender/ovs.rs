@@ -160,7 +160,7 @@ impl Drop for Ovs {
         let _ = self.processes.resume();
         // So that it takes its devices with it; whatever is left then is killed.
         let mut leave = program("ovs-appctl", self.dir.path());
-        let target = self.dir.path().join(format!("ovs-vswitchd.{}.ctl", self.daemon.id()));
+        let target = self.dir.path().join(format!("ovs-vswitchd-dpdk.{}.ctl", self.daemon.id()));
         let _ = output(leave.arg("-t").arg(target).args(["exit", "--cleanup"]));
         let _ = self.daemon.wait(Duration::from_secs(5));
         let _ = self.database.stop(Duration::from_secs(5));
