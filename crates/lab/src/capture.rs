@@ -29,6 +29,8 @@ use crate::sys;
 const LONGEST: usize = 1 << 17;
 /// What the kernel may keep for a tap before it drops.
 const BUFFER: i32 = 64 << 20;
+/// What the kernel may keep of a sender: as much as the base asks for.
+const SEND_BUFFER: i32 = 16 << 20;
 const PACKET_VNET_HDR: i32 = 15;
 
 /// A frame with what the virtio-net header says about it.
@@ -42,6 +44,20 @@ pub struct Frame {
     pub header: NetHeader,
     /// The frame, from the destination's MAC address on.
     pub bytes: Vec<u8>,
+}
+
+/// A socket that sends on a card of a namespace, with virtio-net headers, and receives nothing.
+pub fn outlet(space: &Netns, card: &str) -> Result<OwnedFd> {
+    let opened = space.enter(|| -> io::Result<OwnedFd> {
+        let socket = sys::packet_socket()?;
+        let fd = socket.as_fd();
+        sys::set_option(fd, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)?;
+        let index = rustix::net::netdevice::name_to_index(fd, card)?;
+        sys::bind_packet_for(fd, index, 0)?;
+        Ok(socket)
+    })?;
+    opened.attempt(|| format!("send on {card} in {}", space.name()))
 }
 
 /// A raw socket on one card.

@@ -52,13 +52,13 @@ pub fn name(number: usize) -> String {
 }
 
 /// Small rings and buffers, nothing left to offload.
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     let known = features::ALL & !features::OFFLOADS & !features::MRG_RXBUF;
     Settings { features: known, ring: 64, buffer: 1600, room: 1600, memory: 1 << 18 }
 }
 
 /// Lets this process have as many descriptors as so many ports take.
-fn raise_limit(count: usize) -> Result<()> {
+pub fn raise_limit(count: usize) -> Result<()> {
     let needed = count as u64 * DESCRIPTORS.0 + DESCRIPTORS.1;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {

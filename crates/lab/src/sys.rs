@@ -25,10 +25,15 @@ pub fn packet_socket() -> io::Result<OwnedFd> {
 
 /// Binds a packet socket to a card, for frames of all protocols.
 pub fn bind_packet(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    bind_packet_for(socket, index, libc::ETH_P_ALL as u16)
+}
+
+/// Binds a packet socket to a card, for frames of one protocol; of protocol 0 there are none.
+pub fn bind_packet_for(socket: BorrowedFd<'_>, index: u32, protocol: u16) -> io::Result<()> {
     // SAFETY: all-zero octets are a valid `sockaddr_ll`.
     let mut address: libc::sockaddr_ll = unsafe { MaybeUninit::zeroed().assume_init() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = protocol.to_be();
     address.sll_ifindex = index as i32;
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: `address` is a whole `sockaddr_ll` of the length that is passed.

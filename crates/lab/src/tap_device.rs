@@ -2,7 +2,7 @@
 //! without vhost-user make one for each.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -48,5 +48,12 @@ impl TapDevice {
                 Err(io::Error::from(e)).attempt(|| format!("receive from TAP device {}", self.name))
             }
         }
+    }
+}
+
+impl AsFd for TapDevice {
+    /// Readable while a frame waits.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
     }
 }

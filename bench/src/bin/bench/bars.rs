@@ -1,5 +1,6 @@
 //! What is promised, and how it follows from the rounds.
 
+use crate::cases::{ALONE, FLOWS, ONE_FLOW};
 use crate::results::{Bar, Measured, Op, Target, summary};
 
 /// One case of one contender, by name.
@@ -30,38 +31,97 @@ const fn ours(case: &'static str) -> Of {
     Of { case, contender: "ipvisor" }
 }
 
+/// A value of ipvisor's against another's in the same case, or its own in another way.
 const fn ratio(
     id: &'static str,
     what: &'static str,
     case: &'static str,
     over: &'static str,
-    at_least: f64,
+    target: Target,
 ) -> Promise {
     let over = Some(Of { case, contender: over });
-    let target = Target { op: Op::AtLeast, value: at_least };
     Promise { id, what, of: ours(case), over, target }
 }
 
-const fn share(id: &'static str, what: &'static str, case: &'static str, at_most: f64) -> Promise {
-    let target = Target { op: Op::AtMost, value: at_most };
+/// A value of ipvisor's as it is.
+const fn value(
+    id: &'static str,
+    what: &'static str,
+    case: &'static str,
+    target: Target,
+) -> Promise {
     Promise { id, what, of: ours(case), over: None, target }
 }
 
+const fn at_least(value: f64) -> Target {
+    Target { op: Op::AtLeast, value }
+}
+
+const fn at_most(value: f64) -> Target {
+    Target { op: Op::AtMost, value }
+}
+
+const OVS: &str = "OVS-DPDK";
+const IO: &str = "testpmd io";
+const ROUTED: &str = "kernel, routed taps";
+const MANY: &str = FLOWS[FLOWS.len() - 1].1;
+
 /// All promises.
-pub const PROMISES: [Promise; 13] = [
-    ratio("1a", "64 B against OVS-DPDK with layer-3 flows", "64 B", "OVS-DPDK", 2.5),
-    ratio("1b", "64 B against testpmd io, which does not look", "64 B", "testpmd io", 1.4),
-    ratio("2a", "1500 B against OVS-DPDK with layer-3 flows", "1500 B", "OVS-DPDK", 1.8),
-    ratio("2b", "1500 B against testpmd io, which does not look", "1500 B", "testpmd io", 1.3),
-    ratio("3a", "64 KiB large sends against two copies", "64 KiB", "two copies", 0.85),
-    ratio("3b", "64 KiB large sends against the kernel", "64 KiB", "kernel, routed taps", 1.5),
-    ratio("4a", "64 B against a bridge in the kernel", "64 B", "kernel, bridged taps", 25.0),
-    ratio("4b", "64 B against a router in the kernel", "64 B", "kernel, routed taps", 25.0),
-    ratio("4c", "64 B against masquerading", "64 B", "kernel, masquerading", 25.0),
-    share("7a", "% of a core at 100 datagrams/s", "100/s", 1.0),
-    share("7b", "% of a core at 1,000 datagrams/s", "1,000/s", 5.0),
-    share("7c", "% of a core at 10,000 datagrams/s", "10,000/s", 20.0),
-    share("7d", "% of a core at 100,000 datagrams/s", "100,000/s", 60.0),
+pub const PROMISES: [Promise; 25] = [
+    ratio("1a", "64 B against OVS-DPDK with layer-3 flows", "64 B", OVS, at_least(2.5)),
+    ratio("1b", "64 B against testpmd io, which does not look", "64 B", IO, at_least(1.4)),
+    ratio("1c", "64 B, 1,024 flows, 100,000 addresses, against OVS-DPDK", MANY, OVS, at_least(4.0)),
+    ratio("1d", "the same against one flow, two addresses", MANY, ONE_FLOW, at_least(0.9)),
+    ratio("2a", "1500 B against OVS-DPDK with layer-3 flows", "1500 B", OVS, at_least(1.8)),
+    ratio("2b", "1500 B against testpmd io, which does not look", "1500 B", IO, at_least(1.3)),
+    ratio("3a", "64 KiB large sends against two copies", "64 KiB", "two copies", at_least(0.85)),
+    ratio("3b", "64 KiB large sends against the kernel", "64 KiB", ROUTED, at_least(1.5)),
+    ratio(
+        "4a",
+        "64 B against a bridge in the kernel",
+        "64 B",
+        "kernel, bridged taps",
+        at_least(25.0),
+    ),
+    ratio("4b", "64 B against a router in the kernel", "64 B", ROUTED, at_least(25.0)),
+    ratio("4c", "64 B against masquerading", "64 B", "kernel, masquerading", at_least(25.0)),
+    ratio(
+        "5a",
+        "64 B to the card against a bare AF_PACKET",
+        "64 B to the card",
+        "bare AF_PACKET",
+        at_least(0.9),
+    ),
+    value(
+        "5b",
+        "octets a frame of 64 KiB at the far end",
+        "64 KiB at the far end",
+        at_least(65_000.0),
+    ),
+    value("6a", "% of a core for 1,000 idle ports", "1,000 idle ports", at_most(0.1)),
+    ratio(
+        "6b",
+        "64 B among 1,000 idle ports against none",
+        "64 B among 1,000 idle ports",
+        ALONE,
+        at_least(0.95),
+    ),
+    value("7a", "% of a core at 100 datagrams/s", "100/s", at_most(1.0)),
+    value("7b", "% of a core at 1,000 datagrams/s", "1,000/s", at_most(5.0)),
+    value("7c", "% of a core at 10,000 datagrams/s", "10,000/s", at_most(20.0)),
+    value("7d", "% of a core at 100,000 datagrams/s", "100,000/s", at_most(60.0)),
+    ratio("8a", "round trip against OVS-DPDK", "round trip", OVS, at_most(1.0)),
+    ratio(
+        "8b",
+        "round trip after 1 s against the kernel",
+        "round trip after 1 s",
+        ROUTED,
+        at_most(1.5),
+    ),
+    value("10a", "MiB of the base with two ports", "memory", at_most(16.0)),
+    value("10b", "KiB of the base for one more idle port", "memory of an idle port", at_most(64.0)),
+    value("11a", "datagrams lost beside a flood", "beside a flood, lost", at_most(0.0)),
+    value("11b", "µs beside a flood, 99 of 100", "beside a flood, p99", at_most(1000.0)),
 ];
 
 /// What becomes of a promise. Rounds that one of the two has not are left out.
@@ -103,10 +163,10 @@ mod tests {
         // The machine became twice as slow in the second round, for both.
         let cases =
             [measured("ipvisor", &[10.0, 5.0, 12.0]), measured("testpmd io", &[5.0, 2.5, 8.0])];
-        let bar = judge(&ratio("1b", "", "64 B", "testpmd io", 1.4), &cases);
+        let bar = judge(&ratio("1b", "", "64 B", "testpmd io", at_least(1.4)), &cases);
         assert_eq!(bar.ratio_rounds, [2.0, 2.0, 1.5]);
         assert_eq!((bar.value, bar.min, bar.max, bar.holds), (2.0, 1.5, 2.0, true));
-        assert!(!judge(&ratio("1b", "", "64 B", "testpmd io", 2.1), &cases).holds);
+        assert!(!judge(&ratio("1b", "", "64 B", "testpmd io", at_least(2.1)), &cases).holds);
     }
 
     #[test]
@@ -115,20 +175,36 @@ mod tests {
             measured("ipvisor", &[10.0, f64::NAN, 12.0, 1.0]),
             measured("testpmd io", &[5.0, 2.5, 0.0]),
         ];
-        let bar = judge(&ratio("1b", "", "64 B", "testpmd io", 1.4), &cases);
+        let bar = judge(&ratio("1b", "", "64 B", "testpmd io", at_least(1.4)), &cases);
         assert_eq!(bar.ratio_rounds, [2.0]);
     }
 
     #[test]
     fn what_was_not_measured_does_not_hold() {
-        let bar = judge(&ratio("1b", "", "64 B", "testpmd io", 1.4), &[]);
-        assert!(!bar.holds && bar.ratio_rounds.is_empty());
+        let bar = judge(&ratio("1b", "", "64 B", "testpmd io", at_least(1.4)), &[]);
+        assert!(!bar.holds && !bar.is_measured());
+    }
+
+    #[test]
+    fn a_ratio_that_is_to_be_small_holds_below_its_target() {
+        let trips =
+            |who: &str, rounds: &[f64]| Measured::new("round trip", who, "µs", rounds.to_vec());
+        let cases = [trips("ipvisor", &[4.0, 6.0]), trips("OVS-DPDK", &[8.0, 8.0])];
+        let promise = |target| ratio("8a", "", "round trip", "OVS-DPDK", target);
+        assert!(judge(&promise(at_most(0.7)), &cases).holds);
+        assert!(!judge(&promise(at_most(0.6)), &cases).holds);
+    }
+
+    #[test]
+    fn every_promise_has_a_number_of_its_own() {
+        let ids: std::collections::BTreeSet<_> = PROMISES.iter().map(|p| p.id).collect();
+        assert_eq!(ids.len(), PROMISES.len());
     }
 
     #[test]
     fn a_share_is_compared_as_it_is() {
         let cases = [Measured::new("100/s", "ipvisor", "% of a core", vec![0.5, 0.9, 2.0])];
-        let bar = judge(&share("7a", "", "100/s", 1.0), &cases);
+        let bar = judge(&value("7a", "", "100/s", at_most(1.0)), &cases);
         assert_eq!((bar.value, bar.holds), (0.9, true));
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use lab::{Result, interrupt};
 
 use crate::contender::{Kernel, Switch};
-use crate::generator::Generator;
+use crate::generator::{Generator, Outward};
 use crate::progress::Progress;
 use crate::results::{Measured, median};
 use crate::slice::Slice;
@@ -33,34 +33,76 @@ pub struct Effort {
     pub rounds: usize,
     /// Slices of each contender in a round.
     pub slices: usize,
+    /// In each round, datagrams that are sent after a long silence.
+    pub silences: usize,
 }
 
 /// A contender, ready to be raced.
 pub enum Lane<'a> {
     /// A switch between two guests.
-    Switch(&'a dyn Switch, Box<Generator<'a>>),
+    Between {
+        /// The name in tables.
+        name: &'static str,
+        /// The switch.
+        switch: &'a dyn Switch,
+        /// Between its guests.
+        generator: Box<Generator<'a>>,
+    },
+    /// A switch from a guest to a card.
+    Out(&'a dyn Switch, Box<Outward<'a>>),
     /// Two of the kernel's devices.
     Kernel(Box<Kernel>),
 }
 
-impl Lane<'_> {
+impl<'a> Lane<'a> {
+    /// A switch between two guests.
+    pub fn between(switch: &'a dyn Switch, generator: Generator<'a>) -> Self {
+        Self::named(switch.name(), switch, generator)
+    }
+
+    /// The same under a name of its own: where one takes part in two ways.
+    pub fn named(name: &'static str, switch: &'a dyn Switch, generator: Generator<'a>) -> Self {
+        Self::Between { name, switch, generator: Box::new(generator) }
+    }
+
     fn name(&self) -> &'static str {
         match self {
-            Self::Switch(switch, _) => switch.name(),
+            Self::Between { name, .. } => name,
+            Self::Out(switch, _) => switch.name(),
             Self::Kernel(kernel) => kernel.name(),
+        }
+    }
+
+    /// What is stopped between two turns.
+    fn switch(&self) -> Option<&'a dyn Switch> {
+        match self {
+            Self::Between { switch, .. } | Self::Out(switch, _) => Some(*switch),
+            Self::Kernel(_) => None,
         }
     }
 
     fn flood(&mut self) -> Result<Slice> {
         match self {
-            Self::Switch(_, generator) => Ok(generator.flood(SLICE)),
+            Self::Between { generator, .. } => Ok(generator.flood(SLICE)),
+            Self::Out(_, outward) => outward.flood(SLICE),
             Self::Kernel(kernel) => kernel.flood(SLICE),
+        }
+    }
+
+    /// Until nothing comes any more.
+    fn drain(&mut self) {
+        match self {
+            Self::Between { generator, .. } => {
+                generator.drain(DRAIN);
+            }
+            Self::Out(_, outward) => outward.drain(DRAIN),
+            Self::Kernel(_) => {}
         }
     }
 
     /// One turn: the slices of one round.
     fn turn(&mut self, slices: usize) -> Result<Vec<Slice>> {
-        if let Self::Switch(switch, _) = self {
+        if let Some(switch) = self.switch() {
             switch.resume()?;
         }
         let seen = (0..WARM + slices).map(|_| {
@@ -68,8 +110,8 @@ impl Lane<'_> {
             self.flood()
         });
         let seen: Vec<Slice> = seen.collect::<Result<_>>()?;
-        if let Self::Switch(switch, generator) = self {
-            generator.drain(DRAIN);
+        self.drain();
+        if let Some(switch) = self.switch() {
             switch.pause()?;
         }
         Ok(seen[WARM..].to_vec())

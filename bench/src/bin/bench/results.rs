@@ -101,6 +101,13 @@ pub enum Op {
     AtMost,
 }
 
+impl Bar {
+    /// Whether there is anything to judge.
+    pub fn is_measured(&self) -> bool {
+        !self.ratio_rounds.is_empty()
+    }
+}
+
 impl Target {
     /// Whether a value is what it is to be. None is not.
     pub fn is_met_by(&self, value: f64) -> bool {
@@ -124,6 +131,14 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The least value that so many in a hundred do not exceed. Not a number if there are none.
+pub fn percentile(values: &[f64], hundredths: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * hundredths).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
+}
+
 /// Median, least, greatest.
 pub fn summary(values: &[f64]) -> (f64, f64, f64) {
     let least = values.iter().copied().fold(f64::NAN, f64::min);
@@ -140,6 +155,14 @@ mod tests {
         assert_eq!(summary(&[9.0, 1.0, 5.0]), (5.0, 1.0, 9.0));
         assert_eq!(summary(&[4.0, 1.0, 3.0, 2.0]), (2.5, 1.0, 4.0));
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_there() {
+        let values: Vec<f64> = (1..=300).rev().map(f64::from).collect();
+        assert_eq!([1, 50, 99, 100].map(|n| percentile(&values, n)), [3.0, 150.0, 297.0, 300.0]);
+        assert_eq!(percentile(&values[..20], 99), 300.0);
+        assert!(percentile(&[], 99).is_nan());
     }
 
     #[test]

@@ -48,15 +48,35 @@ pub fn bars(bars: &[Bar]) -> Table {
             shown(bar.value),
             format!("{} to {}", shown(bar.min), shown(bar.max)),
             format!("{sign} {}", bar.target.value),
-            if bar.holds { "yes" } else { "NO" }.to_owned(),
+            verdict(bar).to_owned(),
         ]);
     }
     table
 }
 
+fn verdict(bar: &Bar) -> &'static str {
+    match (bar.is_measured(), bar.holds) {
+        (false, _) => "not measured",
+        (true, true) => "yes",
+        (true, false) => "NO",
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::shown;
+    use super::{shown, verdict};
+    use crate::bars::{PROMISES, judge};
+    use crate::results::Measured;
+
+    #[test]
+    fn what_was_not_measured_is_neither_kept_nor_broken() {
+        let seen = |value| Measured::new("100/s", "ipvisor", "% of a core", vec![value]);
+        let promise = PROMISES.iter().find(|p| p.id == "7a").unwrap();
+        let verdict = |cases: &[Measured]| verdict(&judge(promise, cases));
+        assert_eq!(verdict(&[]), "not measured");
+        assert_eq!(verdict(&[seen(f64::NAN)]), "not measured");
+        assert_eq!([0.9, 1.1].map(|v| verdict(&[seen(v)])), ["yes", "NO"]);
+    }
 
     #[test]
     fn numbers_have_about_three_digits() {

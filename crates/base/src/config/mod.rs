@@ -49,8 +49,8 @@ pub use types::{
 
 use reader::{At, Reader, kind};
 
-/// Octets of the longest configuration.
-pub const LONGEST: usize = 1 << 20;
+/// Octets of the longest configuration: some 100,000 addresses.
+pub const LONGEST: usize = 2 << 20;
 /// Mistakes of form that are reported, at most: after the first few they are echoes.
 const MOST_ECHOES: usize = 5;
 

@@ -15,6 +15,7 @@
 //! What other programs of the machine use is not known and not subtracted.
 
 mod capacity;
+mod owners;
 mod refusal;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ use crate::config::{Engine, Vm};
 
 pub use capacity::Capacity;
 pub use refusal::Refusal;
+
+use owners::Owners;
 
 /// Which disk it is, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,12 +114,13 @@ pub struct Ledger {
     capacity: Capacity,
     overcommit: bool,
     held: BTreeMap<String, Claim>,
+    owners: Owners,
 }
 
 impl Ledger {
     /// Nobody has anything yet.
     pub fn new(capacity: Capacity, overcommit: bool) -> Self {
-        Self { capacity, overcommit, held: BTreeMap::new() }
+        Self { capacity, overcommit, held: BTreeMap::new(), owners: Owners::default() }
     }
 
     /// What the machine has.
@@ -137,19 +141,23 @@ impl Ledger {
         }
         self.enough(vm, &claim)?;
         self.nobody_elses(vm, &claim)?;
-        self.held.insert(vm.to_owned(), claim);
+        self.note(vm, claim);
         Ok(())
     }
 
     /// Notes what a VM that runs already has, whether or not it would be given that today: it was,
     /// by the base that started it.
     pub fn note(&mut self, vm: &str, claim: Claim) {
+        self.give_back(vm);
+        self.owners.add(vm, &claim);
         self.held.insert(vm.to_owned(), claim);
     }
 
     /// Takes back what `vm` has.
     pub fn give_back(&mut self, vm: &str) -> Option<Claim> {
-        self.held.remove(vm)
+        let claim = self.held.remove(vm)?;
+        self.owners.remove(vm, &claim);
+        Some(claim)
     }
 
     fn enough(&self, vm: &str, claim: &Claim) -> Result<(), Refusal> {
@@ -199,19 +207,15 @@ impl Ledger {
                     });
                 }
             }
-            if held.network != claim.network {
-                continue;
-            }
-            for own in &claim.addresses {
-                let clash = |a: &&IpNet| a.contains(own) || own.contains(*a);
-                if let Some(theirs) = held.addresses.iter().find(clash) {
-                    return Err(Refusal::Address {
-                        vm: vm.to_owned(),
-                        address: *own,
-                        holder: holder.clone(),
-                        theirs: *theirs,
-                    });
-                }
+        }
+        for own in &claim.addresses {
+            if let Some((theirs, holder)) = self.owners.overlapping(&claim.network, own) {
+                return Err(Refusal::Address {
+                    vm: vm.to_owned(),
+                    address: *own,
+                    holder: holder.to_owned(),
+                    theirs,
+                });
             }
         }
         Ok(())

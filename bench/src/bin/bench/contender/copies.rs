@@ -7,40 +7,23 @@
 //! buffers. So the caches are used as a switch uses them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use lab::Result;
-use lab::error::Attempt;
 use virtqueue::GuestAddress;
 use virtqueue::driver::DriverMemory;
 
-use super::{SWITCHING, Switch, pin};
+use super::thread::Thread;
+use super::{Between, Switch};
 use crate::generator::{Guest, HEADER, Plan};
 
 /// Datagrams copied before the first is copied on: as many of the largest as the base takes at once.
 const BATCH: u16 = 2;
 
-const RUN: u8 = 0;
-const REST: u8 = 1;
-const END: u8 = 2;
-
 /// The thread, when there is one.
 #[derive(Default)]
 pub struct Copies {
-    order: Arc<AtomicU8>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Copies {
-    fn end(&mut self) {
-        self.order.store(END, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // If it has panicked, it has said so, and nothing arrives.
-            let _ = thread.join();
-        }
-    }
+    thread: Option<Thread>,
 }
 
 impl Switch for Copies {
@@ -48,38 +31,28 @@ impl Switch for Copies {
         "two copies"
     }
 
-    fn attach(&mut self, [from, to]: &mut [Guest; 2], plan: &Plan) -> Result<()> {
-        self.end();
-        self.order = Arc::new(AtomicU8::new(RUN));
-        let order = self.order.clone();
-        let len = HEADER + plan.frame;
-        let (from, to) = (End::new(from, 1), End::new(to, 0));
-        // As in a switch, no interrupt and no notification.
-        from.memory.u16_at(GuestAddress(from.used)).store(1, Ordering::Relaxed);
-        let work = move || {
-            if pin(None, SWITCHING).is_ok() {
-                copy(&order, from, to, len);
-            }
-        };
-        let thread = std::thread::Builder::new().name("copies".to_owned()).spawn(work);
-        self.thread = Some(thread.attempt(|| "start a thread".to_owned())?);
-        Ok(())
-    }
-
     fn pause(&self) -> Result<()> {
-        self.order.store(REST, Ordering::Relaxed);
+        self.thread.iter().for_each(Thread::pause);
         Ok(())
     }
 
     fn resume(&self) -> Result<()> {
-        self.order.store(RUN, Ordering::Relaxed);
+        self.thread.iter().for_each(Thread::resume);
         Ok(())
     }
 }
 
-impl Drop for Copies {
-    fn drop(&mut self) {
-        self.end();
+impl Between for Copies {
+    fn attach(&mut self, [from, to]: &mut [Guest; 2], plan: &Plan) -> Result<()> {
+        self.thread = None;
+        let len = HEADER + plan.frame;
+        let (mut from, mut to) = (End::new(from, 1), End::new(to, 0));
+        // As in a switch, no interrupt and no notification.
+        from.memory.u16_at(GuestAddress(from.used)).store(1, Ordering::Relaxed);
+        let mut arena = vec![0; usize::from(BATCH) * len];
+        let work = move || copy(&mut from, &mut to, &mut arena, len);
+        self.thread = Some(Thread::start("copies", work)?);
+        Ok(())
     }
 }
 
@@ -139,38 +112,27 @@ impl End {
     }
 }
 
-/// Copies datagrams of `len` octets until it is told to end.
-fn copy(order: &AtomicU8, mut from: End, mut to: End, len: usize) {
+/// Copies a batch of datagrams of `len` octets; whether there was one.
+fn copy(from: &mut End, to: &mut End, arena: &mut [u8], len: usize) -> bool {
     let each = len.div_ceil(to.buffer) as u16;
-    let mut arena = vec![0; usize::from(BATCH) * len];
-    loop {
-        match order.load(Ordering::Relaxed) {
-            RUN => {}
-            REST => {
-                std::thread::sleep(Duration::from_millis(1));
-                continue;
-            }
-            _ => return,
-        }
-        let count = from.waiting().min(BATCH).min(to.waiting() / each);
-        if count == 0 {
-            std::hint::spin_loop();
-            continue;
-        }
-        for datagram in arena.chunks_exact_mut(len).take(count.into()) {
-            from.memory.read(from.place(from.index), datagram);
-            from.use_next(0);
-        }
-        for datagram in arena.chunks_exact(len).take(count.into()) {
-            let first = to.place(to.index);
-            for piece in datagram.chunks(to.buffer) {
-                to.memory.write(to.place(to.index), piece);
-                to.use_next(piece.len());
-            }
-            // How many buffers it took, in the virtio-net header.
-            to.memory.u16_at(GuestAddress(first.0 + 10)).store(each, Ordering::Relaxed);
-        }
-        to.publish();
-        from.publish();
+    let count = from.waiting().min(BATCH).min(to.waiting() / each);
+    if count == 0 {
+        return false;
     }
+    for datagram in arena.chunks_exact_mut(len).take(count.into()) {
+        from.memory.read(from.place(from.index), datagram);
+        from.use_next(0);
+    }
+    for datagram in arena.chunks_exact(len).take(count.into()) {
+        let first = to.place(to.index);
+        for piece in datagram.chunks(to.buffer) {
+            to.memory.write(to.place(to.index), piece);
+            to.use_next(piece.len());
+        }
+        // How many buffers it took, in the virtio-net header.
+        to.memory.u16_at(GuestAddress(first.0 + 10)).store(each, Ordering::Relaxed);
+    }
+    to.publish();
+    from.publish();
+    true
 }

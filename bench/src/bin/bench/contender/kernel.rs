@@ -108,6 +108,11 @@ impl Kernel {
         })
     }
 
+    /// The devices: the sender's, the receiver's.
+    pub fn devices(&self) -> &[TapDevice; 2] {
+        &self.devices
+    }
+
     /// Its name in tables.
     pub fn name(&self) -> &'static str {
         match self.way {

@@ -1,14 +1,16 @@
-//! Those who are compared: switches between two vhost-user ports.
+//! Those who are compared: switches between two vhost-user ports, and ways from one to a card.
 //!
 //! # Theory of operation
 //! All of them run at the same time, each on the switching core; those that wait are stopped as a
 //! whole ([`Processes::pause`]), so that they use nothing of it.
 
 mod copies;
+mod forwarder;
 mod kernel;
 mod ours;
 mod ovs;
 mod testpmd;
+mod thread;
 
 use std::path::Path;
 
@@ -18,9 +20,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 pub use copies::Copies;
+pub use forwarder::Forwarder;
 pub use kernel::{Kernel, Way};
-pub use ours::{MACS, Ours, ends};
-pub use ovs::Ovs;
+pub use ours::{MACS, MANY, Ours, Vm, ends, numbered};
+pub use ovs::{Ovs, Route};
 pub use testpmd::Io;
 
 use crate::generator::{Guest, Plan};
@@ -30,16 +33,20 @@ pub const SWITCHING: usize = 0;
 /// The core that generates.
 pub const GENERATING: usize = 1;
 
-/// A switch between two guests.
+/// A switch, and what is done to it while it is measured.
 pub trait Switch {
     /// Its name in tables.
     fn name(&self) -> &'static str;
-    /// Joins two guests: the sender's and the receiver's.
-    fn attach(&mut self, guests: &mut [Guest; 2], plan: &Plan) -> Result<()>;
     /// Stops all of it.
     fn pause(&self) -> Result<()>;
     /// Lets it go on.
     fn resume(&self) -> Result<()>;
+}
+
+/// A switch between two guests.
+pub trait Between: Switch {
+    /// Joins two guests: the sender's and the receiver's.
+    fn attach(&mut self, guests: &mut [Guest; 2], plan: &Plan) -> Result<()>;
 }
 
 /// A switch that is a program with two vhost-user ports.
@@ -57,19 +64,21 @@ impl<P: Program> Switch for P {
         P::NAME
     }
 
-    fn attach(&mut self, guests: &mut [Guest; 2], plan: &Plan) -> Result<()> {
-        for (guest, socket) in guests.iter_mut().zip(self.sockets()) {
-            guest.attach(socket, plan)?;
-        }
-        Ok(())
-    }
-
     fn pause(&self) -> Result<()> {
         self.processes().pause()
     }
 
     fn resume(&self) -> Result<()> {
         self.processes().resume()
+    }
+}
+
+impl<P: Program> Between for P {
+    fn attach(&mut self, guests: &mut [Guest; 2], plan: &Plan) -> Result<()> {
+        for (guest, socket) in guests.iter_mut().zip(self.sockets()) {
+            guest.attach(socket, plan)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,15 +1,22 @@
 //! Open vSwitch on DPDK with a layer-3 pipeline: what comes for the gateway's MAC address is routed.
 //!
+//! It is given a flow for each address that ipvisor is given, up to 100,000 ([`Ovs::route`]): to the
+//! sender's port, to the receiver's, or to ports that do not exist. All match one whole address, so
+//! what its caches learn from one datagram holds for all datagrams to that address.
+//!
 //! Started by hand, with everything it keeps in a directory of its own: the machine's own Open
 //! vSwitch, if it has one, is not touched.
 
+use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use bench::frames::Mac;
 use lab::command::{Background, output, wait_until};
 use lab::error::Attempt;
-use lab::scene::vm;
+use lab::scene;
 use lab::{LabError, Result};
 use tempfile::TempDir;
 
@@ -20,6 +27,25 @@ use super::{GENERATING, Processes, Program, SWITCHING};
 const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Where an address is.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// The address.
+    pub address: IpAddr,
+    /// Its owner's MAC address.
+    pub mac: Mac,
+    /// Its owner's port: 1 is the sender's, 2 the receiver's.
+    pub port: u32,
+}
+
+impl Route {
+    /// The sender's and the receiver's only address.
+    pub fn pair() -> [Self; 2] {
+        let of = |n: u8| (scene::vm(n)[0], MACS[usize::from(n)], u32::from(n) + 1);
+        [of(0), of(1)].map(|(address, mac, port)| Self { address, mac, port })
+    }
+}
 
 /// The running switch and its database.
 pub struct Ovs {
@@ -88,20 +114,26 @@ impl Ovs {
             let interface = ["set", "Interface", name, "type=dpdkvhostuser", &request];
             set(&[&["add-port", "br0", name, "--"], &interface[..]].concat())?;
         }
-        let text = |mac: [u8; 6]| mac.map(|o| format!("{o:02x}")).join(":");
+        self.route(&Route::pair())
+    }
+
+    /// Gives it these routes, in place of those that it had.
+    pub fn route(&self, routes: &[Route]) -> Result<()> {
+        let text = |mac: Mac| mac.map(|o| format!("{o:02x}")).join(":");
         let gateway = text(GATEWAY_MAC);
         let mut flows = format!(
             "table=0,priority=0,actions=drop\n\
-                                 table=0,priority=1,ip,dl_dst={gateway},actions=goto_table:1\n\
-                                 table=1,priority=0,actions=drop\n"
+             table=0,priority=1,ip,dl_dst={gateway},actions=goto_table:1\n\
+             table=1,priority=0,actions=drop\n"
         );
-        for (number, mac) in (0u8..).zip(MACS) {
-            let [address, _] = vm(number);
-            let (mac, port) = (text(mac), number + 1);
-            flows.push_str(&format!(
+        for Route { address, mac, port } in routes {
+            let mac = text(*mac);
+            // A text takes all.
+            let _ = writeln!(
+                flows,
                 "table=1,priority=1,ip,nw_dst={address},actions=set_field:{gateway}->eth_src,\
-                 set_field:{mac}->eth_dst,dec_ttl,output:{port}\n"
-            ));
+                 set_field:{mac}->eth_dst,dec_ttl,output:{port}"
+            );
         }
         let file = self.dir.path().join("flows");
         std::fs::write(&file, flows).attempt(|| format!("write {}", file.display()))?;
@@ -128,7 +160,7 @@ impl Drop for Ovs {
         let _ = self.processes.resume();
         // So that it takes its devices with it; whatever is left then is killed.
         let mut leave = program("ovs-appctl", self.dir.path());
-        let target = self.dir.path().join(format!("ovs-vswitchd.{}.ctl", self.daemon.id()));
+        let target = self.dir.path().join(format!("ovs-vswitchd-dpdk.{}.ctl", self.daemon.id()));
         let _ = output(leave.arg("-t").arg(target).args(["exit", "--cleanup"]));
         let _ = self.daemon.wait(Duration::from_secs(5));
         let _ = self.database.stop(Duration::from_secs(5));

@@ -79,7 +79,8 @@ impl Ring {
     }
 }
 
-const QUEUE: QueueFeatures = QueueFeatures {
+/// How the rings are walked.
+pub const QUEUE: QueueFeatures = QueueFeatures {
     event_idx: false,
     indirect: true,
     header_len: virtqueue::HeaderLen::Full,
@@ -121,8 +122,10 @@ pub struct Guest {
     pub rings: [Ring; 2],
     /// Wakes the device at the output ring.
     pub kick: OwnedFd,
-    /// The connection and what is passed over it, kept as long as the guest.
-    _link: Option<(FrontEnd, [OwnedFd; 3])>,
+    /// Woken by the device when something has arrived, if it wants to be.
+    pub call: OwnedFd,
+    /// The connection and what else is passed over it, kept as long as the guest.
+    _link: Option<(FrontEnd, [OwnedFd; 2])>,
 }
 
 impl Guest {
@@ -143,7 +146,7 @@ impl Guest {
             // No interrupts.
             memory.u16_at(ring.layout.avail).store(1, std::sync::atomic::Ordering::Relaxed);
         }
-        Ok(Self { memory, rings, kick: event()?, _link: None })
+        Ok(Self { memory, rings, kick: event()?, call: event()?, _link: None })
     }
 
     /// Wants to be interrupted when something arrives, as a guest that waits does.
@@ -155,7 +158,7 @@ impl Guest {
     /// Connects to a back end that listens at `socket`, and starts the rings.
     pub fn attach(&mut self, socket: &Path, plan: &Plan) -> Result<()> {
         let mut front_end = FrontEnd::connect(socket, Duration::from_secs(10))?;
-        let others = [event()?, event()?, event()?];
+        let others = [event()?, event()?];
         front_end.set_owner()?;
         let (wanted, offered) = (plan.features(), front_end.features()?);
         if wanted & !offered != 0 {
@@ -175,8 +178,11 @@ impl Guest {
             front_end.set_ring_base(number, 0)?;
             let (desc, used, avail) = (at(layout.desc), at(layout.used), at(layout.avail));
             front_end.set_ring_addresses(number, desc, used, avail)?;
-            let kick = if number == TX { &self.kick } else { &others[2] };
-            front_end.set_ring_call(number, Some(others[number as usize].as_fd()))?;
+            let [kick, call] = match number {
+                TX => [&self.kick, &others[0]],
+                _ => [&others[1], &self.call],
+            };
+            front_end.set_ring_call(number, Some(call.as_fd()))?;
             front_end.set_ring_kick(number, Some(kick.as_fd()))?;
         }
         front_end.enable_ring(RX, true)?;
