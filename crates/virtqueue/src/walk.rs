@@ -1,0 +1,233 @@
+//! What the queues ask of a ring, whatever its layout: taking chains, following them, giving back.
+//!
+//! # Theory of operation
+//! ```text
+//!        published           next                     (buffers, in the order they came)
+//!            |  outstanding   |    the driver's gift
+//!  ----------+----------------+------------------------
+//!   given back    taken
+//!
+//! ahead -> take                             a buffer of the common kind, found before
+//! head -> follow -> give_back ... advance   any other: nothing is taken before `advance`
+//! publish                                   what was taken goes back, in order
+//! ```
+//! Buffers go back in the order they came, whether IN_ORDER was negotiated or not, and each by a used
+//! entry of its own. A buffer's *index* is how many came before it, modulo 65536.
+//!
+//! The queues are written once, over this trait, and compiled for each layout by itself: no ring
+//! pays for the other one.
+
+use crate::fault::{IndirectDefect, LayoutDefect, LayoutPart, RingFault};
+use crate::layout::QueueFeatures;
+use crate::memory::{GuestAddress, GuestMemory};
+use crate::piece::{Piece, Use};
+use crate::reach::Reach;
+use crate::split::Table;
+
+/// Entries of the longest indirect table, however small or large the ring: drivers make tables longer
+/// than a small ring, and none needs more for the largest frame.
+const LONG_CHAIN: u32 = 1024;
+/// Descriptors that are followed for one frame: more, each on a page of its own, would keep the
+/// other ports waiting.
+const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
+
+/// Entries that are found ahead of their use: a power of two.
+pub(crate) const AHEAD: usize = 64;
+
+/// Octets of a descriptor, as the length of an indirect table is counted.
+const DESC_OCTETS: u32 = 16;
+
+/// Descriptors that may still be read for the frame at hand. Bounds the work that chains of empty
+/// buffers can make.
+#[derive(Clone, Copy)]
+pub(crate) struct Budget {
+    left: u32,
+    limit: u32,
+}
+
+impl Budget {
+    /// What may be spent on one frame.
+    #[inline]
+    pub(crate) fn of_a_frame() -> Self {
+        Self { left: FRAME_BUDGET, limit: FRAME_BUDGET }
+    }
+
+    /// Descriptors that were read.
+    #[inline]
+    pub(crate) fn spent(&self) -> u32 {
+        self.limit.saturating_sub(self.left)
+    }
+
+    /// One more is read.
+    #[inline]
+    pub(crate) fn spend(&mut self) -> Result<(), RingFault> {
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => return Err(RingFault::ChainLoop { limit: self.limit }),
+        }
+        Ok(())
+    }
+}
+
+/// A chain of two descriptors, of which the first holds the header alone.
+pub(crate) struct Pair<'m, H> {
+    pub(crate) head: H,
+    pub(crate) first: Piece<'m>,
+    pub(crate) second: Piece<'m>,
+}
+
+/// A ring, as a queue sees it.
+pub(crate) trait Walk {
+    /// Where a buffer stands.
+    type Place: Copy;
+    /// A buffer that is there to be taken.
+    type Head: Copy;
+
+    /// What was negotiated.
+    fn features(&self) -> QueueFeatures;
+
+    /// The index of the first buffer not given back: where a successor goes on.
+    fn next_index(&self) -> u16;
+
+    /// The index of the first buffer not taken.
+    fn index(&self) -> u16;
+
+    /// Where the ring stands, as GET_VRING_BASE tells it. Nothing must be outstanding.
+    fn base(&self) -> u32;
+
+    /// Buffers taken and not published.
+    fn outstanding(&self) -> u16;
+
+    /// Buffers that can be taken now.
+    fn available(&self) -> Result<u16, RingFault>;
+
+    /// The first buffer not taken.
+    fn next(&self) -> Self::Place;
+
+    /// What stands at a place; `None` if the driver has not come that far.
+    fn head(&self, at: Self::Place) -> Result<Option<Self::Head>, RingFault>;
+
+    /// Follows the chain that begins at `head` and shows each buffer that is not empty to `visit`,
+    /// until that returns false.
+    ///
+    /// Zero or more plain descriptors, the last of which may lead to one table (virtio 1.2, section
+    /// 2.7.5.3.2).
+    fn follow<'r>(
+        &'r self,
+        head: &mut Self::Head,
+        writable: bool,
+        budget: &mut Budget,
+        visit: impl FnMut(Piece<'r>) -> bool,
+    ) -> Result<(), RingFault>;
+
+    /// Notes that the chain at `at`, which was followed, goes back with `len` octets written. Gives
+    /// the place behind it. The driver does not see it yet.
+    fn give_back(&self, at: Self::Place, head: Self::Head, len: u32) -> Self::Place;
+
+    /// All buffers before `next` are taken, and given back as one frame.
+    fn advance(&mut self, next: Self::Place);
+
+    /// Takes the buffer at `next` unseen: its chain is not followed further than to its end, and it
+    /// goes back as one that holds nothing. False if there is none.
+    fn skip(&mut self) -> Result<bool, RingFault>;
+
+    /// How many of the next `most` buffers can be taken now.
+    fn ready(&self, most: u16) -> Result<u16, RingFault>;
+
+    /// Asks for the descriptors of the next `n` buffers that are [`Walk::ready`].
+    fn foresee_chains(&self, n: u16);
+
+    /// Finds the next `n` buffers, [`AHEAD`] at most, as far as each is one descriptor with these
+    /// flags, and asks for their first lines.
+    fn foresee_buffers(&mut self, n: u16, flags: u16, purpose: Use);
+
+    /// The buffer at `next` as [`Walk::foresee_buffers`] has found it; `None` says nothing about it:
+    /// [`Walk::head`] and [`Walk::follow`] do.
+    fn ahead(&self) -> Option<(Self::Head, Piece<'_>)>;
+
+    /// The chain at `next` if it is there, and readable: a first buffer of `apart` octets, and one
+    /// more. `None` says nothing about it, as in [`Walk::ahead`].
+    fn pair(&self, apart: usize) -> Option<Pair<'_, Self::Head>>;
+
+    /// Gives the buffer at `next` back, and takes it.
+    fn take(&mut self, head: Self::Head, len: u32);
+
+    /// Publishes what was given back. True if the driver is to be notified.
+    fn publish(&mut self) -> Result<bool, RingFault>;
+
+    /// Asks to be notified of the next buffer. True if it is there already.
+    fn arm(&self) -> Result<bool, RingFault>;
+
+    /// Asks for no notifications.
+    fn disarm(&self);
+
+    /// Refuses if memory was taken away. Costs one load as long as no mapping of the whole process
+    /// was ever torn.
+    fn whole(&self) -> Result<(), RingFault>;
+
+    /// The fault to report for `fault`: torn memory reads as zeroes, so it explains all others.
+    fn blame(&self, fault: RingFault) -> RingFault;
+}
+
+/// A queue over a ring of either layout. Which it is, is decided once and never changes: where many
+/// frames are taken, the branch is foreseen.
+pub(crate) enum Either<S, P> {
+    Split(S),
+    Packed(P),
+}
+
+/// What is to be done with a queue, whatever its layout.
+macro_rules! of {
+    ($either:expr, $queue:ident => $what:expr) => {
+        match $either {
+            $crate::walk::Either::Split($queue) => $what,
+            $crate::walk::Either::Packed($queue) => $what,
+        }
+    };
+}
+pub(crate) use of;
+
+/// Checks an indirect table, in a descriptor for `len` octets at `address`. The descriptor's own
+/// direction means nothing.
+pub(crate) fn indirect(
+    reach: &Reach,
+    features: QueueFeatures,
+    (address, len): (u64, u32),
+    chained: bool,
+    nested: bool,
+) -> Result<Table<'_>, RingFault> {
+    let refuse = |defect| RingFault::IndirectTable { address, len, defect };
+    if !features.indirect {
+        return Err(refuse(IndirectDefect::NotNegotiated));
+    }
+    if nested {
+        return Err(refuse(IndirectDefect::Nested));
+    }
+    if chained {
+        return Err(refuse(IndirectDefect::Chained));
+    }
+    let entries = len / DESC_OCTETS;
+    if entries == 0 || !len.is_multiple_of(DESC_OCTETS) || entries > LONG_CHAIN {
+        return Err(refuse(IndirectDefect::BadLength));
+    }
+    let piece = reach.find(address, len).ok_or(refuse(IndirectDefect::Outside))?;
+    Ok(Table(piece))
+}
+
+/// Finds one part of a ring and checks its alignment, in the guest's view and in ours.
+pub(crate) fn locate(
+    memory: &GuestMemory,
+    part: LayoutPart,
+    at: GuestAddress,
+    len: usize,
+    align: usize,
+) -> Result<Piece<'_>, RingFault> {
+    let refuse = |defect| RingFault::Layout { part, value: at.0, defect };
+    let (mapping, offset) = memory.find(at, len as u64).ok_or(refuse(LayoutDefect::Outside))?;
+    let piece = mapping.piece(offset, len).ok_or(refuse(LayoutDefect::Outside))?;
+    let start = piece.start().addr().get();
+    if !at.0.is_multiple_of(align as u64) || !start.is_multiple_of(align) {
+        return Err(refuse(LayoutDefect::Misaligned));
+    }
+    Ok(piece)
+}
