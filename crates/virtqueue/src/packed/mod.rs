@@ -58,6 +58,8 @@
 //!   counted. An indirect table ends where its length says.
 
 mod area;
+#[cfg(test)]
+mod dying;
 mod journal;
 pub(crate) mod position;
 mod publish;
@@ -76,9 +78,11 @@ use crate::reach::Reach;
 use crate::split::{DESC_LEN, F_INDIRECT, F_NEXT, F_WRITE};
 use crate::walk::{AHEAD, Budget, Pair, Walk, indirect, locate};
 
-pub(crate) use area::{
-    Descs, EVENT_LEN, EVENTS_AT, EVENTS_OFF, EVENTS_ON, Event, F_AVAIL, F_USED, Rest, Wish,
-};
+pub(crate) use area::{Descs, EVENT_LEN, EVENTS_AT, EVENTS_OFF, EVENTS_ON, Event, Rest, Wish};
+#[cfg(any(test, feature = "driver"))]
+pub(crate) use area::{F_AVAIL, F_USED};
+#[cfg(test)]
+pub(crate) use dying::dying;
 pub(crate) use journal::NoSuccessor;
 pub use journal::{Intent, Journal};
 pub(crate) use position::Position;
@@ -207,6 +211,19 @@ impl PackedRing {
         ring.whole()?;
         ring.disarm();
         Ok(ring)
+    }
+
+    /// Makes one store of a publication.
+    #[inline]
+    fn store(&self, write: Write) {
+        #[cfg(test)]
+        if dying::is_dead() {
+            return;
+        }
+        match write {
+            Write::Intent(intent) => self.journal.note(intent),
+            Write::Used(at, rest) => self.descs.publish(at, rest),
+        }
     }
 
     /// What stands behind `place`, as far as it is available: its second half.
@@ -494,13 +511,9 @@ impl Walk for PackedRing {
             return Ok(false);
         }
         let before = self.published;
-        let Self { journal, descs, .. } = self;
         let entries = self.shadow.get(..usize::from(self.next.buffers)).unwrap_or_default();
         (self.published, self.first) =
-            publication(entries, (before, self.first), self.flow, self.size, |write| match write {
-                Write::Intent(intent) => journal.note(intent),
-                Write::Used(at, rest) => descs.publish(at, rest),
-            });
+            publication(entries, (before, self.first), self.flow, self.size, |w| self.store(w));
         self.next = Place { at: self.published, slots: 0, buffers: 0 };
         fence(Ordering::SeqCst);
         let wish = self.driver.load();

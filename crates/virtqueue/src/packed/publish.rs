@@ -1,7 +1,6 @@
 //! The stores by which a packed ring gives buffers back, in their order.
 //!
-//! Why in this order, says [`super`]. Here it is computed and nothing is written: the ring hands in
-//! what to do with each store, and a test whatever it likes, a death between any two of them included.
+//! Why in this order, says [`super`]. Here it is computed; the ring hands in what is done with each.
 
 use std::cell::Cell;
 

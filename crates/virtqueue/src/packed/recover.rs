@@ -2,7 +2,7 @@
 
 use crate::fault::{LayoutDefect, LayoutPart, RingFault};
 use crate::packed::publish::backwards;
-use crate::packed::{Flow, Head, Intent, PackedRing, Place, Position, Write};
+use crate::packed::{Flow, Head, Intent, PackedRing, Place, Position};
 use crate::walk::{Budget, Walk};
 
 impl PackedRing {
@@ -64,11 +64,7 @@ impl PackedRing {
             place = self.give_back(place, head, len);
         }
         let rest = self.shadow.get(..usize::from(place.buffers)).unwrap_or_default();
-        backwards(rest, place.at, self.size, &mut |write| {
-            if let Write::Used(at, rest) = write {
-                self.descs.publish(at, rest);
-            }
-        });
+        backwards(rest, place.at, self.size, &mut |write| self.store(write));
         Ok(true)
     }
 

@@ -187,7 +187,7 @@ fn a_refused_request_changes_nothing_and_the_connection_goes_on() {
     front.say(&guest.conversation());
     stage.owner.steps();
     let refused = [
-        Message::new(FrontendReq::SET_FEATURES, &[features::OFFERED | 1 << 34]),
+        Message::new(FrontendReq::SET_FEATURES, &[features::OFFERED | 1 << 40]),
         Message::new(FrontendReq::SET_PROTOCOL_FEATURES, &[1 << 12]),
         Message::new(FrontendReq::SET_VRING_NUM, &[pair(Side::Rx, 63)]),
         Message::new(FrontendReq::SET_VRING_NUM, &[pair(Side::Rx, 65536)]),
