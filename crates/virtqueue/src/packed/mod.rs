@@ -289,11 +289,12 @@ impl PackedRing {
         let table = indirect(&self.reach, self.features, place, chained, false)?;
         for index in 0..table.entries() {
             budget.spend()?;
-            let Some(d) = table.get(index) else { break };
-            if d.flags & F_INDIRECT != 0 {
-                indirect(&self.reach, self.features, (d.address, d.len), false, true)?;
+            let Some((address, rest)) = table.words(index) else { break };
+            let Rest { len, flags, .. } = Rest::from_word(rest);
+            if flags & F_INDIRECT != 0 {
+                indirect(&self.reach, self.features, (address, len), false, true)?;
             }
-            if !self.buffer((d.address, d.len), d.flags, index, writable, visit)? {
+            if !self.buffer((address, len), flags, index, writable, visit)? {
                 return Ok(false);
             }
         }

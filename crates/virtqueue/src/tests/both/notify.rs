@@ -62,6 +62,7 @@ fn with_event_index_the_device_is_kicked_once_per_arming() {
 fn with_event_index_the_driver_is_notified_when_its_index_is_passed() {
     let features = QueueFeatures { event_idx: true, ..PLAIN };
     let (mut driver, mut device) = tx(8, features);
+    driver.queue.disarm();
     send(&mut driver);
     assert!(carry(&mut device, 1), "the first publication notifies always");
     driver.reclaim();

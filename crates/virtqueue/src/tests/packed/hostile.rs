@@ -243,7 +243,7 @@ fn each_wrong_layout_is_refused_with_the_value_that_is_wrong() {
         let layout = QueueLayout { desc: GuestAddress(at), ..good };
         refuse(layout, LayoutPart::Desc, at, LayoutDefect::Outside);
     }
-    for at in places(0) {
+    for at in places(2) {
         let layout = QueueLayout { avail: GuestAddress(at), ..good };
         refuse(layout, LayoutPart::Avail, at, LayoutDefect::Outside);
         let layout = QueueLayout { used: GuestAddress(at), ..good };
