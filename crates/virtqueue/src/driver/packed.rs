@@ -301,6 +301,8 @@ impl PackedQueue {
 }
 
 impl DriverRing for PackedQueue {
+    const PACKED: bool = true;
+
     fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self {
         Self::new(memory, size, features, 0x8000)
     }
@@ -319,6 +321,10 @@ impl DriverRing for PackedQueue {
 
     fn add(&mut self, buffers: &[Buffer], writable: bool, table: Option<usize>) -> Option<u16> {
         Self::add(self, buffers, writable, table)
+    }
+
+    fn expose(&mut self) -> bool {
+        Self::expose(self)
     }
 
     fn take_used(&mut self) -> Option<UsedBuffer> {

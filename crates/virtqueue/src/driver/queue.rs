@@ -32,6 +32,9 @@ pub struct UsedBuffer {
 /// What [`DriverTx`](super::DriverTx) and [`DriverRx`](super::DriverRx) need of a ring, whatever its
 /// layout.
 pub trait DriverRing {
+    /// Whether it is a packed one.
+    const PACKED: bool;
+
     /// Sets up a ring at its beginning.
     fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self;
 
@@ -46,6 +49,9 @@ pub trait DriverRing {
 
     /// Adds a chain, as [`DriverQueue::add`].
     fn add(&mut self, buffers: &[Buffer], writable: bool, table: Option<usize>) -> Option<u16>;
+
+    /// Shows the device what was added. True if it wants to be notified.
+    fn expose(&mut self) -> bool;
 
     /// Takes back the oldest buffer the device has given back.
     fn take_used(&mut self) -> Option<UsedBuffer>;
@@ -323,6 +329,8 @@ impl DriverQueue {
 }
 
 impl DriverRing for DriverQueue {
+    const PACKED: bool = false;
+
     fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self {
         Self::new(memory, size, features, 0)
     }
@@ -341,6 +349,10 @@ impl DriverRing for DriverQueue {
 
     fn add(&mut self, buffers: &[Buffer], writable: bool, table: Option<usize>) -> Option<u16> {
         Self::add(self, buffers, writable, table)
+    }
+
+    fn expose(&mut self) -> bool {
+        Self::expose(self)
     }
 
     fn take_used(&mut self) -> Option<UsedBuffer> {

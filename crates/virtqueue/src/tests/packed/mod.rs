@@ -12,6 +12,7 @@ mod race;
 mod rewriting;
 #[path = "../both/rx.rs"]
 mod rx;
+mod straight;
 mod succession;
 #[path = "../both/tx.rs"]
 mod tx;
