@@ -2,7 +2,7 @@
 //!
 //! What both layouts have in common is told once, in `both/`, and run over each: the bodies there see
 //! the rings of whichever module they are part of, [`split`] or [`packed`].
-#![allow(clippy::arithmetic_side_effects)]
+#![allow(clippy::arithmetic_side_effects, clippy::duplicate_mod)]
 
 mod packed;
 mod split;

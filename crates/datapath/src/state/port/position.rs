@@ -56,10 +56,12 @@ impl Journal for RingJournal {
         let parts = |word: u64| [word as u16, (word >> 16) as u16, (word >> 32) as u16];
         let [from, to, _] = parts(uncounted(span)?);
         let [of, buffers, first] = parts(uncounted(buffers)?);
-        match of {
-            of if of == from => Some(Intent { from, to, first, buffers }),
-            of if of == to => Some(Intent::resting(to, first)),
-            _ => None,
+        if of == from {
+            Some(Intent { from, to, first, buffers })
+        } else if of == to {
+            Some(Intent::resting(to, first))
+        } else {
+            None
         }
     }
 }

@@ -1,9 +1,10 @@
 //! A device that dies between any two stores of a publication, and its successor.
 //!
 //! # The model
-//! Every death is played: before the first store, between any two, after the last one. At every store
-//! the driver looks, too, in one of three ways: not at all, taking back what it sees, or taking back and
-//! making as much available again. Then the successor comes, and the test is the judge:
+//! Every death is played: before the first store, between any two, after the last one. Before every
+//! store the driver looks, in one of three ways (not at all; taking back what it sees; taking back and
+//! making as much available again), and every sequence of three such looks is played, again and again
+//! to the end. Then the successor comes, and the test is the judge:
 //!
 //! - each buffer comes back once, in order, with what was to be said of it (the driver here panics
 //!   otherwise), and none is lost;
@@ -30,7 +31,14 @@ enum Driver {
     OffersAgain,
 }
 
-const DRIVERS: [Driver; 3] = [Driver::Sleeps, Driver::Takes, Driver::OffersAgain];
+/// What it does the first, the second, the third time; and from the beginning.
+type Script = [Driver; 3];
+
+/// All of them.
+fn scripts() -> impl Iterator<Item = Script> {
+    const ALL: Script = [Driver::Sleeps, Driver::Takes, Driver::OffersAgain];
+    (0..27).map(|n| [ALL[n % 3], ALL[n / 3 % 3], ALL[n / 9]])
+}
 
 /// How chains are cut, and whether the later pieces lie in a table.
 const SHAPES: [(&[usize], Option<usize>); 4] =
@@ -88,17 +96,18 @@ fn take(device: &mut TxQueue, from: usize, most: usize) -> Vec<usize> {
 #[test]
 fn an_output_queue_loses_nothing_and_repeats_a_batch_at_most_wherever_its_device_dies() {
     let (mut deaths, mut second) = (0, 0);
-    for size in [3, 8, 13] {
-        for start in [0x8000, 0x8000 | (size - 1), size - 2] {
-            for (shape, how, batch) in
-                triples(SHAPES.len(), &DRIVERS, &[1, 2, 3, 5, usize::from(size)])
-            {
+    for size in [3, 8] {
+        for start in [0x8000 | (size - 1), size - 2] {
+            for (shape, script, batch) in triples(&[1, 2, 3]) {
                 for (lives, again) in lives() {
                     let tx = DriverTx::over(ring_at(size, RICH, start), 0x100);
                     let sender = Rc::new(RefCell::new(Sender { tx, sent: 0, back: 0 }));
                     let look = || {
-                        let sender = sender.clone();
-                        move || sender.borrow_mut().look(how, shape)
+                        let (sender, mut script) = (sender.clone(), script.into_iter().cycle());
+                        move || {
+                            let how = script.next().unwrap();
+                            sender.borrow_mut().look(how, shape);
+                        }
                     };
                     let resume = || resume_tx(&sender.borrow().tx.queue);
                     let mut device = resume();
@@ -143,20 +152,15 @@ fn an_output_queue_loses_nothing_and_repeats_a_batch_at_most_wherever_its_device
 
 /// How many stores a device makes, and how many its successor.
 fn lives() -> impl Iterator<Item = (usize, usize)> {
-    (0..10).flat_map(|lives| SUCCESSORS.map(|again| (lives, again)))
+    (0..8).flat_map(|lives| SUCCESSORS.map(|again| (lives, again)))
 }
 
-/// All triples.
-fn triples(
-    shapes: usize,
-    hows: &[Driver],
-    batches: &[usize],
-) -> impl Iterator<Item = (usize, Driver, usize)> {
-    let pairs = hows.iter().flat_map(|how| batches.iter().map(move |batch| (*how, *batch)));
-    let pairs: Vec<_> = pairs.collect();
-    (0..shapes).flat_map(move |shape| {
-        pairs.clone().into_iter().map(move |(how, batch)| (shape, how, batch))
-    })
+/// All shapes to begin with, scripts and sizes of batches or frames.
+fn triples(sizes: &[usize]) -> impl Iterator<Item = (usize, Script, usize)> {
+    let pairs = |shape| scripts().map(move |script| (shape, script));
+    (0..SHAPES.len())
+        .flat_map(pairs)
+        .flat_map(|(shape, script)| sizes.iter().map(move |size| (shape, script, *size)))
 }
 
 /// A driver's input queue that checks what it receives against the numbers of the frames.
@@ -204,18 +208,21 @@ fn numbered(number: usize, len: usize) -> Vec<u8> {
 fn an_input_queue_never_shows_half_a_frame_or_writes_what_was_given_back() {
     let features = QueueFeatures { mergeable: true, ..RICH };
     let (mut deaths, mut second) = (0, 0);
-    for size in [8, 13, 16] {
-        for start in [0x8000, 0x8000 | (size - 1), size - 2] {
+    for size in [8, 13] {
+        for start in [0x8000 | (size - 1), size - 2] {
             // Of one buffer, two and three; and all of it twice.
-            for (shape, how, many) in triples(SHAPES.len(), &DRIVERS, &[20, 60, 130]) {
+            for (shape, script, many) in triples(&[20, 60, 130]) {
                 for (lives, again) in lives() {
                     let lens = vec![many, 20, many, 20, many];
                     let rx = DriverRx::over(ring_at(size, features, start), 0x100);
                     let receiver = Receiver { rx, posted: 0, received: Vec::new(), lens };
                     let receiver = Rc::new(RefCell::new(receiver));
                     let look = || {
-                        let receiver = receiver.clone();
-                        move || receiver.borrow_mut().look(how, shape)
+                        let (receiver, mut script) = (receiver.clone(), script.into_iter().cycle());
+                        move || {
+                            let how = script.next().unwrap();
+                            receiver.borrow_mut().look(how, shape);
+                        }
                     };
                     let resume = || resume_rx(&receiver.borrow().rx.queue);
                     let put = |device: &mut RxQueue, number: usize| {
