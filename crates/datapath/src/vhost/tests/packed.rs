@@ -60,11 +60,12 @@ fn a_packed_ring_begins_where_its_front_end_says() {
     for side in Side::BOTH {
         assert_eq!(intent(&stage, side), Some(Intent::resting(0x8000, 0)));
     }
+    stage.owner.steps();
     // Three were taken and not given back: they are taken again.
     front.say(&[set_base(Side::Tx, 0x8002_8005)]);
     assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8002, 0)));
     assert_eq!(intent(&stage, Side::Rx), Some(Intent::resting(0x8000, 0)));
-    assert_eq!(stage.owner.steps()[2..], [Step::Stop(Side::Tx), Step::Start(Side::Tx)]);
+    assert_eq!(stage.owner.steps(), [Step::Stop(Side::Tx), Step::Start(Side::Tx)]);
 }
 
 #[test]
