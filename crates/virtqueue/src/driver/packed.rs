@@ -330,4 +330,18 @@ impl DriverRing for PackedQueue {
     fn take_used(&mut self) -> Option<UsedBuffer> {
         Self::take_used(self)
     }
+
+    fn outstanding(&self) -> usize {
+        Self::outstanding(self)
+    }
+
+    fn arm(&mut self) -> bool {
+        Self::arm(self)
+    }
+
+    fn base(&self) -> u16 {
+        let back = self.order.iter().take(self.pending().into());
+        let slots = back.map(|id| self.chains[usize::from(*id)].1).sum();
+        self.used.plus(slots, self.layout.size).word()
+    }
 }

@@ -55,6 +55,15 @@ pub trait DriverRing {
 
     /// Takes back the oldest buffer the device has given back.
     fn take_used(&mut self) -> Option<UsedBuffer>;
+
+    /// Buffers that the device has not given back, or that were not taken back yet.
+    fn outstanding(&self) -> usize;
+
+    /// Asks for a notification when the next buffer comes back. True if one is there already.
+    fn arm(&mut self) -> bool;
+
+    /// Where the device is to go on, as SET_VRING_BASE says it.
+    fn base(&self) -> u16;
 }
 
 /// The driver's side of a split virtqueue.
@@ -357,5 +366,18 @@ impl DriverRing for DriverQueue {
 
     fn take_used(&mut self) -> Option<UsedBuffer> {
         Self::take_used(self)
+    }
+
+    fn outstanding(&self) -> usize {
+        Self::outstanding(self)
+    }
+
+    fn arm(&mut self) -> bool {
+        Self::arm(self)
+    }
+
+    fn base(&self) -> u16 {
+        // Not to be believed: the used index says it.
+        0
     }
 }
