@@ -88,6 +88,8 @@ pub use journal::{Intent, Journal};
 pub(crate) use position::Position;
 pub(crate) use publish::{Entry, Write, publication};
 
+/// Descriptors that a look ahead passes over at most, however long the chains are.
+const LOOK_AHEAD: u16 = 4 * AHEAD as u16;
 /// Descriptors of the largest ring.
 pub(crate) const MAX_SIZE: u16 = 0x8000;
 
@@ -124,8 +126,13 @@ pub(crate) struct Head {
 #[derive(Clone, Copy)]
 struct Found {
     start: NonNull<u8>,
+    /// Zero: the buffer is something else.
     len: u32,
     id: u16,
+}
+
+impl Found {
+    const NOTHING: Self = Self { start: NonNull::dangling(), len: 0, id: 0 };
 }
 
 /// The device's side of a packed virtqueue.
@@ -185,7 +192,6 @@ impl PackedRing {
         // length and alignment, and the accessors do not leave the ring.
         let (descs, driver, device) =
             unsafe { (Descs::new(descs, size), Event::new(driver), Event::new(device)) };
-        let nothing = Found { start: NonNull::dangling(), len: 0, id: 0 };
         let published = Position::START;
         let mut ring = Self {
             descs,
@@ -196,7 +202,7 @@ impl PackedRing {
             size,
             flow,
             for_writing: fetches_for_writing(),
-            ahead: [nothing; AHEAD],
+            ahead: [Found::NOTHING; AHEAD],
             ahead_from: 0,
             ahead_len: 0,
             published,
@@ -419,7 +425,6 @@ impl Walk for PackedRing {
     #[inline]
     fn ready(&self, most: u16) -> Result<u16, RingFault> {
         let (mut place, mut buffers, mut begun) = (self.next, 0u16, false);
-        // Chains may be long, and this is a look ahead only.
         let limit = place.slots.saturating_add(most.saturating_mul(4));
         while buffers < most
             && place.slots < limit
@@ -446,29 +451,36 @@ impl Walk for PackedRing {
         let purpose = if self.for_writing { purpose } else { Use::Read };
         (self.ahead_from, self.ahead_len) = (self.next.buffers, 0);
         let mut place = self.next;
+        let limit = place.slots.saturating_add(LOOK_AHEAD).min(self.size);
         for slot in self.ahead.iter_mut().take(n.into()) {
-            if place.slots >= self.size {
-                return;
+            *slot = Found::NOTHING;
+            let mut first = true;
+            // The rest of a chain is passed over.
+            loop {
+                if place.slots >= limit {
+                    return;
+                }
+                let rest = self.descs.rest(place.at);
+                if !rest.is_available(place.at.wrap()) {
+                    return;
+                }
+                let kind = rest.flags & (F_NEXT | F_WRITE | F_INDIRECT);
+                if kind == flags
+                    && first
+                    && let Some(piece) = self.reach.find(self.descs.address(place.at), rest.len)
+                {
+                    *slot = Found { start: piece.start(), len: rest.len, id: rest.id };
+                    near(piece.start(), 0, purpose);
+                    near(piece.start(), LINE, purpose);
+                }
+                place.at = place.at.plus(1, self.size);
+                place.slots = place.slots.saturating_add(1);
+                if kind & F_NEXT == 0 {
+                    break;
+                }
+                first = false;
             }
-            let rest = self.descs.rest(place.at);
-            if !rest.is_available(place.at.wrap()) {
-                return;
-            }
-            if rest.flags & (F_NEXT | F_WRITE | F_INDIRECT) != flags || rest.len == 0 {
-                return;
-            }
-            let Some(piece) = self.reach.find(self.descs.address(place.at), rest.len) else {
-                return;
-            };
-            *slot = Found { start: piece.start(), len: rest.len, id: rest.id };
-            near(piece.start(), 0, purpose);
-            near(piece.start(), LINE, purpose);
             self.ahead_len = self.ahead_len.saturating_add(1);
-            place = Place {
-                at: place.at.plus(1, self.size),
-                slots: place.slots.saturating_add(1),
-                ..place
-            };
         }
     }
 
@@ -479,6 +491,9 @@ impl Walk for PackedRing {
             return None;
         }
         let found = self.ahead.get(usize::from(number))?;
+        if found.len == 0 {
+            return None;
+        }
         let head = Head { place: self.next, slots: 1, id: found.id };
         // SAFETY: `len` octets at `start` were found in memory that `reach` keeps alive and never
         // changes; mappings hand out no references but to atomics.

@@ -35,12 +35,13 @@ fn flags(queue: &PackedQueue, at: u64, value: u16) {
 
 /// All descriptors of the ring lead on, those behind its end in the next lap.
 fn endless(queue: &PackedQueue, from: u64) {
+    let mut old = [0; 2];
+    queue.memory().read(GuestAddress(from + 14), &mut old);
+    let direction = u16::from_le_bytes(old) & WRITE;
     for slot in 0..SIZE {
         let at = queue.descriptor_at(slot).0;
         let flow = if at >= from { AVAIL } else { USED };
-        let mut old = [0; 2];
-        queue.memory().read(GuestAddress(at + 14), &mut old);
-        flags(queue, at, flow | NEXT | u16::from_le_bytes(old) & WRITE);
+        flags(queue, at, flow | NEXT | direction);
         len(queue, at, 0);
     }
 }
