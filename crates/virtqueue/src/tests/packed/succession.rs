@@ -40,6 +40,12 @@ fn scripts() -> impl Iterator<Item = Script> {
     (0..27).map(|n| [ALL[n % 3], ALL[n / 3 % 3], ALL[n / 9]])
 }
 
+/// A ring in a memory that is soon made: there are many.
+fn small(size: u16, features: QueueFeatures, start: u16) -> PackedQueue {
+    let memory = DriverMemory::new(&[(0x1000, 0x1_0000)]).unwrap();
+    PackedQueue::new(memory, size, features, start)
+}
+
 /// How chains are cut, and whether the later pieces lie in a table.
 const SHAPES: [(&[usize], Option<usize>); 4] =
     [(&[], None), (&[12], None), (&[5, 20], None), (&[12], Some(0))];
@@ -100,7 +106,7 @@ fn an_output_queue_loses_nothing_and_repeats_a_batch_at_most_wherever_its_device
         for start in [0x8000 | (size - 1), size - 2] {
             for (shape, script, batch) in triples(&[1, 2, 3]) {
                 for (lives, again) in lives() {
-                    let tx = DriverTx::over(ring_at(size, RICH, start), 0x100);
+                    let tx = DriverTx::over(small(size, RICH, start), 0x100);
                     let sender = Rc::new(RefCell::new(Sender { tx, sent: 0, back: 0 }));
                     let look = || {
                         let (sender, mut script) = (sender.clone(), script.into_iter().cycle());
@@ -214,7 +220,7 @@ fn an_input_queue_never_shows_half_a_frame_or_writes_what_was_given_back() {
             for (shape, script, many) in triples(&[20, 60, 130]) {
                 for (lives, again) in lives() {
                     let lens = vec![many, 20, many, 20, many];
-                    let rx = DriverRx::over(ring_at(size, features, start), 0x100);
+                    let rx = DriverRx::over(small(size, features, start), 0x100);
                     let receiver = Receiver { rx, posted: 0, received: Vec::new(), lens };
                     let receiver = Rc::new(RefCell::new(receiver));
                     let look = || {
