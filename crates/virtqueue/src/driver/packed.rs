@@ -85,8 +85,8 @@ impl PackedQueue {
         start: u16,
     ) -> Self {
         let size = layout.size;
-        let word = start & 0x7fff;
-        let start = Position::from_word(word % size | start & 0x8000, size).unwrap();
+        let (offset, wrap) = ((start & 0x7fff) % size, start & 0x8000);
+        let start = Position::from_word(offset | wrap, size).unwrap();
         let queue = Self {
             memory,
             layout,

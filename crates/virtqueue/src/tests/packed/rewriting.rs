@@ -27,7 +27,7 @@ fn rewrite(queue: &PackedQueue, tables: &[GuestAddress], data: &[GuestAddress], 
         let lap = [1 << 7, 1 << 15, 1 << 7, 0][(r >> 50) as usize % 4];
         let flags = if own { kind | lap } else { kind };
         let len = [0, 12, 60, 400, 48, 16, 100, if wild { 1 << 31 } else { 32 }];
-        let rest = len[(r >> 36) as usize % 8] | r >> 44 << 32 & 0xffff_0000_0000 | flags << 48;
+        let rest = len[(r >> 36) as usize % 8] | ((r >> 44) & 0xffff) << 32 | flags << 48;
         match r >> 60 {
             0..4 => memory.u64_at(at).store(address, Ordering::Relaxed),
             4..12 => memory.u64_at(GuestAddress(at.0 + 8)).store(rest, Ordering::Release),
