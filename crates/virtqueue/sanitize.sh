@@ -41,7 +41,7 @@ for name in "$@"; do
     thread)
         export TSAN_OPTIONS=handle_sigbus=0:handle_segv=0:halt_on_error=1:suppressions=$PWD/sanitize.supp
         flags="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer"
-        run thread "$flags" -- tests::race --skip "$rewriting"
+        run thread "$flags" -- race:: --skip "$rewriting"
         run thread "$flags" --features atomic_copy -- "$rewriting"
         ;;
     *)

@@ -1,4 +1,5 @@
-//! A driver that writes anything into its rings, before the device looks and between its looks.
+//! A driver that writes anything into its rings, before the device looks and between its looks; of a
+//! packed ring the journal says anything, too.
 //!
 //! The input is a short program: features, sizes and indices; then descriptors in a compact code, so
 //! that chains which nearly hold are common; then single octets written anywhere, each followed by a
@@ -9,9 +10,9 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use virtqueue::driver::{Buffer, DriverMemory, DriverQueue};
+use virtqueue::driver::{Buffer, DriverMemory, DriverQueue, Notebook};
 use virtqueue::{Delivered, GuestAddress, GuestMemory, NetHeader, QueueFeatures, QueueLayout};
-use virtqueue::{RxQueue, TxQueue};
+use virtqueue::{Intent, RxQueue, TxQueue};
 
 /// Two small regions that touch, and one far away.
 const REGIONS: [(u64, u64); 3] = [(0x1000, 0x2000), (0x3000, 0x1000), (1 << 32, 0x1000)];
@@ -108,6 +109,51 @@ fn turn(device: &mut Device, size: u16, room: &mut [u8]) -> bool {
     }
 }
 
+/// Descriptors, available entries and one indirect table of a split ring.
+fn fill_split(
+    memory: &Arc<DriverMemory>,
+    layout: QueueLayout,
+    features: QueueFeatures,
+    start: u16,
+    ahead: u16,
+    input: &mut Input<'_>,
+) -> Option<()> {
+    let queue = DriverQueue::at(memory.clone(), layout, features, start);
+    for index in 0..layout.size.min(8) {
+        let (buffer, flags, next) = input.descriptor()?;
+        queue.write_descriptor(index, buffer, flags, next);
+        let head = input.octet()?;
+        let entry = queue.avail_entry_at(start.wrapping_add(index));
+        memory.write(entry, &u16::from(head % 33).to_le_bytes());
+    }
+    for entry in 0..4 {
+        let (buffer, flags, next) = input.descriptor()?;
+        write(memory, TABLE + entry * 16, buffer, [flags, next]);
+    }
+    let avail = start.wrapping_add(ahead);
+    memory.write(queue.avail_index_at(), &avail.to_le_bytes());
+    Some(())
+}
+
+/// Descriptors and one indirect table of a packed ring.
+fn fill_packed(memory: &Arc<DriverMemory>, size: u16, input: &mut Input<'_>) -> Option<()> {
+    let slots = (0..u64::from(size.min(8))).map(|slot| DESC + slot * 16);
+    for at in slots.chain((0..4).map(|entry| TABLE + entry * 16)) {
+        let (buffer, flags, more) = input.descriptor()?;
+        // Mostly available in the one lap or the other.
+        let lap = [1 << 7, 1 << 15, 1 << 7, 1 << 15, 0, 1 << 7 | 1 << 15][usize::from(more % 6)];
+        write(memory, at, buffer, [more, flags | lap]);
+    }
+    Some(())
+}
+
+fn write(memory: &DriverMemory, at: u64, buffer: Buffer, [third, fourth]: [u16; 2]) {
+    memory.write(GuestAddress(at), &buffer.address.0.to_le_bytes());
+    memory.write(GuestAddress(at + 8), &buffer.len.to_le_bytes());
+    memory.write(GuestAddress(at + 12), &third.to_le_bytes());
+    memory.write(GuestAddress(at + 14), &fourth.to_le_bytes());
+}
+
 fn run(memory: &Arc<DriverMemory>, shared: &Arc<GuestMemory>, data: &[u8]) -> Option<()> {
     let mut input = Input(data);
     let setup = input.word()?;
@@ -116,9 +162,10 @@ fn run(memory: &Arc<DriverMemory>, shared: &Arc<GuestMemory>, data: &[u8]) -> Op
         (bits & 1) << QueueFeatures::EVENT_IDX
             | (bits >> 1 & 1) << QueueFeatures::INDIRECT_DESC
             | (bits >> 2 & 1) << QueueFeatures::MRG_RXBUF
-            | (bits >> 3 & 1) << QueueFeatures::VERSION_1,
+            | (bits >> 3 & 1) << QueueFeatures::VERSION_1
+            | (bits >> 8 & 1) << QueueFeatures::RING_PACKED,
     );
-    let size = 1 << (setup >> 4 & 7).min(5);
+    let size = if features.packed { 1 + (setup >> 9 & 31) } else { 1 << (setup >> 4 & 7).min(5) };
     let layout = QueueLayout {
         size,
         desc: GuestAddress(DESC),
@@ -128,31 +175,26 @@ fn run(memory: &Arc<DriverMemory>, shared: &Arc<GuestMemory>, data: &[u8]) -> Op
     let start = input.word()?;
     let ahead = u16::from(input.octet()?);
     memory.write(GuestAddress(DESC), &[0; RINGS]);
-    let queue = DriverQueue::at(memory.clone(), layout, features, start);
-    for index in 0..size.min(8) {
-        let (buffer, flags, next) = input.descriptor()?;
-        queue.write_descriptor(index, buffer, flags, next);
-        let head = input.octet()?;
-        let entry = queue.avail_entry_at(start.wrapping_add(index));
-        memory.write(entry, &u16::from(head % 33).to_le_bytes());
-    }
-    for entry in 0..4 {
-        let (buffer, flags, next) = input.descriptor()?;
-        let at = GuestAddress(TABLE + entry * 16);
-        memory.write(at, &buffer.address.0.to_le_bytes());
-        memory.write(GuestAddress(at.0 + 8), &buffer.len.to_le_bytes());
-        memory.write(GuestAddress(at.0 + 12), &flags.to_le_bytes());
-        memory.write(GuestAddress(at.0 + 14), &next.to_le_bytes());
-    }
-    let avail = start.wrapping_add(ahead);
-    memory.write(queue.avail_index_at(), &avail.to_le_bytes());
+    let journal = if features.packed {
+        let intent = Intent { from: start, to: start ^ ahead, first: 0, buffers: 1 };
+        fill_packed(memory, size, &mut input)?;
+        Some(Notebook::new(Some(intent)))
+    } else {
+        fill_split(memory, layout, features, start, ahead, &mut input)?;
+        None
+    };
     let tx = setup >> 7 & 1 == 0;
     let mut room = [0; 1024];
-    let resume = || {
-        if tx {
-            TxQueue::resume(shared.clone(), layout, features).map(Device::Tx)
-        } else {
-            RxQueue::resume(shared.clone(), layout, features).map(Device::Rx)
+    let resume = || match (&journal, tx) {
+        (None, true) => TxQueue::resume(shared.clone(), layout, features).map(Device::Tx),
+        (None, false) => RxQueue::resume(shared.clone(), layout, features).map(Device::Rx),
+        (Some(journal), true) => {
+            let journal = Box::new(journal.clone());
+            TxQueue::resume_packed(shared.clone(), layout, features, journal).map(Device::Tx)
+        }
+        (Some(journal), false) => {
+            let journal = Box::new(journal.clone());
+            RxQueue::resume_packed(shared.clone(), layout, features, journal).map(Device::Rx)
         }
     };
     let mut device = resume().ok()?;

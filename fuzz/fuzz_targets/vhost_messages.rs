@@ -59,7 +59,7 @@ impl RingOwner for Owner {
         assert!(self.0.lock().unwrap().insert(side.queue(), ring).is_none(), "started twice");
     }
 
-    fn stop(&self, _: PortId, side: Side) -> Option<u16> {
+    fn stop(&self, _: PortId, side: Side) -> Option<u32> {
         assert!(self.0.lock().unwrap().remove(&side.queue()).is_some(), "stopped twice");
         Some(7)
     }

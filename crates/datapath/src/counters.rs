@@ -227,6 +227,12 @@ counters! {
     DropStateDamaged = "drop.state_damaged",
     /// For one VM, but in a frame from the LAN to a group of cards or to all.
     DropGroupFrame = "drop.group_frame",
+    /// Ring: descriptor in the middle of a packed ring's chain that is not available.
+    BreakChainFlags = "break.chain_flags",
+    /// Ring: what was being published when the base died contradicts a packed ring.
+    BreakPublication = "break.publication",
+    /// Its front end had to negotiate anew after a death of the base: what lay in its packed rings may be lost.
+    PortRenegotiated = "port_renegotiated",
 }
 
 /// The counters of one owner.

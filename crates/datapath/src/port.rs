@@ -36,6 +36,7 @@ use crate::offload::{Abilities, Handover, Offload};
 use crate::segment::Segments;
 use crate::state::StateMemory;
 use crate::state::marks::Receiver;
+use crate::state::port::RingJournal;
 use crate::state::suspicion::{Care, PortSuspicion};
 use crate::storage::{HEADERS, MAX_FRAME, Storage};
 use crate::vhost::Ring;
@@ -129,14 +130,20 @@ impl Port {
         }
     }
 
-    /// Takes a ring into use, going on where its used index stands, and notifies the driver once:
-    /// a predecessor may have died between publishing and notifying.
-    pub fn start(&mut self, side: Side, ring: Ring) -> Result<(), RingFault> {
+    /// Takes a ring into use, going on where its used index stands, or a packed ring's journal says,
+    /// and notifies the driver once: a predecessor may have died between publishing and notifying.
+    pub fn start(&mut self, side: Side, ring: Ring, journal: RingJournal) -> Result<(), RingFault> {
         self.broken = false;
         let queue_features = QueueFeatures::from_bits(ring.features);
         match side {
             Side::Tx => {
-                let mut queue = TxQueue::resume(ring.memory, ring.layout, queue_features)?;
+                let (memory, layout) = (ring.memory, ring.layout);
+                let mut queue = if queue_features.packed {
+                    let journal = Box::new(journal);
+                    TxQueue::resume_packed(memory, layout, queue_features, journal)?
+                } else {
+                    TxQueue::resume(memory, layout, queue_features)?
+                };
                 queue.disarm();
                 signal(ring.call.as_ref());
                 let allowed = allowed(ring.features);
@@ -144,7 +151,13 @@ impl Port {
                     Some(TxEnd { queue, allowed, kick: ring.kick, call: ring.call, err: ring.err });
             }
             Side::Rx => {
-                let queue = RxQueue::resume(ring.memory, ring.layout, queue_features)?;
+                let (memory, layout) = (ring.memory, ring.layout);
+                let queue = if queue_features.packed {
+                    let journal = Box::new(journal);
+                    RxQueue::resume_packed(memory, layout, queue_features, journal)?
+                } else {
+                    RxQueue::resume(memory, layout, queue_features)?
+                };
                 signal(ring.call.as_ref());
                 let abilities = abilities(ring.features);
                 let (call, err) = (ring.call, ring.err);
@@ -198,11 +211,12 @@ impl Port {
         passed
     }
 
-    /// Stops using a ring: where it stands. Afterwards neither ring nor memory is touched.
-    pub fn stop(&mut self, side: Side) -> Option<u16> {
+    /// Stops using a ring: where it stands, as GET_VRING_BASE tells it. Afterwards neither ring nor
+    /// memory is touched.
+    pub fn stop(&mut self, side: Side) -> Option<u32> {
         match side {
-            Side::Tx => self.tx.take().map(|t| t.queue.next_index()),
-            Side::Rx => self.rx.take().map(|r| r.queue.next_index()),
+            Side::Tx => self.tx.take().map(|t| t.queue.base()),
+            Side::Rx => self.rx.take().map(|r| r.queue.base()),
         }
     }
 
@@ -541,5 +555,7 @@ pub fn break_counter(fault: &RingFault) -> Counter {
         RingFault::Layout { .. } => Counter::BreakLayout,
         RingFault::MemoryTorn { .. } => Counter::BreakMemoryTorn,
         RingFault::ChainTooShort { .. } => Counter::BreakChainTooShort,
+        RingFault::ChainFlags { .. } => Counter::BreakChainFlags,
+        RingFault::Publication { .. } => Counter::BreakPublication,
     }
 }

@@ -17,7 +17,9 @@ use datapath::vhost::{Ring, RingOwner, features};
 use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
 use etherparse::PacketBuilder;
 use rustix::event::{EventfdFlags, eventfd};
-use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
+use virtqueue::driver::{
+    DriverMemory, DriverQueue, DriverRing, DriverRx, DriverTx, PackedQueue, Shape,
+};
 use virtqueue::{NetHeader, QueueFeatures, QueueLayout};
 
 const NETWORK: NetworkId = NetworkId(0);
@@ -27,17 +29,17 @@ const FEATURES: u64 = features::VERSION_1
     | features::MRG_RXBUF;
 const PATIENCE: Duration = Duration::from_secs(5);
 
-struct Vm {
+struct Vm<Q = DriverQueue> {
     address: Ipv4Addr,
     mac: Mac,
-    tx: DriverTx,
-    rx: DriverRx,
+    tx: DriverTx<Q>,
+    rx: DriverRx<Q>,
     kick: Arc<OwnedFd>,
     tx_call: Arc<OwnedFd>,
     rings: [Ring; 2],
 }
 
-impl Vm {
+impl<Q: DriverRing> Vm<Q> {
     fn attach(worker: &WorkerHandle, id: u16) -> Self {
         Self::attach_with(worker, id, FEATURES)
     }
@@ -50,21 +52,13 @@ impl Vm {
     }
 
     fn attach_without_buffers(worker: &WorkerHandle, id: u16, features: u64) -> Self {
+        let features = features | if Q::PACKED { features::RING_PACKED } else { 0 };
         let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
         let mac = Mac([2, 0, 0, 0, 0, id as u8]);
-        let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
-        let inch = LastInch { guest_mac: Some(mac), addresses4: vec![lease], ..silent() };
-        let prefixes = vec![IpAddr::V4(address).into()];
-        let port = PortId(id);
-        let name = format!("vm{id}");
-        worker
-            .add_port(PortSetup { id: port, network: NETWORK, name, inch, prefixes })
-            .unwrap()
-            .unwrap();
         let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
         let queue = QueueFeatures::from_bits(features);
-        let tx = DriverTx::new(memory.clone(), 256, queue, 2048);
-        let rx = DriverRx::new(memory.clone(), 256, queue, 2048);
+        let tx = DriverTx::over(Q::set_up(memory.clone(), 256, queue), 2048);
+        let rx = DriverRx::over(Q::set_up(memory.clone(), 256, queue), 2048);
         let event = || Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let kick = event();
         let shared = memory.share();
@@ -82,8 +76,22 @@ impl Vm {
             ring(tx.queue.layout(), kick.clone(), tx_call.clone()),
         ];
         let vm = Self { address, mac, tx, rx, kick, tx_call, rings };
-        vm.start(worker, port);
+        vm.set_up(worker, id);
+        vm.start(worker, PortId(id));
         vm
+    }
+
+    /// Its port.
+    fn set_up(&self, worker: &WorkerHandle, id: u16) {
+        let (address, mac) = (self.address, self.mac);
+        let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
+        let inch = LastInch { guest_mac: Some(mac), addresses4: vec![lease], ..silent() };
+        let prefixes = vec![IpAddr::V4(address).into()];
+        let name = format!("vm{id}");
+        worker
+            .add_port(PortSetup { id: PortId(id), network: NETWORK, name, inch, prefixes })
+            .unwrap()
+            .unwrap();
     }
 
     fn start(&self, worker: &WorkerHandle, port: PortId) {
@@ -162,18 +170,29 @@ fn silent() -> LastInch {
 
 fn world() -> (StateMemory, WorkerHandle) {
     let (state, _fd) = StateMemory::create().unwrap();
+    let worker = world_over(&state);
+    (state, worker)
+}
+
+/// A worker over what another may have left.
+fn world_over(state: &StateMemory) -> WorkerHandle {
     let (worker, _thread) = worker::spawn(state.clone(), Box::new(|_| {})).unwrap();
     let on_link = vec!["203.0.113.0/24".parse().unwrap()];
     let outward = silent();
     worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();
     worker.serve().unwrap();
-    (state, worker)
+    worker
 }
 
 #[test]
 fn a_datagram_arrives_as_it_was_sent_behind_the_bases_own_ethernet_header() {
+    arrives_as_it_was_sent::<DriverQueue>();
+    arrives_as_it_was_sent::<PackedQueue>();
+}
+
+fn arrives_as_it_was_sent<Q: DriverRing>() {
     let (state, worker) = world();
-    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     let frame = a.udp(b.address, b"hello");
     a.send(&frame);
     let arrived = b.receive();
@@ -191,8 +210,13 @@ fn a_datagram_arrives_as_it_was_sent_behind_the_bases_own_ethernet_header() {
 
 #[test]
 fn a_port_that_has_fallen_asleep_is_woken_by_its_kick_and_gets_its_buffers_back() {
+    is_woken::<DriverQueue>();
+    is_woken::<PackedQueue>();
+}
+
+fn is_woken<Q: DriverRing>() {
     let (_state, worker) = world();
-    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     for n in 0..1000u32 {
         let frame = a.udp(b.address, &n.to_be_bytes());
         a.send(&frame);
@@ -210,8 +234,13 @@ fn a_port_that_has_fallen_asleep_is_woken_by_its_kick_and_gets_its_buffers_back(
 
 #[test]
 fn datagrams_of_every_shape_arrive_in_the_order_in_which_they_were_sent() {
+    arrive_in_order::<DriverQueue>();
+    arrive_in_order::<PackedQueue>();
+}
+
+fn arrive_in_order<Q: DriverRing>() {
     let (state, worker) = world();
-    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     let shapes: [(&[usize], Option<usize>); 5] =
         [(&[], None), (&[12], None), (&[12, 30], None), (&[12], Some(0)), (&[5, 60], Some(1))];
     let frames: Vec<_> = (0..90usize)
@@ -252,7 +281,7 @@ fn datagrams_of_every_shape_arrive_in_the_order_in_which_they_were_sent() {
 #[test]
 fn a_datagram_from_somebody_elses_address_is_dropped_by_name() {
     let (state, worker) = world();
-    let (mut a, b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let (mut a, b) = (Vm::<DriverQueue>::attach(&worker, 1), Vm::<DriverQueue>::attach(&worker, 2));
     a.address = b.address;
     let forged = a.udp(Ipv4Addr::new(203, 0, 113, 99), b"forged");
     a.send(&forged);
@@ -267,7 +296,7 @@ fn a_datagram_from_somebody_elses_address_is_dropped_by_name() {
 #[test]
 fn a_vm_is_told_of_no_address_that_is_not_in_the_list() {
     let (_state, worker) = world();
-    let mut a = Vm::attach(&worker, 1);
+    let mut a = Vm::<DriverQueue>::attach(&worker, 1);
     // As if told in the same moment in which a LAN host was found to have the second.
     let withdrawn = Ipv4Addr::new(203, 0, 113, 99);
     let lease = |address| Lease4 { address, prefix_len: 24, router: BASE4 };
@@ -311,7 +340,7 @@ fn a_front_end_that_breaks_its_rings_without_end_is_told_of_seldom() {
         .add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward: silent() })
         .unwrap();
     worker.serve().unwrap();
-    let vm = Vm::attach(&worker, 1);
+    let vm = Vm::<DriverQueue>::attach(&worker, 1);
     let memory = vm.tx.queue.memory().share();
     let layout = QueueLayout { size: 3, ..vm.tx.queue.layout() };
     let start = Instant::now();
@@ -333,7 +362,7 @@ fn a_front_end_that_breaks_its_rings_without_end_is_told_of_seldom() {
 fn frames_that_go_nowhere_make_no_longer_batches_than_others() {
     let (state, worker) = world();
     // Without event indices, so that each batch that gives buffers back notifies.
-    let mut a = Vm::attach_with(&worker, 1, FEATURES & !features::RING_EVENT_IDX);
+    let mut a = Vm::<DriverQueue>::attach_with(&worker, 1, FEATURES & !features::RING_EVENT_IDX);
     let batches = |call: &OwnedFd| {
         let mut count = [0; 8];
         rustix::io::read(call, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
@@ -359,8 +388,8 @@ fn frames_that_go_nowhere_make_no_longer_batches_than_others() {
 #[test]
 fn a_receiver_whose_buffers_are_all_pieces_loses_its_own_datagrams_and_nobodys_time() {
     let (state, worker) = world();
-    let mut a = Vm::attach(&worker, 1);
-    let mut b = Vm::attach_without_buffers(&worker, 2, FEATURES);
+    let mut a = Vm::<DriverQueue>::attach(&worker, 1);
+    let mut b = Vm::<DriverQueue>::attach_without_buffers(&worker, 2, FEATURES);
     // Buffers that are many empty descriptors before one that holds something.
     let mut cuts = [0; 200];
     cuts[199] = 2000;
@@ -388,8 +417,13 @@ fn a_receiver_whose_buffers_are_all_pieces_loses_its_own_datagrams_and_nobodys_t
 
 #[test]
 fn what_killed_a_base_is_left_out_and_all_around_it_arrives() {
+    what_killed_is_left_out::<DriverQueue>();
+    what_killed_is_left_out::<PackedQueue>();
+}
+
+fn what_killed_is_left_out<Q: DriverRing>() {
     let (state, worker) = world();
-    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     for side in Side::BOTH {
         worker.stop(PortId(1), side);
         worker.stop(PortId(2), side);
@@ -427,7 +461,8 @@ fn what_comes_for_a_quarantined_port_is_dropped_by_name_until_it_is_released() {
     let (state, worker) = world();
     let suspicion = PortSuspicion::of(&state, PortId(2));
     suspicion.set_quarantine(Quarantine::Sending(0));
-    let (mut a, mut b) = (Vm::attach(&worker, 1), Vm::attach(&worker, 2));
+    let (mut a, mut b) =
+        (Vm::<DriverQueue>::attach(&worker, 1), Vm::<DriverQueue>::attach(&worker, 2));
     // Its front end's rings are withheld by the doors.
     for side in Side::BOTH {
         worker.stop(PortId(2), side);
@@ -446,5 +481,28 @@ fn what_comes_for_a_quarantined_port_is_dropped_by_name_until_it_is_released() {
     a.send(&frame);
     assert_eq!(b.receive()[42..47], *b"again");
     assert_eq!(dropped(), 1);
+    worker.shut_down();
+}
+
+#[test]
+fn a_successor_goes_on_in_packed_rings_where_the_worker_before_it_stood() {
+    let (state, mut worker) = world();
+    let mut a = Vm::<PackedQueue>::attach(&worker, 1);
+    let mut b = Vm::<PackedQueue>::attach(&worker, 2);
+    for n in 0..600u32 {
+        let frame = a.udp(b.address, &n.to_be_bytes());
+        a.send(&frame);
+        assert_eq!(b.receive()[42..46], n.to_be_bytes());
+        a.tx.reclaim();
+        // Not at the same place of the ring: 256 descriptors, and advertisements between.
+        if n % 37 == 0 {
+            worker.shut_down();
+            worker = world_over(&state);
+            for (id, vm) in [(1, &a), (2, &b)] {
+                vm.set_up(&worker, id);
+                vm.start(&worker, PortId(id));
+            }
+        }
+    }
     worker.shut_down();
 }

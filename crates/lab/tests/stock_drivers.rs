@@ -29,6 +29,8 @@ const SOON: Duration = Duration::from_secs(1);
 const BURST: u32 = 256;
 /// Datagrams that the base handles as one batch.
 const BATCH: u64 = 64;
+/// The driver's rings are packed.
+const PACKED: &str = ",packed_vq=1";
 /// Drops that a driver can cause by not being there or not giving buffers.
 const RECEIVER: [&str; 3] = ["drop.rx_no_buffer", "drop.rx_port_down", "drop.rx_port_broken"];
 
@@ -47,6 +49,8 @@ struct House {
     instance: Instance,
     openers: [Opener; 2],
     sockets: [PathBuf; 2],
+    /// More of the drivers' options.
+    options: &'static str,
     _space: Netns,
     _dir: tempfile::TempDir,
 }
@@ -70,17 +74,27 @@ impl House {
                 vm(number)[0]
             ));
         }
-        let instance = Instance::up_fast(&space, &config).unwrap();
-        Self { instance, openers, sockets, _space: space, _dir: dir }
+        // What a driver has negotiated is told at this level.
+        let environment = vec![("IPVISOR_LOG", "debug".into())];
+        let program = lab::paths::ipvisor_release().unwrap();
+        let instance = Instance::up_by(&program, &space, &config, environment).unwrap();
+        Self { instance, openers, sockets, options: "", _space: space, _dir: dir }
+    }
+
+    /// The drivers' options: `,packed_vq=1` ...
+    fn with(mut self, options: &'static str) -> Self {
+        self.options = options;
+        self
     }
 
     /// Driver number `n` in a mode; it sends to the other one.
     fn options(&self, n: usize, mode: &str, ring: u16) -> Options {
         let (own, other) = (n as u8, 1 - n as u8);
-        let more = if self.openers[n] == Opener::Base { ",server=1" } else { "" };
+        let server = if self.openers[n] == Opener::Base { ",server=1" } else { "" };
+        let more = format!("{server}{}", self.options);
         Options::new(mode, n)
             .ring(ring)
-            .virtio_user(&self.sockets[n], MACS[n], more)
+            .virtio_user(&self.sockets[n], MACS[n], &more)
             .argument(&format!("--tx-ip={},{}", vm(own)[0], vm(other)[0]))
     }
 
@@ -183,6 +197,41 @@ fn list(times: &[Duration]) -> String {
 }
 
 #[test]
+fn packed_rings_carry_everything_or_drop_it_by_name() {
+    let _alone = lab::paths::alone().unwrap();
+    for options in [
+        PACKED,
+        ",packed_vq=1,mrg_rxbuf=0,in_order=0",
+        ",packed_vq=1,in_order=0",
+        ",packed_vq=1,mrg_rxbuf=0",
+    ] {
+        let house = House::up(EITHER).with(options);
+        let mut drivers = [0, 1].map(|n| house.start(n, "5tswap", 1024));
+        assert!(packed(&house) >= 2, "{options}: {}", house.instance.messages());
+        drivers[1].forward().unwrap();
+        drivers[0].forward_after_sending(2).unwrap();
+        let start = Instant::now();
+        while sent(&both(&mut drivers)) < 200_000 {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "{options}: {:?}",
+                both(&mut drivers)
+            );
+            sleep(Duration::from_millis(100));
+        }
+        drivers.iter_mut().for_each(|d| d.stop().unwrap());
+        let seen = drain(&mut drivers);
+        let counters = house.instance.balanced(LIMIT).unwrap();
+        println!("{options}: {} sent, {} received", sent(&seen), received(&seen));
+        assert_eq!(sent(&seen), received(&seen) + dropped(&counters), "{options}");
+        for owner in OWNERS {
+            assert_eq!(counters.get(owner, "port_renegotiated"), 0, "{options}");
+        }
+        house.instance.down().unwrap();
+    }
+}
+
+#[test]
 fn ten_million_datagrams_are_received_or_dropped_by_name() {
     const MANY: u64 = 10_000_000;
     let _alone = lab::paths::alone().unwrap();
@@ -277,13 +326,43 @@ fn surplus(of: &[Statistics; 2]) -> [i64; 2] {
 
 #[test]
 fn stock_drivers_notice_nothing_when_the_base_is_killed() {
+    let _alone = lab::paths::alone().unwrap();
+    let house = House::up(EITHER);
+    kill_under(&house, 8192);
+    assert_eq!(packed(&house), 0);
+    house.instance.down().unwrap();
+}
+
+#[test]
+fn stock_drivers_with_packed_rings_notice_nothing_when_the_base_is_killed() {
+    let _alone = lab::paths::alone().unwrap();
+    let house = House::up(EITHER).with(PACKED);
+    kill_under(&house, 8192);
+    assert!(packed(&house) >= 2, "{}", house.instance.messages());
+    house.instance.down().unwrap();
+}
+
+/// How often a driver has taken packed rings, by what the base logs.
+fn packed(house: &House) -> usize {
+    const RING_PACKED: u64 = 1 << 34;
+    let log = house.instance.messages();
+    let negotiated = log.lines().filter(|line| line.contains("negotiated"));
+    let digits = negotiated.filter_map(|line| line.split("0x").nth(1));
+    let features = digits.filter_map(|text| {
+        let end = text.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len());
+        u64::from_str_radix(&text[..end], 16).ok()
+    });
+    features.filter(|features| features & RING_PACKED != 0).count()
+}
+
+/// Kills the base again and again under two drivers that play datagrams to each other, over rings of
+/// `ring` descriptors.
+fn kill_under(house: &House, ring: u16) {
     const KILLS: u64 = 10;
     /// As many datagrams swing between the two.
     const BURSTS: u32 = 4;
-    let _alone = lab::paths::alone().unwrap();
     let mut chance = Chance::fresh();
-    let house = House::up(EITHER);
-    let mut drivers = [0, 1].map(|n| house.start(n, "5tswap", 8192));
+    let mut drivers = [0, 1].map(|n| house.start(n, "5tswap", ring));
     let (mut times, mut twice) = (Vec::new(), Vec::new());
     let mut before = [0, 0];
     for _ in 0..KILLS {
@@ -333,5 +412,4 @@ fn stock_drivers_notice_nothing_when_the_base_is_killed() {
         let kind = event["kind"].as_str().unwrap();
         assert!(!["renegotiate", "detached", "attached", "ring_broken"].contains(&kind), "{event}");
     }
-    house.instance.down().unwrap();
 }

@@ -15,6 +15,7 @@ use lab::instance::Instance;
 use lab::numbered::{Flow, Stream};
 use lab::scene::{HOST, OUTSIDE, vm};
 use lab::wired::{MACS, Wired, Wiring};
+use virtqueue::driver::DriverRing;
 
 const KILLS: u64 = 10;
 /// Datagrams that the base handles as one batch.
@@ -72,7 +73,20 @@ fn assert_adopted(instance: &Instance) {
 #[test]
 fn between_vms_nothing_is_lost_when_the_base_is_killed() {
     let _alone = lab::paths::alone().unwrap();
-    let Wired { a, b, instance, base_mac, scene: _scene, .. } = Wired::up(&wiring()).unwrap();
+    between_vms(Wired::up(&wiring()).unwrap());
+}
+
+#[test]
+fn between_vms_with_packed_rings_nothing_is_lost_when_the_base_is_killed() {
+    let _alone = lab::paths::alone().unwrap();
+    // No power of two.
+    let settings = Settings { ring: 500, ..Settings::plain() };
+    let wiring = Wiring { drivers: [settings; 2], ..Wiring::default() };
+    between_vms(Wired::up_packed(&wiring).unwrap());
+}
+
+fn between_vms<Q: DriverRing + 'static>(wired: Wired<Q>) {
+    let Wired { a, b, instance, base_mac, scene: _scene, .. } = wired;
     let mut exchange = Exchange::default();
     let [a, b] = [(a, MACS[0]), (b, MACS[1])]
         .map(|(port, own)| exchange.end(DriverEnd { port, own, base: base_mac }));
@@ -95,6 +109,10 @@ fn between_vms_nothing_is_lost_when_the_base_is_killed() {
     assert!(still.iter().all(|t| *t < SOON), "nothing was carried for {still:?}");
     assert!(twice <= KILLS * BATCH, "{twice} came twice");
     assert_adopted(&instance);
+    let counters = instance.counters().unwrap();
+    for owner in ["vm/a", "vm/b"] {
+        assert_eq!(counters.get(owner, "port_renegotiated"), 0);
+    }
     instance.down().unwrap();
 }
 

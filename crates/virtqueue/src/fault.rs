@@ -50,6 +50,21 @@ pub enum RingFault {
         /// Descriptors followed before giving up.
         limit: u32,
     },
+    /// A descriptor of a chain in a packed ring that is not available, though the one before it leads
+    /// there.
+    #[error("descriptor {index} of a packed ring: not available, in the middle of a chain")]
+    ChainFlags {
+        /// Its place in the ring.
+        index: u16,
+    },
+    /// What was being published when the last base died contradicts a packed ring.
+    #[error("publication from {from:#06x} to {to:#06x}: not what stands in the packed ring")]
+    Publication {
+        /// The first place, as virtio writes it.
+        from: u16,
+        /// The place behind it all.
+        to: u16,
+    },
     /// A buffer does not lie in one region of the guest's memory.
     #[error("descriptor for {len:#x} octets at guest address {address:#x}: outside its memory")]
     DescriptorAddress {
@@ -131,12 +146,15 @@ pub enum LayoutPart {
     /// The descriptor table's address.
     #[error("descriptor table")]
     Desc,
-    /// The available ring's address.
+    /// The available ring's address, or the driver's event suppression structure's.
     #[error("available ring")]
     Avail,
     /// The used ring's address.
     #[error("used ring")]
     Used,
+    /// The place where a packed ring is to go on.
+    #[error("base")]
+    Base,
 }
 
 /// What is wrong with a value of the ring's layout.
@@ -145,6 +163,12 @@ pub enum LayoutDefect {
     /// Not a power of two from 1 to 32768.
     #[error("not a power of two from 1 to 32768")]
     NotASize,
+    /// Not from 1 to 32768: the size of a packed ring.
+    #[error("not from 1 to 32768")]
+    NotAPackedSize,
+    /// A place that a ring of this size does not have.
+    #[error("beyond the ring")]
+    Beyond,
     /// Not aligned as virtio demands.
     #[error("not aligned")]
     Misaligned,

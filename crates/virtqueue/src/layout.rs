@@ -3,16 +3,18 @@
 use crate::memory::GuestAddress;
 use crate::net_header::NetHeader;
 
-/// Where a split virtqueue lies (virtio 1.2, section 2.7), in guest addresses.
+/// Where a virtqueue lies (virtio 1.2, sections 2.7 and 2.8), in guest addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLayout {
-    /// Entries: a power of two up to 32768.
+    /// Entries: a power of two up to 32768; of a packed ring, any number up to that.
     pub size: u16,
-    /// The descriptor table, aligned to 16.
+    /// The descriptor table, or the packed ring itself, aligned to 16.
     pub desc: GuestAddress,
-    /// The available ring, written by the driver, aligned to 2.
+    /// Written by the driver: the available ring, aligned to 2, or the driver's event suppression
+    /// structure, aligned to 4.
     pub avail: GuestAddress,
-    /// The used ring, written by the device, aligned to 4.
+    /// Written by the device: the used ring, or the device's event suppression structure, aligned
+    /// to 4.
     pub used: GuestAddress,
 }
 
@@ -46,6 +48,8 @@ pub struct QueueFeatures {
     pub header_len: HeaderLen,
     /// A received frame may be spread over several buffers. Of no meaning to an output queue.
     pub mergeable: bool,
+    /// The ring is packed.
+    pub packed: bool,
 }
 
 impl QueueFeatures {
@@ -57,6 +61,8 @@ impl QueueFeatures {
     pub const EVENT_IDX: u32 = 29;
     /// Feature bit: not a legacy driver.
     pub const VERSION_1: u32 = 32;
+    /// Feature bit: packed rings.
+    pub const RING_PACKED: u32 = 34;
     /// Feature bit: buffers come back in the order they were made available. The queues here do
     /// that always.
     pub const IN_ORDER: u32 = 35;
@@ -71,6 +77,7 @@ impl QueueFeatures {
             indirect: has(Self::INDIRECT_DESC),
             header_len: if full { HeaderLen::Full } else { HeaderLen::Short },
             mergeable,
+            packed: has(Self::RING_PACKED),
         }
     }
 

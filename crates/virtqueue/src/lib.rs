@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //! A guest's network card is two *virtqueues* in the guest's own memory: `tx`, its output buffers,
-//! and `rx`, its input buffers (virtio 1.2, section 2.7, split layout). This crate is the device's
-//! side of them. It copies a frame out of the guest ([`TxQueue`]) or into it ([`RxQueue`]) and
+//! and `rx`, its input buffers (virtio 1.2, section 2.7, split layout, or 2.8, packed). This crate is
+//! the device's side of them. It copies a frame out of the guest ([`TxQueue`]) or into it ([`RxQueue`]) and
 //! gives the buffers back; it knows nothing of what the bytes mean.
 //!
 //! Everything in that memory can be changed by the guest at any moment, so every index, address
@@ -33,6 +33,7 @@ mod layout;
 mod mapping;
 mod memory;
 mod net_header;
+mod packed;
 mod piece;
 mod reach;
 mod ring;
@@ -42,11 +43,13 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod tx;
+mod walk;
 
 pub use fault::{IndirectDefect, LayoutDefect, LayoutPart, RingFault};
 pub use layout::{HeaderLen, QueueFeatures, QueueLayout};
 pub use mapping::{Mapping, MappingError};
 pub use memory::{GuestAddress, GuestMemory, MemoryError, Region};
 pub use net_header::NetHeader;
+pub use packed::{Intent, Journal};
 pub use rx::{Delivered, RxQueue};
 pub use tx::{Slots, Taken, TxQueue};

@@ -3,19 +3,26 @@
 //! # Theory of operation
 //! Buffers of one guest mostly lie in one region. The window of the last answer is tried first: one
 //! subtraction and two comparisons. Else the regions are searched.
+//!
+//! Memory can be taken away by its owner at any moment; it reads as zeroes from then on
+//! ([`sigbus`]). [`Reach::whole`] tells.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::fault::RingFault;
 use crate::memory::{GuestAddress, GuestMemory};
 use crate::piece::{LINE, Piece, Use, near};
+use crate::sigbus;
 
 /// A guest's memory, as a queue reaches it.
 pub(crate) struct Reach {
     memory: Arc<GuestMemory>,
     /// The region that held the last address found. At first one that holds nothing.
     last: Cell<Window>,
+    /// Value of [`sigbus::tears`] at the last look at the regions.
+    tears: Cell<u32>,
 }
 
 /// One region: guest addresses and where they are mapped.
@@ -33,11 +40,34 @@ unsafe impl Send for Reach {}
 impl Reach {
     pub(crate) fn new(memory: Arc<GuestMemory>) -> Self {
         let nothing = Window { guest: u64::MAX, len: 0, start: NonNull::dangling() };
-        Self { memory, last: Cell::new(nothing) }
+        Self { memory, last: Cell::new(nothing), tears: Cell::new(0) }
     }
 
-    pub(crate) fn memory(&self) -> &GuestMemory {
-        &self.memory
+    /// Refuses if memory was taken away. Costs one load as long as no mapping of the whole process
+    /// was ever torn.
+    #[inline]
+    pub(crate) fn whole(&self) -> Result<(), RingFault> {
+        let tears = sigbus::tears();
+        if tears == self.tears.get() {
+            return Ok(());
+        }
+        if let Some(fault) = self.torn() {
+            return Err(fault);
+        }
+        self.tears.set(tears);
+        Ok(())
+    }
+
+    #[cold]
+    fn torn(&self) -> Option<RingFault> {
+        let region = self.memory.torn()?;
+        Some(RingFault::MemoryTorn { guest: region.guest.0 })
+    }
+
+    /// The fault to report for `fault`: torn memory reads as zeroes, so it explains all others.
+    #[cold]
+    pub(crate) fn blame(&self, fault: RingFault) -> RingFault {
+        self.torn().unwrap_or(fault)
     }
 
     /// The `len` octets at guest address `address`; `None` unless they lie in one region.

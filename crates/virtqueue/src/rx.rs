@@ -19,9 +19,11 @@ use crate::fault::RingFault;
 use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::GuestMemory;
 use crate::net_header::NetHeader;
+use crate::packed::{Flow, Journal, NoSuccessor, PackedRing};
 use crate::piece::{Piece, Use};
-use crate::ring::{Budget, FORESEEN, Ring};
+use crate::ring::Ring;
 use crate::split::F_WRITE;
+use crate::walk::{Budget, Either, FORESEEN, Walk, of};
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,24 +38,33 @@ pub enum Delivered {
 }
 
 /// The device's side of an input queue.
-pub struct RxQueue {
-    ring: Ring,
-    header_len: usize,
-    mergeable: bool,
-    /// Descriptors read since the last [`RxQueue::publish`].
-    effort: u32,
-}
+pub struct RxQueue(Either<Rx<Ring>, Rx<PackedRing>>);
 
 impl RxQueue {
-    /// Takes up the queue at the used index found in the guest's memory.
+    /// Takes up a split queue at the used index found in the guest's memory. A packed one is taken for
+    /// one that was just set up, and has no successor: see [`RxQueue::resume_packed`].
     pub fn resume(
         memory: Arc<GuestMemory>,
         layout: QueueLayout,
         features: QueueFeatures,
     ) -> Result<Self, RingFault> {
+        if features.packed {
+            return Self::resume_packed(memory, layout, features, Box::new(NoSuccessor));
+        }
         let ring = Ring::resume(memory, layout, features)?;
-        let (header_len, mergeable) = (features.header_octets(), features.mergeable);
-        Ok(Self { ring, header_len, mergeable, effort: 0 })
+        Ok(Self(Either::Split(Rx::over(ring))))
+    }
+
+    /// Takes up a packed queue where its journal and the guest's memory say that a predecessor left
+    /// it. For the time that the queue lives, nobody else may write in the journal.
+    pub fn resume_packed(
+        memory: Arc<GuestMemory>,
+        layout: QueueLayout,
+        features: QueueFeatures,
+        journal: Box<dyn Journal>,
+    ) -> Result<Self, RingFault> {
+        let ring = PackedRing::resume(memory, layout, features, Flow::In, journal)?;
+        Ok(Self(Either::Packed(Rx::over(ring))))
     }
 
     /// Writes one frame, which is all of `parts` in their order, behind `header`. The header's
@@ -62,32 +73,26 @@ impl RxQueue {
     /// After a fault nothing was taken; what was written before can still be published.
     #[inline]
     pub fn deliver(&mut self, header: &NetHeader, parts: &[&[u8]]) -> Result<Delivered, RingFault> {
-        let octets = NetHeader { num_buffers: 1, ..*header }.to_bytes();
-        let header = octets.get(..self.header_len).unwrap_or(&octets);
-        self.pour(Source::new(header, parts))
+        of!(&mut self.0, rx => rx.deliver(header, parts))
     }
 
     /// Asks for the descriptors of the next `n` buffers. Followed by [`RxQueue::foresee_buffers`]
     /// with the same number, after some other work.
     #[inline]
     pub fn foresee_chains(&mut self, n: u16) -> Result<(), RingFault> {
-        let n = self.ring.ready(n)?;
-        self.ring.foresee_chains(n);
-        Ok(())
+        of!(&mut self.0, rx => rx.foresee_chains(n))
     }
 
     /// Asks for the buffers themselves.
     #[inline]
     pub fn foresee_buffers(&mut self, n: u16) {
-        self.ring.foresee_buffers(n, F_WRITE, Use::Write);
+        of!(&mut self.0, rx => rx.foresee_buffers(n))
     }
 
     /// Writes one frame that lies in one piece behind its header: `octets` begin with a header of
     /// [`NetHeader::LEN`] whose `num_buffers` is 1. Otherwise as [`RxQueue::deliver`].
     pub fn deliver_whole(&mut self, octets: &[u8]) -> Result<Delivered, RingFault> {
-        let (header, rest) = octets.split_at_checked(NetHeader::LEN).unwrap_or((octets, &[]));
-        let header = header.get(..self.header_len).unwrap_or(header);
-        self.pour(Source::new(header, &[rest]))
+        of!(&mut self.0, rx => rx.deliver_whole(octets))
     }
 
     /// The same for the common case, many times: as long as the next buffer was foreseen, is one
@@ -100,39 +105,150 @@ impl RxQueue {
         frames: impl Iterator<Item = (&'f [u8; N], &'f [u8])>,
         mark: impl Fn(u16),
     ) -> (u16, usize) {
+        of!(&mut self.0, rx => rx.deliver_stretch(frames, mark))
+    }
+
+    /// Takes the next buffer without looking at where it lies; the driver gets it back empty. False
+    /// if there is none.
+    pub fn skip_next(&mut self) -> Result<bool, RingFault> {
+        of!(&mut self.0, rx => rx.ring.skip())
+    }
+
+    /// The index of the next buffer to be written to, before anything of it is published.
+    #[inline]
+    pub fn position(&self) -> u16 {
+        of!(&self.0, rx => rx.ring.index(rx.ring.next()))
+    }
+
+    /// Makes the frames written since the last call visible. True if the driver is to be notified.
+    #[inline]
+    pub fn publish(&mut self) -> Result<bool, RingFault> {
+        of!(&mut self.0, rx => rx.publish())
+    }
+
+    /// Descriptors that were read for the frames since the last publication: what they cost,
+    /// however little their buffers hold.
+    pub fn effort(&self) -> u32 {
+        of!(&self.0, rx => rx.effort)
+    }
+
+    /// Asks for a notification when the guest makes the next buffer available. True if one is there
+    /// already.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        of!(&mut self.0, rx => rx.ring.arm())
+    }
+
+    /// Asks for no notifications.
+    pub fn disarm(&mut self) {
+        of!(&mut self.0, rx => rx.ring.disarm());
+    }
+
+    /// Buffers that can be taken now.
+    pub fn available(&mut self) -> Result<u16, RingFault> {
+        of!(&mut self.0, rx => rx.ring.available())
+    }
+
+    /// Buffers taken and not yet published.
+    pub fn outstanding(&self) -> u16 {
+        of!(&self.0, rx => rx.ring.outstanding())
+    }
+
+    /// Where a successor goes on: the index of the first buffer not yet published.
+    pub fn next_index(&self) -> u16 {
+        of!(&self.0, rx => rx.ring.next_index())
+    }
+
+    /// Where it stands, as GET_VRING_BASE tells it, once nothing is outstanding.
+    pub fn base(&self) -> u32 {
+        of!(&self.0, rx => rx.ring.base())
+    }
+
+    /// What was negotiated.
+    pub fn features(&self) -> QueueFeatures {
+        of!(&self.0, rx => rx.ring.features())
+    }
+}
+
+/// An input queue over a ring.
+struct Rx<R> {
+    ring: R,
+    header_len: usize,
+    mergeable: bool,
+    /// Descriptors read since the last [`RxQueue::publish`].
+    effort: u32,
+}
+
+impl<R: Walk> Rx<R> {
+    fn over(ring: R) -> Self {
+        let features = ring.features();
+        let (header_len, mergeable) = (features.header_octets(), features.mergeable);
+        Self { ring, header_len, mergeable, effort: 0 }
+    }
+
+    #[inline]
+    fn deliver(&mut self, header: &NetHeader, parts: &[&[u8]]) -> Result<Delivered, RingFault> {
+        let octets = NetHeader { num_buffers: 1, ..*header }.to_bytes();
+        let header = octets.get(..self.header_len).unwrap_or(&octets);
+        self.pour(Source::new(header, parts))
+    }
+
+    #[inline]
+    fn foresee_chains(&mut self, n: u16) -> Result<(), RingFault> {
+        let n = self.ring.ready(n)?;
+        self.ring.foresee_chains(n);
+        Ok(())
+    }
+
+    #[inline]
+    fn foresee_buffers(&mut self, n: u16) {
+        self.ring.foresee_buffers(n, F_WRITE, Use::Write);
+    }
+
+    fn deliver_whole(&mut self, octets: &[u8]) -> Result<Delivered, RingFault> {
+        let (header, rest) = octets.split_at_checked(NetHeader::LEN).unwrap_or((octets, &[]));
+        let header = header.get(..self.header_len).unwrap_or(header);
+        self.pour(Source::new(header, &[rest]))
+    }
+
+    #[inline]
+    fn deliver_stretch<'f, const N: usize>(
+        &mut self,
+        frames: impl Iterator<Item = (&'f [u8; N], &'f [u8])>,
+        mark: impl Fn(u16),
+    ) -> (u16, usize) {
         if self.header_len != NetHeader::LEN {
             return (0, 0);
         }
-        let first = self.ring.next();
-        let (mut next, mut octets) = (first, 0usize);
+        let (mut next, mut written, mut octets) = (self.ring.next(), 0u16, 0usize);
         let found = self.ring.found();
         for ((n, one), (headers, body)) in found.iter().enumerate().zip(frames) {
-            let Some((head, piece)) = one.buffer() else { break };
+            let Some((id, piece)) = one.buffer() else { break };
             let len = body.len().saturating_add(N);
-            if len > FORESEEN {
+            if len > FORESEEN
+                && let Some(later) = found.get(n.wrapping_add(1))
+            {
                 // The next frame is probably as long.
-                self.ring.foresee_rest(found.get(n.wrapping_add(1)), len, Use::Write);
+                later.foresee_rest(len, self.ring.purpose(Use::Write));
             }
             if piece.len() < len {
                 break;
             }
-            mark(next);
+            mark(self.ring.index(next));
             let Some(rest) = piece.put(headers) else { break };
             rest.copy_in(body);
             // No longer than the descriptor's own length.
-            self.ring.give_back(next, head, len as u32);
-            next = next.wrapping_add(1);
+            next = self.ring.give_back_one(next, id, len as u32);
+            written = written.wrapping_add(1);
             octets = octets.wrapping_add(body.len());
         }
         self.ring.advance(next);
-        let written = next.wrapping_sub(first);
         self.effort = self.effort.wrapping_add(written.into());
         (written, octets)
     }
 
     #[inline]
     fn pour(&mut self, source: Source<'_>) -> Result<Delivered, RingFault> {
-        let mut budget = self.ring.budget();
+        let mut budget = Budget::of_a_frame();
         let delivered = self.write(source, &mut budget);
         self.effort = self.effort.saturating_add(budget.spent());
         delivered.map_err(|fault| self.ring.blame(fault))
@@ -144,14 +260,14 @@ impl RxQueue {
         mut source: Source<'_>,
         budget: &mut Budget,
     ) -> Result<Delivered, RingFault> {
-        let first = self.ring.next();
-        let mut position = first;
+        let mut place = self.ring.next();
+        let mut buffers = 0u16;
         // The places of the two octets of `num_buffers`, once they are known.
         let mut count_at = CountPlace::default();
         loop {
-            let Some(head) = self.ring.head(position)? else { return Ok(Delivered::NoBuffer) };
+            let Some(mut head) = self.ring.head(place)? else { return Ok(Delivered::NoBuffer) };
             let before = source.written;
-            self.ring.follow(head, true, budget, |piece| {
+            self.ring.follow(&mut head, true, budget, |piece| {
                 count_at.note(source.written, piece);
                 source.fill(piece);
                 !source.is_empty()
@@ -160,74 +276,23 @@ impl RxQueue {
             if !source.is_empty() && !self.mergeable {
                 return Ok(Delivered::TooSmall);
             }
-            self.ring.give_back(position, head, len);
-            position = position.wrapping_add(1);
+            place = self.ring.give_back(place, head, len);
+            buffers = buffers.wrapping_add(1);
             if source.is_empty() {
                 break;
             }
         }
-        let buffers = position.wrapping_sub(first);
         if buffers != 1 {
             count_at.set(buffers);
         }
-        self.ring.advance(position);
+        self.ring.advance(place);
         Ok(Delivered::Written)
     }
 
-    /// Takes the next buffer without looking at where it lies; the driver gets it back empty. False
-    /// if there is none.
-    pub fn skip_next(&mut self) -> Result<bool, RingFault> {
-        self.ring.skip()
-    }
-
-    /// The index of the next buffer to be written to, before anything of it is published.
     #[inline]
-    pub fn position(&self) -> u16 {
-        self.ring.next()
-    }
-
-    /// Makes the frames written since the last call visible. True if the driver is to be notified.
-    #[inline]
-    pub fn publish(&mut self) -> Result<bool, RingFault> {
+    fn publish(&mut self) -> Result<bool, RingFault> {
         self.effort = 0;
         self.ring.publish()
-    }
-
-    /// Descriptors that were read for the frames since the last publication: what they cost,
-    /// however little their buffers hold.
-    pub fn effort(&self) -> u32 {
-        self.effort
-    }
-
-    /// Asks for a notification when the guest makes the next buffer available. True if one is there
-    /// already.
-    pub fn arm(&mut self) -> Result<bool, RingFault> {
-        self.ring.arm()
-    }
-
-    /// Asks for no notifications.
-    pub fn disarm(&mut self) {
-        self.ring.disarm();
-    }
-
-    /// Buffers that can be taken now.
-    pub fn available(&mut self) -> Result<u16, RingFault> {
-        self.ring.available()
-    }
-
-    /// Buffers taken and not yet published.
-    pub fn outstanding(&self) -> u16 {
-        self.ring.outstanding()
-    }
-
-    /// Where a successor goes on: the index of the first buffer not yet published.
-    pub fn next_index(&self) -> u16 {
-        self.ring.next_index()
-    }
-
-    /// What was negotiated.
-    pub fn features(&self) -> QueueFeatures {
-        self.ring.features()
     }
 }
 

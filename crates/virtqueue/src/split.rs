@@ -61,10 +61,17 @@ impl Table<'_> {
     /// Reads a descriptor, each word once; `None` beyond the table.
     #[inline]
     pub(crate) fn get(self, index: u32) -> Option<Descriptor> {
+        let (address, rest) = self.words(index)?;
+        Some(Descriptor::new(address, rest))
+    }
+
+    /// The two words of a descriptor, each read once: what the second means depends on the layout.
+    #[inline]
+    pub(crate) fn words(self, index: u32) -> Option<(u64, u64)> {
         let offset = (index as usize).checked_mul(DESC_LEN)?;
         let address = self.0.word(offset)?;
         let rest = self.0.word(offset.checked_add(size_of::<u64>())?)?;
-        Some(Descriptor::new(address, rest))
+        Some((address, rest))
     }
 }
 

@@ -25,8 +25,10 @@ use crate::fault::RingFault;
 use crate::layout::{QueueFeatures, QueueLayout};
 use crate::memory::GuestMemory;
 use crate::net_header::NetHeader;
+use crate::packed::{Flow, Journal, NoSuccessor, PackedRing};
 use crate::piece::{Piece, Use};
-use crate::ring::{FORESEEN, Ring};
+use crate::ring::Ring;
+use crate::walk::{Budget, Either, FORESEEN, Walk, of};
 
 /// A frame that was taken from an output queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,22 +49,33 @@ pub trait Slots {
 }
 
 /// The device's side of an output queue.
-pub struct TxQueue {
-    ring: Ring,
-    header_len: usize,
-    /// Descriptors read since the last [`TxQueue::complete`].
-    effort: u32,
-}
+pub struct TxQueue(Either<Tx<Ring>, Tx<PackedRing>>);
 
 impl TxQueue {
-    /// Takes up the queue at the used index found in the guest's memory.
+    /// Takes up a split queue at the used index found in the guest's memory. A packed one is taken for
+    /// one that was just set up, and has no successor: see [`TxQueue::resume_packed`].
     pub fn resume(
         memory: Arc<GuestMemory>,
         layout: QueueLayout,
         features: QueueFeatures,
     ) -> Result<Self, RingFault> {
+        if features.packed {
+            return Self::resume_packed(memory, layout, features, Box::new(NoSuccessor));
+        }
         let ring = Ring::resume(memory, layout, features)?;
-        Ok(Self { ring, header_len: features.header_octets(), effort: 0 })
+        Ok(Self(Either::Split(Tx::over(ring))))
+    }
+
+    /// Takes up a packed queue where its journal and the guest's memory say that a predecessor left
+    /// it. For the time that the queue lives, nobody else may write in the journal.
+    pub fn resume_packed(
+        memory: Arc<GuestMemory>,
+        layout: QueueLayout,
+        features: QueueFeatures,
+        journal: Box<dyn Journal>,
+    ) -> Result<Self, RingFault> {
+        let ring = PackedRing::resume(memory, layout, features, Flow::Out, journal)?;
+        Ok(Self(Either::Packed(Tx::over(ring))))
     }
 
     /// Copies the next frame, without its virtio-net header, into `into`. `None` if the guest has
@@ -71,26 +84,7 @@ impl TxQueue {
     /// After a fault nothing was taken; what was taken before can still be completed.
     #[inline]
     pub fn copy_next(&mut self, into: &mut [u8]) -> Result<Option<Taken>, RingFault> {
-        self.take(into).map_err(|fault| self.ring.blame(fault))
-    }
-
-    #[inline]
-    fn take(&mut self, into: &mut [u8]) -> Result<Option<Taken>, RingFault> {
-        let position = self.ring.next();
-        let Some(head) = self.ring.head(position)? else { return Ok(None) };
-        let mut sink = Sink::new(self.header_len, into);
-        let mut budget = self.ring.budget();
-        self.ring.follow(head, false, &mut budget, |piece| {
-            sink.take(piece);
-            true
-        })?;
-        self.effort = self.effort.saturating_add(budget.spent());
-        let taken = sink.finish()?;
-        // What was lost meanwhile was copied as zeroes.
-        self.ring.whole()?;
-        self.ring.give_back(position, head, 0);
-        self.ring.advance(position.wrapping_add(1));
-        Ok(Some(taken))
+        of!(&mut self.0, tx => tx.copy_next(into))
     }
 
     /// How many of the next `most` frames can be taken now; what they are read from is asked for
@@ -99,10 +93,7 @@ impl TxQueue {
     /// Costs little where it is called once for many frames.
     #[inline]
     pub fn foresee(&mut self, most: u16) -> Result<u16, RingFault> {
-        let n = self.ring.ready(most)?;
-        self.ring.foresee_chains(n);
-        self.ring.foresee_buffers(n, 0, Use::Read);
-        Ok(n)
+        of!(&mut self.0, tx => tx.foresee(most))
     }
 
     /// Copies the next frames, each behind its virtio-net header, into `slots`, as long as that wants
@@ -113,18 +104,131 @@ impl TxQueue {
     /// Afterwards [`TxQueue::whole`] says whether what was copied was there.
     #[inline]
     pub fn copy_stretch(&mut self, least: usize, slots: &mut impl Slots) {
+        of!(&mut self.0, tx => tx.copy_stretch(least, slots));
+    }
+
+    /// Refuses if memory was taken away: what was copied from there is zeroes, and must not be used.
+    #[inline]
+    pub fn whole(&self) -> Result<(), RingFault> {
+        of!(&self.0, tx => tx.ring.whole())
+    }
+
+    /// Takes the next buffer without looking at what is in it, or at where it lies. False if there
+    /// is none.
+    pub fn skip_next(&mut self) -> Result<bool, RingFault> {
+        of!(&mut self.0, tx => tx.ring.skip())
+    }
+
+    /// Gives all outstanding buffers back. True if the driver is to be notified.
+    #[inline]
+    pub fn complete(&mut self) -> Result<bool, RingFault> {
+        of!(&mut self.0, tx => tx.complete())
+    }
+
+    /// Asks for a notification when the guest makes the next frame available. True if one is there
+    /// already: look again.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        of!(&mut self.0, tx => tx.ring.arm())
+    }
+
+    /// Asks for no notifications.
+    pub fn disarm(&mut self) {
+        of!(&mut self.0, tx => tx.ring.disarm());
+    }
+
+    /// Frames that can be taken now.
+    pub fn available(&mut self) -> Result<u16, RingFault> {
+        of!(&mut self.0, tx => tx.ring.available())
+    }
+
+    /// Descriptors that were read for the frames taken and not yet completed: what they cost,
+    /// however few and short they are.
+    pub fn effort(&self) -> u32 {
+        of!(&self.0, tx => tx.effort)
+    }
+
+    /// Frames taken and not yet completed.
+    pub fn outstanding(&self) -> u16 {
+        of!(&self.0, tx => tx.ring.outstanding())
+    }
+
+    /// Where a successor goes on: the index of the first buffer not yet given back.
+    pub fn next_index(&self) -> u16 {
+        of!(&self.0, tx => tx.ring.next_index())
+    }
+
+    /// Where it stands, as GET_VRING_BASE tells it, once nothing is outstanding.
+    pub fn base(&self) -> u32 {
+        of!(&self.0, tx => tx.ring.base())
+    }
+
+    /// What was negotiated.
+    pub fn features(&self) -> QueueFeatures {
+        of!(&self.0, tx => tx.ring.features())
+    }
+}
+
+/// An output queue over a ring.
+struct Tx<R> {
+    ring: R,
+    header_len: usize,
+    /// Descriptors read since the last [`TxQueue::complete`].
+    effort: u32,
+}
+
+impl<R: Walk> Tx<R> {
+    fn over(ring: R) -> Self {
+        let header_len = ring.features().header_octets();
+        Self { ring, header_len, effort: 0 }
+    }
+
+    #[inline]
+    fn copy_next(&mut self, into: &mut [u8]) -> Result<Option<Taken>, RingFault> {
+        self.take(into).map_err(|fault| self.ring.blame(fault))
+    }
+
+    #[inline]
+    fn take(&mut self, into: &mut [u8]) -> Result<Option<Taken>, RingFault> {
+        let place = self.ring.next();
+        let Some(mut head) = self.ring.head(place)? else { return Ok(None) };
+        let mut sink = Sink::new(self.header_len, into);
+        let mut budget = Budget::of_a_frame();
+        self.ring.follow(&mut head, false, &mut budget, |piece| {
+            sink.take(piece);
+            true
+        })?;
+        self.effort = self.effort.saturating_add(budget.spent());
+        let taken = sink.finish()?;
+        // What was lost meanwhile was copied as zeroes.
+        self.ring.whole()?;
+        let next = self.ring.give_back(place, head, 0);
+        self.ring.advance(next);
+        Ok(Some(taken))
+    }
+
+    #[inline]
+    fn foresee(&mut self, most: u16) -> Result<u16, RingFault> {
+        let n = self.ring.ready(most)?;
+        self.ring.foresee_chains(n);
+        self.ring.foresee_buffers(n, 0, Use::Read);
+        Ok(n)
+    }
+
+    #[inline]
+    fn copy_stretch(&mut self, least: usize, slots: &mut impl Slots) {
         if self.header_len != NetHeader::LEN {
             return;
         }
         loop {
-            let first = self.ring.next();
-            let (mut next, mut goes_on) = (first, true);
+            let (mut next, mut taken, mut goes_on) = (self.ring.next(), 0u32, true);
             let found = self.ring.found();
             for (n, one) in found.iter().enumerate() {
-                let Some((head, piece)) = one.buffer() else { break };
-                if piece.len() > FORESEEN {
+                let Some((id, piece)) = one.buffer() else { break };
+                if piece.len() > FORESEEN
+                    && let Some(later) = found.get(n.wrapping_add(1))
+                {
                     // The next frame is probably as long.
-                    self.ring.foresee_rest(found.get(n.wrapping_add(1)), piece.len(), Use::Read);
+                    later.foresee_rest(piece.len(), Use::Read);
                 }
                 let room = slots.room();
                 if piece.len() < least || piece.len() > room.len() {
@@ -132,15 +236,15 @@ impl TxQueue {
                     break;
                 }
                 let octets = piece.copy_out(room);
-                self.ring.give_back(next, head, 0);
-                next = next.wrapping_add(1);
+                next = self.ring.give_back_one(next, id, 0);
+                taken = taken.wrapping_add(1);
                 if !slots.filled(octets) {
                     goes_on = false;
                     break;
                 }
             }
             self.ring.advance(next);
-            self.effort = self.effort.wrapping_add(next.wrapping_sub(first).into());
+            self.effort = self.effort.wrapping_add(taken);
             if !goes_on {
                 return;
             }
@@ -166,60 +270,10 @@ impl TxQueue {
         Some(len)
     }
 
-    /// Refuses if memory was taken away: what was copied from there is zeroes, and must not be used.
     #[inline]
-    pub fn whole(&self) -> Result<(), RingFault> {
-        self.ring.whole()
-    }
-
-    /// Takes the next buffer without looking at what is in it, or at where it lies. False if there
-    /// is none.
-    pub fn skip_next(&mut self) -> Result<bool, RingFault> {
-        self.ring.skip()
-    }
-
-    /// Gives all outstanding buffers back. True if the driver is to be notified.
-    #[inline]
-    pub fn complete(&mut self) -> Result<bool, RingFault> {
+    fn complete(&mut self) -> Result<bool, RingFault> {
         self.effort = 0;
         self.ring.publish()
-    }
-
-    /// Asks for a notification when the guest makes the next frame available. True if one is there
-    /// already: look again.
-    pub fn arm(&mut self) -> Result<bool, RingFault> {
-        self.ring.arm()
-    }
-
-    /// Asks for no notifications.
-    pub fn disarm(&mut self) {
-        self.ring.disarm();
-    }
-
-    /// Frames that can be taken now.
-    pub fn available(&mut self) -> Result<u16, RingFault> {
-        self.ring.available()
-    }
-
-    /// Descriptors that were read for the frames taken and not yet completed: what they cost,
-    /// however few and short they are.
-    pub fn effort(&self) -> u32 {
-        self.effort
-    }
-
-    /// Frames taken and not yet completed.
-    pub fn outstanding(&self) -> u16 {
-        self.ring.outstanding()
-    }
-
-    /// Where a successor goes on: the index of the first buffer not yet given back.
-    pub fn next_index(&self) -> u16 {
-        self.ring.next_index()
-    }
-
-    /// What was negotiated.
-    pub fn features(&self) -> QueueFeatures {
-        self.ring.features()
     }
 }
 

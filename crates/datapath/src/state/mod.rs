@@ -27,6 +27,7 @@
 //! | header | magic and version stand twice | a new state memory: all front ends negotiate anew |
 //! | a port's name | seal | the record is nobody's; the VM's front end negotiates anew |
 //! | a port's negotiation, its marks | seal, paired numbers | that front end negotiates anew |
+//! | where a packed ring stands | counts with a check | that front end negotiates anew |
 //! | a MAC address learned | a check in its word | learned from the next frame |
 //! | a receive ring's layout | seal | a new socket on the card |
 //! | the cursor in it | counts with a check | found again in the ring |
@@ -170,7 +171,7 @@ impl StateMemory {
         let found = header::look(fd)?;
         let state = Self::map(fd)?;
         if found.version < VERSION {
-            older::bring_up(&state);
+            older::bring_up(&state, found.version);
         }
         if let Some(part) = found.damaged {
             let what = format!("{part} was damaged and is mended from its copy");

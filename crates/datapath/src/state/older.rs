@@ -5,6 +5,9 @@
 //! hold seals today are zero. What it says cannot be proved, so it is believed once, as its own base
 //! would have, and sealed. Only records in use are touched.
 //!
+//! The second layout is today's without the positions of packed rings, which its base did not serve:
+//! those words are nought, and nothing is to be done.
+//!
 //! ```text
 //! ports      numbers paired, name and negotiation sealed
 //! networks   the cursor's numbers checked, the ring's layout sealed, what was learned sealed
@@ -22,8 +25,14 @@ use super::port::PortRecord;
 use super::{MAX_NETWORKS, MAX_PORTS, StateMemory, header, pending};
 use crate::names::{NetworkId, PortId};
 
-/// Brings all of it from the first layout to today's, but for the version.
-pub(super) fn bring_up(state: &StateMemory) {
+/// Brings all of it from an older layout to today's, but for the version.
+pub(super) fn bring_up(state: &StateMemory, version: u32) {
+    if version == 1 {
+        from_first(state);
+    }
+}
+
+fn from_first(state: &StateMemory) {
     for id in (0..).map(PortId).take(MAX_PORTS) {
         PortRecord::of(state, id).bring_up();
     }

@@ -18,7 +18,7 @@
 //! 144   the MAC address that the guest's first frame told, a check, 2
 //! 160   seal of the negotiation, seal of the name
 //! 176   what is held against the port: `suspicion`
-//! 256   one block per ring: size, addresses, flags, fault (paired)
+//! 256   one block per ring: size, addresses, base, flags, fault (paired), `position`
 //! 1024  memory slots: guest address, user address, length, offset in the file
 //! ```
 //! The seal of the negotiation is over the features, the rings' words up to their flags and the
@@ -26,16 +26,18 @@
 //! number could do harm.
 //!
 //! # Invariants
-//! - The dispatcher's thread writes; the MAC address and one word per ring (fault) belong to the
-//!   worker while the ring runs. The dispatcher resets that word when a ring is set up anew: it has
-//!   stopped the ring before, so that the worker does not write it.
+//! - The dispatcher's thread writes; the MAC address and three words per ring (fault, position)
+//!   belong to the worker while the ring runs. The dispatcher resets those when a ring is set up anew:
+//!   it has stopped the ring before, so that the worker does not write them.
 //! - While a front end is connected and the request mark is not set, the seal is right.
 //! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
 
 mod assign;
+mod position;
 pub(super) mod trust;
 
 pub use assign::assign;
+pub use position::RingJournal;
 
 use super::seal::{pair, unpair};
 use super::suspicion::PortSuspicion;
@@ -123,8 +125,9 @@ pub struct RingState {
     pub size: u16,
     /// Where it lies.
     pub addresses: Option<RingAddresses>,
-    /// The index that the front end says to start with, or that it was told at the last stop.
-    pub base: u16,
+    /// What the front end says to start with, or was told at the last stop: an index; of a packed
+    /// ring, two places.
+    pub base: u32,
     /// The front end has enabled it.
     pub enabled: bool,
     /// The worker has it.
@@ -229,6 +232,7 @@ impl PortRecord {
         for side in Side::BOTH {
             self.set_ring(side, RingState::default());
             self.set_fault(side, None);
+            self.forget_position(side);
         }
         for slot in 0..MAX_MEMORY_SLOTS {
             self.set_slot(slot, None);
@@ -366,7 +370,7 @@ impl PortRecord {
                 avail: self.get_ring(side, AVAIL_AT),
                 used: self.get_ring(side, USED_AT),
             }),
-            base: self.get_ring(side, BASE_AT) as u16,
+            base: self.get_ring(side, BASE_AT) as u32,
             enabled: has(ENABLED),
             started: has(STARTED),
             kick: match (has(KICK), has(POLLED)) {
@@ -473,7 +477,7 @@ mod tests {
         let ring = RingState {
             size: 256,
             addresses: Some(RingAddresses { desc: 1, avail: 2, used: 3 }),
-            base: 65535,
+            base: 0x8005_8005,
             enabled: true,
             started: false,
             kick: Kick::Polled,

@@ -9,7 +9,8 @@
 //! as if nothing had been.
 //!
 //! A front end that cannot be taken over, or of whose takeover the base has died twice, is shut out.
-//! It connects again and negotiates anew; of its split rings nothing is lost.
+//! It connects again and negotiates anew; of its split rings nothing is lost. What lay in packed ones may
+//! be: that is counted (`port_renegotiated`).
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use super::connection;
 use super::door::Listener;
 use super::keys::Keys;
 use super::memory_table::MemoryTable;
-use super::negotiation::{Negotiation, aligned, ring_size};
+use super::negotiation::{Negotiation, aligned, is_packed, ring_size};
 use super::refusal::{Refusal, Renegotiate, RequestCode};
 use super::surroundings::Surroundings;
 use crate::names::{PortId, Side};
@@ -104,7 +105,7 @@ fn bells(
 ) -> Result<Bells, Renegotiate> {
     let ring = record.ring(side);
     if ring.size != 0 {
-        ring_size(ring.size.into())?;
+        ring_size(ring.size.into(), is_packed(record))?;
     }
     if let Some(addresses) = ring.addresses {
         aligned(addresses)?;

@@ -89,9 +89,9 @@ impl Session {
         wire::reply(self.socket.as_fd(), header.request, &number.to_ne_bytes())
     }
 
-    fn answer_base(&self, header: Header, side: Side, base: u16) -> Result<(), Farewell> {
+    fn answer_base(&self, header: Header, side: Side, base: u32) -> Result<(), Farewell> {
         let [q0, q1, q2, q3] = u32::from(side.queue()).to_ne_bytes();
-        let [b0, b1, b2, b3] = u32::from(base).to_ne_bytes();
+        let [b0, b1, b2, b3] = base.to_ne_bytes();
         wire::reply(self.socket.as_fd(), header.request, &[q0, q1, q2, q3, b0, b1, b2, b3])
     }
 

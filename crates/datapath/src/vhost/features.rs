@@ -1,9 +1,9 @@
 //! What a front end is offered, and what follows from what it takes.
 //!
 //! Every feature here is one that a Linux guest uses well and that the base can make up for where
-//! a receiver lacks it. What is absent on purpose: packed rings and several queue pairs (not
-//! served), LOG_ALL and LOG_SHMFD (the base cannot mark what it writes for a live migration),
-//! INFLIGHT_SHMFD (rings complete in order, so the used index says all), CONFIG (a network card's
+//! a receiver lacks it. What is absent on purpose: several queue pairs (not served), LOG_ALL and LOG_SHMFD (the base cannot mark what it writes for a live migration),
+//! INFLIGHT_SHMFD (rings complete in order, so the used index says all; packed rings have
+//! a journal), CONFIG (a network card's
 //! configuration space is the front end's business), MTU (a guest learns it by DHCP and router
 //! advertisements).
 
@@ -41,6 +41,8 @@ pub const RING_EVENT_IDX: u64 = bit(29);
 pub const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 /// VIRTIO_F_VERSION_1.
 pub const VERSION_1: u64 = bit(32);
+/// VIRTIO_F_RING_PACKED.
+pub const RING_PACKED: u64 = bit(34);
 /// VIRTIO_F_IN_ORDER.
 pub const IN_ORDER: u64 = bit(35);
 
@@ -59,6 +61,7 @@ pub const OFFERED: u64 = CSUM
     | RING_EVENT_IDX
     | PROTOCOL_FEATURES
     | VERSION_1
+    | RING_PACKED
     | IN_ORDER;
 
 /// REPLY_ACK: a request may ask to be told whether it was carried out.

@@ -29,7 +29,7 @@ pub(super) enum Request {
     SetMemTable(Vec<(MemorySlot, OwnedFd)>),
     SetRingSize(Side, u32),
     SetRingAddresses { side: Side, flags: u32, addresses: RingAddresses },
-    SetRingBase(Side, u16),
+    SetRingBase(Side, u32),
     GetRingBase(Side),
     SetKick(Side, Option<OwnedFd>),
     SetCall(Side, Option<OwnedFd>),
@@ -70,9 +70,7 @@ impl Request {
                 body.u64(32)?;
                 none(Self::SetRingAddresses { side: body.side()?, flags: body.u32(4)?, addresses })
             }
-            FrontendReq::SET_VRING_BASE => {
-                none(Self::SetRingBase(body.side()?, body.u32(4)? as u16))
-            }
+            FrontendReq::SET_VRING_BASE => none(Self::SetRingBase(body.side()?, body.u32(4)?)),
             FrontendReq::GET_VRING_BASE => {
                 body.u32(4)?;
                 none(Self::GetRingBase(body.side()?))

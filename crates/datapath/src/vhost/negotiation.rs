@@ -16,8 +16,9 @@
 //! enabled. A request that changes something a running ring stands on stops it, changes it, and
 //! starts it again.
 //!
-//! The index in SET_VRING_BASE is not believed: where a ring goes on is found in the ring. While the
-//! port is quarantined its front end is served as ever, but no ring starts.
+//! The index in SET_VRING_BASE is not believed: where a split ring goes on is found in the ring. A packed
+//! ring has no such index: there it says where the ring begins, and from then on the journal does
+//! (`state/port/position.rs`), however often the ring stops and starts. While the port is quarantined its front end is served as ever, but no ring starts.
 //!
 //! # Invariants
 //! - A refused request has changed nothing; [`Refusal::RingOutside`] alone is found out late.
@@ -28,11 +29,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use virtqueue::{GuestAddress, GuestMemory, QueueLayout};
+use virtqueue::{GuestAddress, GuestMemory, Intent, Journal, QueueLayout};
 
 use super::bell::{self, Bells};
 use super::event::PortEvent;
-use super::features::{PROTOCOL_FEATURES, REPLY_ACK};
+use super::features::{PROTOCOL_FEATURES, REPLY_ACK, RING_PACKED};
 use super::keys::Keys;
 use super::memory_table::MemoryTable;
 use super::message::Request;
@@ -46,7 +47,7 @@ use crate::state::port::{
 
 /// Queue pairs of a port.
 const QUEUE_PAIRS: u64 = 1;
-/// Descriptors of the largest ring (virtio 1.2, section 2.7).
+/// Descriptors of the largest ring (virtio 1.2, sections 2.7 and 2.8).
 const MAX_RING: u32 = 32768;
 /// The flag of SET_VRING_ADDR that asks for a log of used entries.
 const RING_LOG: u32 = 1;
@@ -58,8 +59,8 @@ pub(super) enum Answer {
     Done,
     /// A number.
     Number(u64),
-    /// A ring's next index.
-    Base(Side, u16),
+    /// Where a ring stands: its next index, or two places of a packed ring.
+    Base(Side, u32),
 }
 
 /// One front end's negotiation.
@@ -116,7 +117,7 @@ impl Negotiation {
                 self.change_memory(table, Vec::new(), around)?;
             }
             Request::SetRingSize(side, size) => {
-                let size = ring_size(size)?;
+                let size = ring_size(size, is_packed(record))?;
                 self.change(side, around, |ring| ring.size = size)?;
             }
             Request::SetRingAddresses { side, flags, addresses } => {
@@ -128,8 +129,8 @@ impl Negotiation {
             }
             Request::SetRingBase(side, base) => {
                 #[cfg(feature = "fault-injection")]
-                crate::faults::poison_message(base);
-                record.update_ring(side, |ring| ring.base = base);
+                crate::faults::poison_message(base as u16);
+                self.set_base(side, base, around)?;
             }
             Request::SetRingEnable(side, enabled) => {
                 record.update_ring(side, |ring| ring.enabled = enabled);
@@ -147,9 +148,24 @@ impl Negotiation {
         if asked != self.record.features() {
             self.stop_all(around);
             self.record.set_features(asked);
+            // Where a ring of the other kind stood says nothing; one of the same kind was just told.
+            for side in Side::BOTH {
+                self.record.forget_position(side);
+            }
         }
         around.tell(self.port, PortEvent::Negotiated { features: asked });
         self.settle_all(around)
+    }
+
+    fn set_base(&mut self, side: Side, base: u32, around: &Surroundings) -> Result<(), Refusal> {
+        if !is_packed(&self.record) {
+            self.record.update_ring(side, |ring| ring.base = base);
+            return Ok(());
+        }
+        self.stop(side, around);
+        self.record.forget_position(side);
+        self.record.update_ring(side, |ring| ring.base = base);
+        self.settle(side, around)
     }
 
     fn set_memory(
@@ -315,6 +331,9 @@ impl Negotiation {
         let layout = layout(&memory, state.size, addresses)?;
         let Bells { kick, call, err, .. } = self.bells(side).clone();
         let polled = kick.is_none();
+        if is_packed(&self.record) && !self.record.has_position(side) {
+            self.record.journal(side).note(Intent::at_base(state.base, state.size));
+        }
         self.record.update_ring(side, |ring| ring.started = true);
         self.bells(side).running = true;
         let features = self.record.features();
@@ -350,9 +369,14 @@ fn within(asked: u64, offered: u64) -> Result<(), Refusal> {
     }
 }
 
+/// Whether the rings are packed.
+pub(super) fn is_packed(record: &PortRecord) -> bool {
+    record.features() & RING_PACKED != 0
+}
+
 /// A size that a ring can have.
-pub(super) fn ring_size(size: u32) -> Result<u16, Refusal> {
-    let fits = size.is_power_of_two() && size <= MAX_RING;
+pub(super) fn ring_size(size: u32, packed: bool) -> Result<u16, Refusal> {
+    let fits = (1..=MAX_RING).contains(&size) && (packed || size.is_power_of_two());
     let small = u16::try_from(size).ok().filter(|_| fits);
     small.ok_or(Refusal::RingSize { size })
 }

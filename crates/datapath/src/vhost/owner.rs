@@ -8,7 +8,7 @@ use virtqueue::{GuestMemory, QueueLayout};
 use crate::names::{PortId, Side};
 
 /// A ring that is ready to be worked on. What the layout says has not been checked against the
-/// memory yet; `TxQueue::resume` and `RxQueue::resume` do, and find the index to go on with.
+/// memory yet; `TxQueue::resume` and `RxQueue::resume` do, and find where to go on.
 #[derive(Clone, Debug)]
 pub struct Ring {
     /// The front end's memory.
@@ -39,9 +39,10 @@ pub trait RingOwner: Send {
     fn start(&self, port: PortId, side: Side, ring: Ring);
 
     /// Gives the ring back. On return nothing of it is under way, what was taken is marked used,
-    /// and neither ring nor memory nor descriptors are held any more. The answer is the index of
-    /// the next entry, or `None` if there is no such ring or it was broken from the start.
-    fn stop(&self, port: PortId, side: Side) -> Option<u16>;
+    /// and neither ring nor memory nor descriptors are held any more. The answer is where the ring
+    /// stands, as GET_VRING_BASE tells it (the index of the next entry; of a packed ring, two places),
+    /// or `None` if there is no such ring or it was broken from the start.
+    fn stop(&self, port: PortId, side: Side) -> Option<u32>;
 
     /// Interrupts the driver by this descriptor from now on, and does so once.
     fn set_call(&self, port: PortId, side: Side, call: Option<Arc<OwnedFd>>);

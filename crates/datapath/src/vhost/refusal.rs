@@ -60,7 +60,9 @@ pub enum Refusal {
         queue: u32,
     },
     /// A ring cannot have that many descriptors.
-    #[error("ring of {size} descriptors: need a power of two from 1 to 32768")]
+    #[error(
+        "ring of {size} descriptors: need a power of two (of a packed ring, any) from 1 to 32768"
+    )]
     RingSize {
         /// The size asked for.
         size: u32,

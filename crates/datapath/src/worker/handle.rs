@@ -113,7 +113,7 @@ impl RingOwner for WorkerHandle {
         let _ = self.call(move |worker| worker.start_ring(port, side, ring));
     }
 
-    fn stop(&self, port: PortId, side: Side) -> Option<u16> {
+    fn stop(&self, port: PortId, side: Side) -> Option<u32> {
         self.call(move |worker| worker.stop_ring(port, side)).ok().flatten()
     }
 

@@ -351,7 +351,8 @@ impl Worker {
 
     pub(super) fn start_ring(&mut self, id: PortId, side: Side, ring: Ring) {
         let Some(port) = self.ports.get_mut(id.0) else { return };
-        if let Err(fault) = port.start(side, ring) {
+        let journal = PortRecord::of(&self.state, id).journal(side);
+        if let Err(fault) = port.start(side, ring, journal) {
             self.break_port(id, &fault);
             return;
         }
@@ -378,7 +379,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn stop_ring(&mut self, id: PortId, side: Side) -> Option<u16> {
+    pub(super) fn stop_ring(&mut self, id: PortId, side: Side) -> Option<u32> {
         let port = self.ports.get(id.0)?;
         if side == Side::Tx {
             if let Some(kick) = port.kick().cloned() {

@@ -22,7 +22,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
+use virtqueue::driver::{
+    DriverMemory, DriverQueue, DriverRing, DriverRx, DriverTx, PackedQueue, Shape,
+};
 use virtqueue::{GuestAddress, NetHeader, QueueFeatures};
 
 pub use front_end::{FrontEnd, MEM_SLOTS, REPLY_ACK, Region, request};
@@ -47,11 +49,12 @@ pub mod features {
     /// Vhost-user's own: protocol features can be negotiated.
     pub const PROTOCOL: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
+    pub const RING_PACKED: u64 = 1 << 34;
     pub const IN_ORDER: u64 = 1 << 35;
 
     /// Everything that leaves work to the device.
     pub const OFFLOADS: u64 = CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | HOST_TSO4 | HOST_TSO6;
-    /// What the driver here knows, whatever a device offers.
+    /// What the driver here knows, whatever a device offers; packed rings it wants where it has some.
     pub const ALL: u64 = OFFLOADS
         | GUEST_ECN
         | HOST_ECN
@@ -109,16 +112,16 @@ impl Settings {
     }
 }
 
-/// A driver with its front end, attached to a port.
-pub struct DriverPort {
+/// A driver with its front end, attached to a port: with split rings, if nothing else is said.
+pub struct DriverPort<Q = DriverQueue> {
     /// The connection.
     pub front_end: FrontEnd,
     /// The pretended guest's memory.
     pub memory: Arc<DriverMemory>,
     /// The output ring.
-    pub tx: DriverTx,
+    pub tx: DriverTx<Q>,
     /// The input ring.
-    pub rx: DriverRx,
+    pub rx: DriverRx<Q>,
     /// Wakes the device: input ring, output ring.
     pub kick: [OwnedFd; 2],
     /// Woken by the device: input ring, output ring.
@@ -139,15 +142,28 @@ impl DriverPort {
     pub fn accepted(stream: UnixStream, settings: &Settings) -> Result<Self> {
         Self::over(FrontEnd::over(stream)?, settings)
     }
+}
 
+impl DriverPort<PackedQueue> {
+    /// Connects to a port that listens at `socket` (within 5 s) and starts two packed rings.
+    pub fn connect_packed(socket: &Path, settings: &Settings) -> Result<Self> {
+        Self::over(FrontEnd::connect(socket, Duration::from_secs(5))?, settings)
+    }
+}
+
+impl<Q: DriverRing> DriverPort<Q> {
     fn over(mut front_end: FrontEnd, settings: &Settings) -> Result<Self> {
         let memory = DriverMemory::new(&[(0, settings.memory), (1 << 32, settings.memory)])
             .attempt(|| "make a memory file".to_owned())?;
-        let features = negotiate(&mut front_end, settings.features, &memory)?;
+        let layout = if Q::PACKED { features::RING_PACKED } else { 0 };
+        let features = negotiate(&mut front_end, settings.features | layout, &memory)?;
+        if features & layout != layout {
+            return Err(LabError::Unexpected("packed rings are not offered".to_owned()));
+        }
         let buffer = settings.buffer(features);
         let of_ring = QueueFeatures::from_bits(features);
-        let mut rx = DriverRx::new(Arc::clone(&memory), settings.ring, of_ring, buffer);
-        let tx = DriverTx::new(Arc::clone(&memory), settings.ring, of_ring, settings.room);
+        let ring = || Q::set_up(Arc::clone(&memory), settings.ring, of_ring);
+        let (mut rx, tx) = (DriverRx::over(ring(), buffer), DriverTx::over(ring(), settings.room));
         rx.fill(buffer);
         rx.queue.expose();
 
@@ -173,12 +189,13 @@ impl DriverPort {
     }
 
     fn start_rings(&mut self) -> Result<()> {
-        for (ring, layout) in [(RX, self.rx.queue.layout()), (TX, self.tx.queue.layout())] {
+        for (ring, queue) in [(RX, &self.rx.queue), (TX, &self.tx.queue)] {
+            let layout = queue.layout();
             let [desc, used, avail] =
                 [layout.desc, layout.used, layout.avail].map(|a| user_address(&self.memory, a));
             let front_end = &mut self.front_end;
             front_end.set_ring_size(ring, layout.size)?;
-            front_end.set_ring_base(ring, 0)?;
+            front_end.set_ring_base(ring, queue.base())?;
             front_end.set_ring_addresses(ring, desc, used, avail)?;
             let [kick, call] = [&self.kick, &self.call].map(|both| &both[ring as usize]);
             front_end.set_ring_call(ring, Some(call.as_fd()))?;

@@ -4,7 +4,7 @@
 //! # Theory of operation
 //! [`DriverMemory`] plays the guest's memory: memory files, a place for each in the guest's
 //! addresses, and [`DriverMemory::share`] for what the device gets to see of them.
-//! [`DriverQueue`] is one ring without any idea of frames; [`DriverTx`] and [`DriverRx`] put frames
+//! [`DriverQueue`] is one split ring without any idea of frames, [`PackedQueue`] a packed one; [`DriverTx`] and [`DriverRx`] put frames
 //! in and get them out, cut into whatever pieces the test wants. The driver is also the judge: a
 //! device that gives buffers back out of order, or more than there were, makes it panic.
 //!
@@ -20,8 +20,10 @@
 
 mod memory;
 mod net;
+mod packed;
 mod queue;
 
 pub use memory::{DriverMemory, DriverRegion};
 pub use net::{DriverRx, DriverTx, Shape};
-pub use queue::{Buffer, DriverQueue, UsedBuffer};
+pub use packed::{Notebook, PackedQueue};
+pub use queue::{Buffer, DriverQueue, DriverRing, UsedBuffer};

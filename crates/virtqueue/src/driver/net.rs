@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::driver::memory::DriverMemory;
-use crate::driver::queue::{Buffer, DriverQueue};
+use crate::driver::queue::{Buffer, DriverQueue, DriverRing};
 use crate::layout::QueueFeatures;
 use crate::memory::GuestAddress;
 use crate::net_header::NetHeader;
@@ -59,10 +59,10 @@ impl Slots {
     }
 }
 
-/// The driver's output queue.
-pub struct DriverTx {
+/// The driver's output queue: over a split ring, if nothing else is said.
+pub struct DriverTx<Q = DriverQueue> {
     /// The ring.
-    pub queue: DriverQueue,
+    pub queue: Q,
     slots: Slots,
     scratch: Vec<u8>,
 }
@@ -70,11 +70,13 @@ pub struct DriverTx {
 impl DriverTx {
     /// A queue of `size` entries with buffers for header and frame of up to `room` octets each.
     pub fn new(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures, room: usize) -> Self {
-        Self::over(DriverQueue::new(memory, size, features, 0), room)
+        Self::over(DriverQueue::set_up(memory, size, features), room)
     }
+}
 
+impl<Q: DriverRing> DriverTx<Q> {
     /// The same over a ring that was set up elsewhere.
-    pub fn over(queue: DriverQueue, room: usize) -> Self {
+    pub fn over(queue: Q, room: usize) -> Self {
         let slots = Slots::new(queue.memory(), queue.layout().size, room);
         Self { queue, slots, scratch: Vec::new() }
     }
@@ -112,10 +114,10 @@ impl DriverTx {
     }
 }
 
-/// The driver's input queue.
-pub struct DriverRx {
+/// The driver's input queue: over a split ring, if nothing else is said.
+pub struct DriverRx<Q = DriverQueue> {
     /// The ring.
-    pub queue: DriverQueue,
+    pub queue: Q,
     slots: Slots,
     /// Per head, the pieces of its buffer.
     pieces: Vec<Vec<Buffer>>,
@@ -126,11 +128,13 @@ pub struct DriverRx {
 impl DriverRx {
     /// A queue of `size` entries with buffers of up to `room` octets each. None is posted yet.
     pub fn new(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures, room: usize) -> Self {
-        Self::over(DriverQueue::new(memory, size, features, 0), room)
+        Self::over(DriverQueue::set_up(memory, size, features), room)
     }
+}
 
+impl<Q: DriverRing> DriverRx<Q> {
     /// The same over a ring that was set up elsewhere.
-    pub fn over(queue: DriverQueue, room: usize) -> Self {
+    pub fn over(queue: Q, room: usize) -> Self {
         let size = queue.layout().size;
         let slots = Slots::new(queue.memory(), size, room);
         let pieces = vec![Vec::new(); usize::from(size)];

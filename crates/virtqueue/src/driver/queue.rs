@@ -29,6 +29,43 @@ pub struct UsedBuffer {
     pub len: u32,
 }
 
+/// What [`DriverTx`](super::DriverTx) and [`DriverRx`](super::DriverRx) need of a ring, whatever its
+/// layout.
+pub trait DriverRing {
+    /// Whether it is a packed one.
+    const PACKED: bool;
+
+    /// Sets up a ring at its beginning.
+    fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self;
+
+    /// Where the ring lies.
+    fn layout(&self) -> QueueLayout;
+
+    /// What the driver negotiated.
+    fn features(&self) -> QueueFeatures;
+
+    /// The memory it lies in.
+    fn memory(&self) -> &Arc<DriverMemory>;
+
+    /// Adds a chain, as [`DriverQueue::add`].
+    fn add(&mut self, buffers: &[Buffer], writable: bool, table: Option<usize>) -> Option<u16>;
+
+    /// Shows the device what was added. True if it wants to be notified.
+    fn expose(&mut self) -> bool;
+
+    /// Takes back the oldest buffer the device has given back.
+    fn take_used(&mut self) -> Option<UsedBuffer>;
+
+    /// Buffers that the device has not given back, or that were not taken back yet.
+    fn outstanding(&self) -> usize;
+
+    /// Asks for a notification when the next buffer comes back. True if one is there already.
+    fn arm(&mut self) -> bool;
+
+    /// Where the device is to go on, as SET_VRING_BASE says it.
+    fn base(&self) -> u16;
+}
+
 /// The driver's side of a split virtqueue.
 pub struct DriverQueue {
     memory: Arc<DriverMemory>,
@@ -291,5 +328,56 @@ impl DriverQueue {
             false => (self.avail_flags_at(), AVAIL_NO_INTERRUPT),
         };
         self.memory.u16_at(at).store(word.to_le(), Ordering::Relaxed);
+    }
+
+    /// Asks for a notification when so many buffers have come back (with event index).
+    pub fn arm_after(&mut self, buffers: u16) {
+        let event = self.used.wrapping_add(buffers).wrapping_sub(1);
+        self.memory.u16_at(self.used_event_at()).store(event.to_le(), Ordering::Relaxed);
+    }
+}
+
+impl DriverRing for DriverQueue {
+    const PACKED: bool = false;
+
+    fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self {
+        Self::new(memory, size, features, 0)
+    }
+
+    fn layout(&self) -> QueueLayout {
+        self.layout
+    }
+
+    fn features(&self) -> QueueFeatures {
+        self.features
+    }
+
+    fn memory(&self) -> &Arc<DriverMemory> {
+        &self.memory
+    }
+
+    fn add(&mut self, buffers: &[Buffer], writable: bool, table: Option<usize>) -> Option<u16> {
+        Self::add(self, buffers, writable, table)
+    }
+
+    fn expose(&mut self) -> bool {
+        Self::expose(self)
+    }
+
+    fn take_used(&mut self) -> Option<UsedBuffer> {
+        Self::take_used(self)
+    }
+
+    fn outstanding(&self) -> usize {
+        Self::outstanding(self)
+    }
+
+    fn arm(&mut self) -> bool {
+        Self::arm(self)
+    }
+
+    fn base(&self) -> u16 {
+        // Not to be believed: the used index says it.
+        0
     }
 }

@@ -1,31 +1,20 @@
 //! The device's side against the driver's side.
-#![allow(clippy::arithmetic_side_effects)]
+//!
+//! What both layouts have in common is told once, in `both/`, and run over each: the bodies there see
+//! the rings of whichever module they are part of, [`split`] or [`packed`].
+#![allow(clippy::arithmetic_side_effects, clippy::duplicate_mod)]
 
-mod hostile;
-mod model;
-mod notify;
-mod plain;
-mod race;
-mod rx;
+mod packed;
+mod split;
+mod stretch;
 mod torn;
-mod tx;
 
 use std::sync::Arc;
 
-use crate::driver::{DriverMemory, DriverQueue, DriverRx, DriverTx};
-use crate::{HeaderLen, NetHeader, QueueFeatures, RxQueue, TxQueue};
+use stretch::{Rooms, copy_one, deliver_one};
 
-/// Plain rings of a modern driver.
-const PLAIN: QueueFeatures = QueueFeatures {
-    event_idx: false,
-    indirect: false,
-    header_len: HeaderLen::Full,
-    mergeable: false,
-};
-
-/// Everything.
-const RICH: QueueFeatures =
-    QueueFeatures { event_idx: true, indirect: true, header_len: HeaderLen::Full, mergeable: true };
+use crate::driver::{DriverMemory, DriverQueue, DriverRing, DriverRx, DriverTx, PackedQueue};
+use crate::{GuestMemory, HeaderLen, NetHeader, QueueFeatures, RingFault, RxQueue, TxQueue};
 
 /// A header in which every octet that a sender can set is different.
 const HEADER: NetHeader = NetHeader {
@@ -44,24 +33,67 @@ fn memory() -> Arc<DriverMemory> {
     DriverMemory::new(&regions).unwrap()
 }
 
-fn tx(size: u16, features: QueueFeatures) -> (DriverTx, TxQueue) {
-    let driver = DriverTx::new(memory(), size, features, 0x1000);
-    let device = TxQueue::resume(driver.queue.memory().share(), driver.queue.layout(), features);
-    (driver, device.unwrap())
+/// A driver's ring that knows its device.
+trait Resumed: DriverRing {
+    /// The device's side, where the ring says that it stands.
+    fn resume_tx(&self, memory: Arc<GuestMemory>) -> Result<TxQueue, RingFault>;
+    /// The same of an input queue.
+    fn resume_rx(&self, memory: Arc<GuestMemory>) -> Result<RxQueue, RingFault>;
 }
 
-fn rx(size: u16, features: QueueFeatures) -> (DriverRx, RxQueue) {
-    let driver = DriverRx::new(memory(), size, features, 0x1000);
-    let device = RxQueue::resume(driver.queue.memory().share(), driver.queue.layout(), features);
-    (driver, device.unwrap())
+impl Resumed for DriverQueue {
+    fn resume_tx(&self, memory: Arc<GuestMemory>) -> Result<TxQueue, RingFault> {
+        TxQueue::resume(memory, self.layout(), self.features())
+    }
+
+    fn resume_rx(&self, memory: Arc<GuestMemory>) -> Result<RxQueue, RingFault> {
+        RxQueue::resume(memory, self.layout(), self.features())
+    }
 }
 
-/// A ring whose indices begin at `start`, in memory of its own.
-fn ring_at(size: u16, features: QueueFeatures, start: u16) -> DriverQueue {
-    DriverQueue::new(memory(), size, features, start)
+impl Resumed for PackedQueue {
+    fn resume_tx(&self, memory: Arc<GuestMemory>) -> Result<TxQueue, RingFault> {
+        TxQueue::resume_packed(memory, self.layout(), self.features(), self.journal())
+    }
+
+    fn resume_rx(&self, memory: Arc<GuestMemory>) -> Result<RxQueue, RingFault> {
+        RxQueue::resume_packed(memory, self.layout(), self.features(), self.journal())
+    }
+}
+
+fn resume_tx<Q: Resumed>(queue: &Q) -> TxQueue {
+    queue.resume_tx(queue.memory().share()).unwrap()
+}
+
+fn resume_rx<Q: Resumed>(queue: &Q) -> RxQueue {
+    queue.resume_rx(queue.memory().share()).unwrap()
+}
+
+fn tx_over<Q: Resumed>(size: u16, features: QueueFeatures) -> (DriverTx<Q>, TxQueue) {
+    let driver = DriverTx::over(Q::set_up(memory(), size, features), 0x1000);
+    let device = resume_tx(&driver.queue);
+    (driver, device)
+}
+
+fn rx_over<Q: Resumed>(size: u16, features: QueueFeatures) -> (DriverRx<Q>, RxQueue) {
+    let driver = DriverRx::over(Q::set_up(memory(), size, features), 0x1000);
+    let device = resume_rx(&driver.queue);
+    (driver, device)
 }
 
 /// `len` octets that differ from their neighbours and between frames.
 fn frame(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 256 + seed * 7) as u8).collect()
+}
+
+/// Octets that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
 }

@@ -1,5 +1,6 @@
 //! Memory that is taken away under a running queue.
 
+use super::split::{PLAIN, tx};
 use super::*;
 use crate::driver::Shape;
 use crate::{Delivered, RingFault, sigbus};

@@ -85,6 +85,7 @@ pub const QUEUE: QueueFeatures = QueueFeatures {
     indirect: true,
     header_len: virtqueue::HeaderLen::Full,
     mergeable: true,
+    packed: false,
 };
 /// Numbers of the rings.
 const RX: u32 = 0;

@@ -5,13 +5,14 @@
 //!   another's front end. Its own VM finds the place again: the name's octets or its seal still
 //!   speak for it ([`PortRecord::speaks_for`]). It keeps its number, and its counters with it; what
 //!   else the record says is not believed, and its front end negotiates anew.
-//! - *The negotiation, a mark or a fault.* The front end is shut out and negotiates anew; of split
-//!   rings nothing is lost. A ring's fault is among them because a ring that is taken for broken
+//! - *The negotiation, a mark, a fault, a packed ring's position.* The front end is shut out and
+//!   negotiates anew; of split rings nothing is lost. A ring's fault is among them because a ring that is taken for broken
 //!   would stand still for ever.
 //! - *The MAC address that was learned.* It is learned again.
 
 use super::*;
 use crate::state::seal;
+use crate::vhost::features::RING_PACKED;
 
 /// Octets of a ring's block that are under the seal.
 const SEALED_RING: usize = FLAGS_AT + 8;
@@ -100,6 +101,10 @@ impl PortRecord {
         }
         if Side::BOTH.iter().any(|&side| !whole(self.get_ring(side, FAULT_AT))) {
             return Some("the fault of a ring");
+        }
+        let packed = self.features() & RING_PACKED != 0;
+        if packed && Side::BOTH.iter().any(|&side| self.position_is_damaged(side)) {
+            return Some("the position of a packed ring");
         }
         None
     }

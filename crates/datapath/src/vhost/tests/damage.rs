@@ -276,6 +276,7 @@ fn places(base: &Base) -> Vec<(Range<usize>, Expected)> {
         part(at, &[(72..88, anew), (88..96, Nothing), (96..128, anew), (128..144, Nothing)]);
         part(at, &[(144..152, ToldOf(vm)), (152..160, Nothing), (160..176, anew)]);
         part(at, &[(176..256, Nothing)]);
+        // What follows the fault is a packed ring's position: these are split.
         for ring in [at + 256, at + 384] {
             part(ring, &[(0..48, anew), (48..64, Nothing), (64..72, anew), (72..88, Nothing)]);
         }

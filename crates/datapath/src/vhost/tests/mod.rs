@@ -7,6 +7,7 @@ mod coming_and_going;
 mod damage;
 mod hostile;
 mod negotiation;
+mod packed;
 mod poison;
 mod stage;
 mod stock;

@@ -120,7 +120,7 @@ fn asking_for_a_rings_base_stops_it_until_it_is_kicked_anew() {
     let mut front = stage.connect();
     front.say(&guest.conversation());
     let base = Message::new(FrontendReq::GET_VRING_BASE, &[pair(Side::Tx, 0)]);
-    assert_eq!(front.ask(&base), Some(pair(Side::Tx, STOPPED_AT.into())));
+    assert_eq!(front.ask(&base), Some(pair(Side::Tx, STOPPED_AT)));
     assert_eq!(stage.owner.running(), 1);
     assert_eq!(stage.record().ring(Side::Tx).base, STOPPED_AT);
     assert!(!stage.keeper.keys().contains(&"port/web/tx/kick".to_owned()));
@@ -187,7 +187,7 @@ fn a_refused_request_changes_nothing_and_the_connection_goes_on() {
     front.say(&guest.conversation());
     stage.owner.steps();
     let refused = [
-        Message::new(FrontendReq::SET_FEATURES, &[features::OFFERED | 1 << 34]),
+        Message::new(FrontendReq::SET_FEATURES, &[features::OFFERED | 1 << 40]),
         Message::new(FrontendReq::SET_PROTOCOL_FEATURES, &[1 << 12]),
         Message::new(FrontendReq::SET_VRING_NUM, &[pair(Side::Rx, 63)]),
         Message::new(FrontendReq::SET_VRING_NUM, &[pair(Side::Rx, 65536)]),

@@ -89,7 +89,7 @@ struct Running {
 pub(super) struct TestOwner(Arc<Mutex<Running>>);
 
 /// The index at which the test's owner says every ring stopped.
-pub(super) const STOPPED_AT: u16 = 4711;
+pub(super) const STOPPED_AT: u32 = 4711;
 
 impl TestOwner {
     pub(super) fn ring(&self, side: Side) -> Option<Ring> {
@@ -127,7 +127,7 @@ impl RingOwner for TestOwner {
         assert!(running.rings.insert((port, side), ring).is_none(), "started twice");
     }
 
-    fn stop(&self, port: PortId, side: Side) -> Option<u16> {
+    fn stop(&self, port: PortId, side: Side) -> Option<u32> {
         let mut running = self.0.lock().unwrap();
         running.steps.push(Step::Stop(side));
         assert!(running.rings.remove(&(port, side)).is_some(), "stopped and was not running");
@@ -364,8 +364,9 @@ pub(super) struct Guest {
 
 pub(super) const RING_SIZE: u16 = 64;
 pub(super) const MEMORY: u64 = 0x10_0000;
-/// What a Linux guest takes.
-pub(super) const FEATURES: u64 = features::OFFERED & !features::ANY_LAYOUT;
+/// What a Linux guest takes, whose device was not told to have packed rings.
+pub(super) const FEATURES: u64 =
+    features::OFFERED & !(features::ANY_LAYOUT | features::RING_PACKED);
 
 fn bell() -> Arc<OwnedFd> {
     Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap())

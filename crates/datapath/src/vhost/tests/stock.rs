@@ -65,7 +65,7 @@ fn the_vhost_crates_front_end_negotiates_runs_and_stops() {
     assert!(front.set_vring_num(0, 3).is_err());
     assert!(front.set_vring_enable(5, true).is_err());
     for queue in 0..2 {
-        assert_eq!(front.get_vring_base(queue).unwrap(), u32::from(STOPPED_AT));
+        assert_eq!(front.get_vring_base(queue).unwrap(), STOPPED_AT);
     }
     assert_eq!(stage.owner.running(), 0);
 }

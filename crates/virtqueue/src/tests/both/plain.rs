@@ -1,10 +1,8 @@
 //! The straight way of common frames, beside the general one.
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::driver::{Buffer, Shape};
-use crate::{Delivered, GuestAddress, Slots};
+use crate::Delivered;
+use crate::driver::Shape;
 
 const NOTHING: NetHeader = NetHeader {
     flags: 0,
@@ -15,39 +13,6 @@ const NOTHING: NetHeader = NetHeader {
     csum_offset: 0,
     num_buffers: 0,
 };
-
-/// Slots of the same size, as many as there are.
-struct Rooms<'a> {
-    rooms: &'a mut [&'a mut [u8]],
-    filled: Vec<usize>,
-}
-
-impl Slots for Rooms<'_> {
-    fn room(&mut self) -> &mut [u8] {
-        self.rooms.get_mut(self.filled.len()).map_or(&mut [], |room| room)
-    }
-
-    fn filled(&mut self, octets: usize) -> bool {
-        self.filled.push(octets);
-        self.filled.len() < self.rooms.len()
-    }
-}
-
-/// A stretch of one frame; its length.
-fn copy_one(device: &mut TxQueue, room: &mut [u8], least: usize) -> Option<usize> {
-    let mut slots = Rooms { rooms: &mut [room], filled: vec![] };
-    device.copy_stretch(least, &mut slots);
-    slots.filled.first().copied()
-}
-
-/// A stretch of one frame; whether it was delivered.
-fn deliver_one(device: &mut RxQueue, headers: &[u8; 26], body: &[u8]) -> bool {
-    let position = device.position();
-    let mark = |at| assert_eq!(at, position);
-    let delivered = device.deliver_stretch(std::iter::once((headers, body)), mark);
-    assert!([(0, 0), (1, body.len())].contains(&delivered));
-    delivered.0 == 1
-}
 
 #[test]
 fn a_stretch_ends_where_the_room_ends_or_nothing_more_was_foreseen() {
@@ -201,64 +166,4 @@ fn a_common_frame_goes_into_one_buffer_and_where_it_does_not_fit_nothing_is_done
     assert_eq!(header, NetHeader { num_buffers: 1, ..NOTHING });
     assert_eq!(arrived[..14], [7; 14]);
     assert_eq!(arrived[14..], body);
-}
-
-/// An address of the test's memory or near its borders, or any other.
-fn address() -> impl Strategy<Value = u64> {
-    let near = |at: u64| (0..600u64).prop_map(move |d| at.wrapping_sub(300).wrapping_add(d));
-    prop_oneof![
-        0xf00..0x1000u64,
-        near(0x80_1000),
-        near(0xc0_1000),
-        near(0x1_0040_0000),
-        any::<u64>()
-    ]
-}
-
-proptest! {
-    /// What the straight way takes, the general way would have taken, and as the same.
-    #[test]
-    fn the_straight_way_takes_nothing_that_the_general_way_would_refuse(
-        descriptors in prop::collection::vec(
-            (address(), prop_oneof![Just(12u32), 0..300u32, any::<u32>()], 0..8u16, 0..9u16), 8),
-        heads in prop::collection::vec(0..9u16, 4),
-        writable: bool,
-    ) {
-        let mut queue = ring_at(8, RICH, 0);
-        let memory = queue.memory().share();
-        for (index, (at, len, flags, next)) in descriptors.into_iter().enumerate() {
-            let flags = if writable && flags & 4 == 0 { flags | 2 } else { flags };
-            let buffer = Buffer { address: GuestAddress(at), len };
-            queue.write_descriptor(index as u16, buffer, flags, next);
-        }
-        for (position, head) in heads.iter().enumerate() {
-            let at = queue.avail_entry_at(position as u16);
-            queue.memory().write(at, &head.to_le_bytes());
-        }
-        queue.memory().write(queue.avail_index_at(), &4u16.to_le_bytes());
-        let _ = &mut queue;
-        if writable {
-            let mut straight = RxQueue::resume(memory.clone(), queue.layout(), RICH).unwrap();
-            let mut general = RxQueue::resume(memory, queue.layout(), RICH).unwrap();
-            straight.foresee_chains(4).unwrap();
-            straight.foresee_buffers(4);
-            while deliver_one(&mut straight, &[0; 26], &[1; 50]) {
-                let (head, rest) = (NOTHING, [&[0; 14][..], &[1; 50]].concat());
-                prop_assert_eq!(general.deliver(&head, &[&rest]), Ok(Delivered::Written));
-                prop_assert_eq!(general.position(), straight.position());
-            }
-        } else {
-            let mut straight = TxQueue::resume(memory.clone(), queue.layout(), RICH).unwrap();
-            let mut general = TxQueue::resume(memory, queue.layout(), RICH).unwrap();
-            prop_assert_eq!(straight.foresee(8), Ok(4));
-            let (mut a, mut b) = ([0; 300], [0; 300]);
-            while let Some(len) = copy_one(&mut straight, &mut a, 26) {
-                let taken = general.copy_next(&mut b).unwrap().unwrap();
-                prop_assert_eq!(taken.len + 12, len);
-                prop_assert_eq!(&taken.header.to_bytes()[..], &a[..12]);
-                prop_assert_eq!(&b[..taken.len], &a[12..len]);
-                prop_assert_eq!(general.effort(), straight.effort());
-            }
-        }
-    }
 }

@@ -194,8 +194,8 @@ fn what_lies_beyond_the_frame_is_not_written() {
 #[test]
 fn a_buffer_at_the_very_end_of_a_region_is_filled_to_its_last_octet() {
     let memory = memory();
-    let mut queue = DriverQueue::new(memory.clone(), 8, PLAIN, 0);
-    let mut device = RxQueue::resume(memory.share(), queue.layout(), PLAIN).unwrap();
+    let mut queue = Queue::new(memory.clone(), 8, PLAIN, START);
+    let mut device = resume_rx(&queue);
     for region in 0..3 {
         for len in [12, 13, 14, 76, 1514] {
             let address = memory.last_of(region, len);
@@ -223,8 +223,7 @@ fn a_successor_writes_again_what_was_not_published() {
     device.deliver(&HEADER, &[&frame(2, 60)]).unwrap();
     assert_eq!(device.next_index(), 1);
     drop(device);
-    let (memory, layout) = (driver.queue.memory().share(), driver.queue.layout());
-    let mut device = RxQueue::resume(memory, layout, PLAIN).unwrap();
+    let mut device = resume_rx(&driver.queue);
     device.deliver(&HEADER, &[&frame(2, 60)]).unwrap();
     device.publish().unwrap();
     assert_eq!(receive(&mut driver), Some((one(1), frame(1, 60))));

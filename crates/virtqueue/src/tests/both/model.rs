@@ -19,7 +19,7 @@ fn cut() -> impl Strategy<Value = Cut> {
 fn any_features() -> impl Strategy<Value = QueueFeatures> {
     any::<[bool; 4]>().prop_map(|[event_idx, indirect, mergeable, full]| {
         let header_len = if full || mergeable { HeaderLen::Full } else { HeaderLen::Short };
-        QueueFeatures { event_idx, indirect, header_len, mergeable }
+        QueueFeatures { event_idx, indirect, header_len, mergeable, ..PLAIN }
     })
 }
 
@@ -80,15 +80,13 @@ proptest! {
 
     #[test]
     fn an_output_queue_takes_what_was_sent_once_and_in_order(
-        order in 0_u32..7,
+        size in prop::sample::select(&SIZES[..]),
         start in any::<u16>(),
         features in any_features(),
         life in prop::collection::vec(output(), 1..150),
     ) {
-        let mut driver = DriverTx::over(ring_at(1 << order, features, start), 1600);
-        let memory = driver.queue.memory().share();
-        let layout = driver.queue.layout();
-        let mut device = TxQueue::resume(memory.clone(), layout, features).unwrap();
+        let mut driver = DriverTx::over(ring_at(size, features, start), 1600);
+        let mut device = resume_tx(&driver.queue);
         let (mut hidden, mut visible) = (VecDeque::new(), VecDeque::new());
         let (mut taken, mut completed) = (VecDeque::new(), 0);
         // Who sleeps must be woken by the next thing that happens for him.
@@ -147,7 +145,7 @@ proptest! {
                     driver_sleeps = !more;
                 }
                 Output::Resume => {
-                    device = TxQueue::resume(memory.clone(), layout, features).unwrap();
+                    device = resume_tx(&driver.queue);
                     device_sleeps = false;
                     taken.append(&mut visible);
                     visible = std::mem::take(&mut taken);
@@ -159,15 +157,13 @@ proptest! {
 
     #[test]
     fn an_input_queue_delivers_whole_frames_into_the_oldest_buffers(
-        order in 0_u32..7,
+        size in prop::sample::select(&SIZES[..]),
         start in any::<u16>(),
         features in any_features(),
         life in prop::collection::vec(input(), 1..150),
     ) {
-        let mut driver = DriverRx::over(ring_at(1 << order, features, start), 1600);
-        let memory = driver.queue.memory().share();
-        let layout = driver.queue.layout();
-        let mut device = RxQueue::resume(memory.clone(), layout, features).unwrap();
+        let mut driver = DriverRx::over(ring_at(size, features, start), 1600);
+        let mut device = resume_rx(&driver.queue);
         let header_len = features.header_octets();
         // Room of the buffers, and frames with the room of the buffers they took.
         let (mut hidden, mut visible) = (VecDeque::new(), VecDeque::new());
@@ -228,7 +224,7 @@ proptest! {
                     prop_assert_eq!(&got, &sent);
                 }
                 Input::Resume => {
-                    device = RxQueue::resume(memory.clone(), layout, features).unwrap();
+                    device = resume_rx(&driver.queue);
                     let mut rooms: VecDeque<usize> =
                         written.drain(..).flat_map(|(_, rooms)| rooms).collect();
                     rooms.append(&mut visible);

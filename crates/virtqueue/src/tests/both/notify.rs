@@ -62,6 +62,7 @@ fn with_event_index_the_device_is_kicked_once_per_arming() {
 fn with_event_index_the_driver_is_notified_when_its_index_is_passed() {
     let features = QueueFeatures { event_idx: true, ..PLAIN };
     let (mut driver, mut device) = tx(8, features);
+    driver.queue.disarm();
     send(&mut driver);
     assert!(carry(&mut device, 1), "the first publication notifies always");
     driver.reclaim();
@@ -77,9 +78,7 @@ fn with_event_index_the_driver_is_notified_when_its_index_is_passed() {
     assert!(driver.queue.arm(), "arming finds what was not told");
     driver.reclaim();
     // An index further ahead: after three more.
-    let word = driver.queue.used_event_at();
-    let event = device.next_index().wrapping_add(2);
-    driver.queue.memory().u16_at(word).store(event, std::sync::atomic::Ordering::Relaxed);
+    driver.queue.arm_after(3);
     for _ in 0..4 {
         send(&mut driver);
     }
@@ -91,8 +90,7 @@ fn with_event_index_the_driver_is_notified_when_its_index_is_passed() {
 fn event_indices_wrap_around() {
     let features = QueueFeatures { event_idx: true, ..PLAIN };
     let mut driver = DriverTx::over(ring_at(8, features, 0xfff8), 0x100);
-    let (memory, layout) = (driver.queue.memory().share(), driver.queue.layout());
-    let mut device = TxQueue::resume(memory, layout, features).unwrap();
+    let mut device = resume_tx(&driver.queue);
     for round in 0..20 {
         assert!(!device.arm().unwrap());
         driver.queue.arm();
@@ -112,8 +110,7 @@ fn a_successor_notifies_the_driver_at_its_first_publication() {
     driver.queue.disarm();
     send(&mut driver);
     assert!(!carry(&mut device, 1));
-    let (memory, layout) = (driver.queue.memory().share(), driver.queue.layout());
-    let mut device = TxQueue::resume(memory, layout, features).unwrap();
+    let mut device = resume_tx(&driver.queue);
     send(&mut driver);
     assert!(carry(&mut device, 1));
 }
