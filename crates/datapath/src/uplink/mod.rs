@@ -34,6 +34,7 @@ pub(crate) mod sys;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tun;
+mod xdp;
 
 use std::io;
 
@@ -42,6 +43,7 @@ pub use guard::{Guard, GuardMaps, SocketFilter};
 pub use offloads::{turn_off, turn_on_again};
 pub use packet::{Outgoing, PacketUplink, Received, Sent, Slot};
 pub use tun::{FromHost, HostPath};
+pub use xdp::{LARGEST_MTU as LARGEST_XDP_MTU, XdpSetup, XdpUplink};
 
 use rustix::io::Errno;
 

@@ -8,3 +8,4 @@ mod privileges;
 mod served;
 mod tun;
 pub(crate) mod world;
+mod xdp;
