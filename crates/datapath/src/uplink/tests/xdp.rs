@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
+use virtqueue::NetHeader;
+
+use super::packet::{number, numbered};
 use super::world::{
     CARD, CARD_MAC, PEER_MAC, World, arp_request, ethernet, frame_in, icmp6, ip4, ip6, readable,
     readable_within, solicitation,
 };
+use crate::checksum::Sum;
 use crate::counters::Counter;
+use crate::datagram::parse_ip;
 use crate::names::{Mac, NetworkId};
+use crate::offload::{Checksum, Offload, complete_checksum};
 use crate::state::StateMemory;
-use crate::uplink::{Guard, PacketUplink, UplinkError, XdpSetup, XdpUplink};
-
-use super::packet::{number, numbered};
+use crate::uplink::{Guard, PacketUplink, UplinkError, XdpProgram, XdpSetup, XdpUplink};
 
 /// A guard that knows one VM, as in [`numbered`] and with an IPv6 address.
 fn guard() -> Guard {
@@ -292,7 +296,9 @@ fn another_mac_address_takes_another_program() {
         let guard = guard();
         let (mut uplink, peer) = (open(world, &guard), world.peer());
         let mac = Mac([0x02, 7, 7, 7, 7, 7]);
-        uplink.renew(&XdpSetup { mac, ..setup(world, &guard) }).unwrap();
+        let map = uplink.map().unwrap();
+        let program = XdpProgram::load(&XdpSetup { mac, ..setup(world, &guard) }, map.as_fd());
+        uplink.renew(&program.unwrap()).unwrap();
         peer.send(&numbered(1));
         let mut frame = numbered(2);
         frame[..6].copy_from_slice(&mac.0);
@@ -318,5 +324,141 @@ fn what_is_not_whole_is_not_taken_over() {
         strange
             .insert("0".to_owned(), guard.descriptors().vm4.as_fd().try_clone_to_owned().unwrap());
         assert!(XdpUplink::adopt(strange, world.card.index).is_err());
+    });
+}
+
+/// A TCP segment or UDP datagram for the VM whose checksum is left open, with its virtio-net header.
+fn left_open(v6: bool, tcp: bool, content: &[u8], size: u16) -> (NetHeader, Vec<u8>) {
+    let (number, header, offset) = if tcp { (6, 20, 16) } else { (17, 8, 6) };
+    let mut transport = vec![0; header];
+    transport[..4].copy_from_slice(&[0x10, 0, 0, 7]);
+    if tcp {
+        transport[12..14].copy_from_slice(&[5 << 4, 0x10]);
+    }
+    transport.extend(content);
+    let len = transport.len() as u16;
+    if !tcp {
+        transport[4..6].copy_from_slice(&len.to_be_bytes());
+    }
+    let (from, to) = match v6 {
+        true => ("2001:db8:1::2", "2001:db8:1::10"),
+        false => ("203.0.113.2", "203.0.113.10"),
+    };
+    let octets = |text: &str| match text.parse().unwrap() {
+        std::net::IpAddr::V4(a) => a.octets().to_vec(),
+        std::net::IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    let pseudo = Sum::of(&octets(from)).plus(&octets(to)).word(number).word(len).fold();
+    transport[offset..offset + 2].copy_from_slice(&pseudo.to_be_bytes());
+    let frame = match v6 {
+        true => frame_in(0x86dd, &ip6(from, to, number as u8, 64, &transport)),
+        false => frame_in(0x0800, &ip4(from, to, number as u8, &transport)),
+    };
+    let start = (frame.len() - transport.len()) as u16;
+    let mut net = NetHeader {
+        flags: NetHeader::F_NEEDS_CSUM,
+        csum_start: start,
+        csum_offset: offset as u16,
+        ..NetHeader::default()
+    };
+    if size > 0 {
+        net.gso_type = if v6 { NetHeader::GSO_TCPV6 } else { NetHeader::GSO_TCPV4 };
+        net.gso_size = size;
+        net.hdr_len = start + header as u16;
+    }
+    (net, frame)
+}
+
+/// The datagram of a frame, with what was found to be open filled in; whether anything was.
+fn completed(frame: &[u8]) -> (Vec<u8>, bool) {
+    let mut datagram = frame[14..].to_vec();
+    let found = Offload::found(&parse_ip(&datagram).unwrap());
+    assert_eq!(found.segmentation, None);
+    match found.checksum {
+        Checksum::Partial { start, offset } => {
+            complete_checksum(&mut datagram, start, offset).unwrap();
+            (datagram, true)
+        }
+        Checksum::None | Checksum::Valid => (datagram, false),
+    }
+}
+
+/// Whether its TCP or UDP checksum is right, by somebody else's arithmetic.
+fn is_right(datagram: &[u8]) -> bool {
+    let sliced = etherparse::SlicedPacket::from_ip(datagram).unwrap();
+    let (from, to) = match sliced.net.unwrap() {
+        etherparse::NetSlice::Ipv4(ip) => {
+            (ip.header().source().to_vec(), ip.header().destination().to_vec())
+        }
+        etherparse::NetSlice::Ipv6(ip) => {
+            (ip.header().source().to_vec(), ip.header().destination().to_vec())
+        }
+        other => panic!("{other:?}"),
+    };
+    let array = |octets: &[u8]| <[u8; 4]>::try_from(octets).ok();
+    let array6 = |octets: &[u8]| <[u8; 16]>::try_from(octets).unwrap();
+    match sliced.transport.unwrap() {
+        etherparse::TransportSlice::Tcp(tcp) => {
+            let right = match (array(&from), array(&to)) {
+                (Some(from), Some(to)) => tcp.calc_checksum_ipv4(from, to).unwrap(),
+                _ => tcp.calc_checksum_ipv6(array6(&from), array6(&to)).unwrap(),
+            };
+            right == tcp.checksum()
+        }
+        etherparse::TransportSlice::Udp(udp) => {
+            let header = udp.to_header();
+            let right = match (array(&from), array(&to)) {
+                (Some(from), Some(to)) => {
+                    header.calc_checksum_ipv4_raw(from, to, udp.payload()).unwrap()
+                }
+                _ => header
+                    .calc_checksum_ipv6_raw(array6(&from), array6(&to), udp.payload())
+                    .unwrap(),
+            };
+            right == udp.checksum()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_other_end_of_the_cable_left_open_is_found_and_filled_in() {
+    World::run(|world| {
+        let guard = guard();
+        let (mut uplink, peer) = (open(world, &guard), world.peer());
+        for (v6, tcp) in [(false, true), (false, false), (true, true), (true, false)] {
+            let (net, frame) = left_open(v6, tcp, b"content that is odd", 0);
+            peer.send_with(net, &frame);
+            let arrived = take(&mut uplink);
+            assert_eq!(arrived, frame, "undone, as the sender left it");
+            let (datagram, was_open) = completed(&arrived);
+            assert!(was_open && is_right(&datagram), "{v6} {tcp}");
+            // Filled in already: a wire would have brought it so.
+            let whole = [&frame[..14], &datagram].concat();
+            peer.send(&whole);
+            assert_eq!(completed(&take(&mut uplink)), (datagram, false));
+        }
+    });
+}
+
+#[test]
+fn a_large_send_at_the_other_end_comes_in_segments() {
+    World::run(|world| {
+        let guard = guard();
+        let (mut uplink, peer) = (open(world, &guard), world.peer());
+        let content: Vec<u8> = (0..20_000u32).map(|n| (n % 251) as u8).collect();
+        for v6 in [false, true] {
+            let (net, frame) = left_open(v6, true, &content, 1400);
+            peer.send_with(net, &frame);
+            let mut arrived = Vec::new();
+            while arrived.len() < content.len() {
+                let (datagram, _) = completed(&take(&mut uplink));
+                assert!(is_right(&datagram));
+                let header = if v6 { 60 } else { 40 };
+                arrived.extend(&datagram[header..]);
+            }
+            assert_eq!(arrived, content);
+            uplink.release(0);
+        }
     });
 }

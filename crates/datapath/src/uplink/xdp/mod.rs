@@ -152,7 +152,8 @@ impl XdpUplink {
         for (queue, socket) in (0..).zip(&sockets) {
             map.set(queue, socket.as_fd())?;
         }
-        let link = Link::create(&program(&map, setup)?, setup.index)?;
+        let program = XdpProgram::load(setup, map.as_fd())?;
+        let link = Link::create(&program.0, setup.index)?;
         Ok(Self { sockets, umem, map, link: Some(link), shares: shares() })
     }
 
@@ -188,13 +189,15 @@ impl XdpUplink {
         sockets.chain(rest).chain(link).collect()
     }
 
-    /// Attaches a program as this base makes it, in place of the one that is there: the card's MAC
-    /// address is another, or the base.
-    pub fn renew(&self, setup: &XdpSetup<'_>) -> Result<(), UplinkError> {
-        match &self.link {
-            Some(link) => link.update(&program(&self.map, setup)?),
-            None => Ok(()),
-        }
+    /// A duplicate of the map of the sockets, for [`XdpProgram::load`].
+    pub fn map(&self) -> Result<OwnedFd, UplinkError> {
+        let duplicate = self.map.as_fd().try_clone_to_owned();
+        duplicate.map_err(|e| refused("duplicate a descriptor", e))
+    }
+
+    /// Attaches another program in place of the one that is there.
+    pub fn renew(&self, program: &XdpProgram) -> Result<(), UplinkError> {
+        self.link.as_ref().map_or(Ok(()), |link| link.update(&program.0))
     }
 
     /// Lets go of the program: when nobody keeps its link either, no more frames come.
@@ -297,8 +300,15 @@ fn shares() -> Shares {
     Shares::new(OUTWARD as usize * FRAME as usize)
 }
 
-fn program(map: &SocketMap, setup: &XdpSetup<'_>) -> Result<bpf::Program, UplinkError> {
-    let GuardMaps { vm4, vm6, .. } = setup.maps;
-    let program = bpf::redirect(vm4, vm6, map.as_fd(), setup.mac)?;
-    bpf::load(ProgramKind::Xdp, &program)
+/// The program that decides what the sockets get.
+#[derive(Debug)]
+pub struct XdpProgram(bpf::Program);
+
+impl XdpProgram {
+    /// Made for a card as it is, and these sockets.
+    pub fn load(setup: &XdpSetup<'_>, sockets: BorrowedFd<'_>) -> Result<Self, UplinkError> {
+        let GuardMaps { vm4, vm6, .. } = setup.maps;
+        let program = bpf::redirect(vm4, vm6, sockets, setup.mac)?;
+        bpf::load(ProgramKind::Xdp, &program).map(Self)
+    }
 }
