@@ -415,7 +415,8 @@ impl NetworkSide {
         if link == before {
             return Ok(());
         }
-        if link.index != card.index || !before.up && link.up {
+        let moved = link.index != card.index || !before.up && link.up;
+        if moved {
             let moved = card.moved(link, around.state, self.id, netlink);
             let rebound = around.worker.rebind(self.id, link.index)?;
             match moved.and(rebound) {
@@ -438,7 +439,7 @@ impl NetworkSide {
             }
         }
         let mac_changed = link.mac != before.mac;
-        let driver_may_change = mac_changed || link.mtu != before.mtu || link.index != before.index;
+        let driver_may_change = mac_changed || link.mtu != before.mtu || moved;
         if let Some(facts) = Card::facts(link) {
             around.worker.set_facts(self.id, facts)?;
         }

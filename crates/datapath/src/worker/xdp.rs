@@ -5,8 +5,9 @@
 //! goes out by it: the datagrams are copied into frames, with their checksums filled in and large
 //! sends cut, since nobody behind does that. What does not fit a frame is left to the packet socket.
 //!
-//! When it is taken away, the program goes first: from then on frames take the other way. What lies in
-//! the receive rings is served still, so none is lost and none overtaken.
+//! When it is given, what waits at the packet socket is served first. When it is taken away, the
+//! program goes first: from then on frames take the other way, and what lies in the receive rings is
+//! served before those. So none is lost, and none overtaken.
 //!
 //! # Invariants
 //! - A datagram goes out whole or, where there is no room for all of its segments, not at all.
@@ -29,6 +30,9 @@ use crate::state::suspicion::Care;
 use crate::storage::Storage;
 use crate::uplink::{LARGEST_XDP_MTU, XdpUplink};
 
+/// Batches of the packet socket that are served before AF_XDP begins: more than its ring holds, unless
+/// the LAN goes on and on with what is nobody's here.
+const MOST_BATCHES: usize = 512;
 /// When the kernel is asked again for frames that it has left lying.
 const AGAIN: Duration = Duration::from_millis(2);
 
@@ -219,6 +223,12 @@ impl WorkerHandle {
 
 impl Worker {
     fn set_xdp(&mut self, id: NetworkId, card: XdpUplink) -> io::Result<()> {
+        // What came by the packet socket before the program was there comes first.
+        for _ in 0..MOST_BATCHES {
+            if !self.serving || self.serve_card(id, Inlet::PACKET, Instant::now()) == 0 {
+                break;
+            }
+        }
         let count = card.queues();
         for queue in 0..count {
             let Some(socket) = card.socket(queue) else { continue };

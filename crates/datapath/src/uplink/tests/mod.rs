@@ -9,3 +9,4 @@ mod served;
 mod tun;
 pub(crate) mod world;
 mod xdp;
+mod xdp_served;

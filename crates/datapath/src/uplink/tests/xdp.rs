@@ -328,7 +328,7 @@ fn what_is_not_whole_is_not_taken_over() {
 }
 
 /// A TCP segment or UDP datagram for the VM whose checksum is left open, with its virtio-net header.
-fn left_open(v6: bool, tcp: bool, content: &[u8], size: u16) -> (NetHeader, Vec<u8>) {
+pub(super) fn left_open(v6: bool, tcp: bool, content: &[u8], size: u16) -> (NetHeader, Vec<u8>) {
     let (number, header, offset) = if tcp { (6, 20, 16) } else { (17, 8, 6) };
     let mut transport = vec![0; header];
     transport[..4].copy_from_slice(&[0x10, 0, 0, 7]);
@@ -370,7 +370,7 @@ fn left_open(v6: bool, tcp: bool, content: &[u8], size: u16) -> (NetHeader, Vec<
 }
 
 /// The datagram of a frame, with what was found to be open filled in; whether anything was.
-fn completed(frame: &[u8]) -> (Vec<u8>, bool) {
+pub(super) fn completed(frame: &[u8]) -> (Vec<u8>, bool) {
     let mut datagram = frame[14..].to_vec();
     let found = Offload::found(&parse_ip(&datagram).unwrap());
     assert_eq!(found.segmentation, None);
@@ -384,7 +384,7 @@ fn completed(frame: &[u8]) -> (Vec<u8>, bool) {
 }
 
 /// Whether its TCP or UDP checksum is right, by somebody else's arithmetic.
-fn is_right(datagram: &[u8]) -> bool {
+pub(super) fn is_right(datagram: &[u8]) -> bool {
     let sliced = etherparse::SlicedPacket::from_ip(datagram).unwrap();
     let (from, to) = match sliced.net.unwrap() {
         etherparse::NetSlice::Ipv4(ip) => {

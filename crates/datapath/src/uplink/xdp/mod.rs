@@ -297,7 +297,7 @@ impl XdpUplink {
 
 /// The shares of the transmit ring, in octets of full frames.
 fn shares() -> Shares {
-    Shares::new(OUTWARD as usize * FRAME as usize)
+    Shares::new((OUTWARD as usize).saturating_mul(FRAME as usize))
 }
 
 /// The program that decides what the sockets get.
