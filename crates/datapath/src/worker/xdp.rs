@@ -238,7 +238,8 @@ impl Worker {
             let inlet = Inlet::queue(queue);
             self.care_of_card(id, inlet, card.position(queue).into())
         };
-        let side = XdpSide::new(card, (0..count).map(care).collect());
+        let cares = (0..count).map(care).collect();
+        let side = XdpSide::new(card, cares);
         if let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
             uplink.xdp = Some(side);
         }

@@ -16,7 +16,8 @@ use crate::datagram::parse_ip;
 use crate::names::{Mac, NetworkId};
 use crate::offload::{Checksum, Offload, complete_checksum};
 use crate::state::StateMemory;
-use crate::uplink::{Guard, PacketUplink, UplinkError, XdpProgram, XdpSetup, XdpUplink};
+use crate::uplink::bpf::{self, Link, ProgramKind, SocketMap};
+use crate::uplink::{Guard, GuardMaps, PacketUplink, UplinkError, XdpProgram, XdpSetup, XdpUplink};
 
 /// A guard that knows one VM, as in [`numbered`] and with an IPv6 address.
 fn guard() -> Guard {
@@ -40,6 +41,13 @@ fn setup<'a>(world: &World, guard: &'a Guard) -> XdpSetup<'a> {
 
 fn open(world: &World, guard: &Guard) -> XdpUplink {
     XdpUplink::open(&setup(world, guard)).unwrap()
+}
+
+/// The packet socket beside it.
+fn open_packet(world: &World, guard: &Guard) -> PacketUplink {
+    let filter = guard.socket_filter().unwrap();
+    let state = StateMemory::create().unwrap().0;
+    PacketUplink::open(world.card.index, 64, &filter, &state, NetworkId(0)).unwrap()
 }
 
 /// The next frame of the only queue, waiting for it.
@@ -104,10 +112,7 @@ fn the_program_takes_what_is_for_a_vm_and_passes_on_everything_else() {
     World::run(|world| {
         let guard = guard();
         let mut uplink = open(world, &guard);
-        let filter = guard.socket_filter().unwrap();
-        let state = StateMemory::create().unwrap().0;
-        let mut packet =
-            PacketUplink::open(world.card.index, 64, &filter, &state, NetworkId(0)).unwrap();
+        let mut packet = open_packet(world, &guard);
         let peer = world.peer();
         let to = |mac: Mac, kind: u16, datagram: &[u8]| {
             [&ethernet(mac, PEER_MAC, kind)[..], datagram].concat()
@@ -267,10 +272,19 @@ fn a_card_whose_datagrams_do_not_fit_a_frame_is_left_alone() {
 fn a_foreign_program_is_left_where_it_is() {
     World::run(|world| {
         let guard = guard();
-        let first = open(world, &guard);
+        let sockets = SocketMap::create(1).unwrap();
+        let GuardMaps { vm4, vm6, .. } = guard.descriptors();
+        let program = bpf::redirect(vm4, vm6, sockets.as_fd(), CARD_MAC).unwrap();
+        let program = bpf::load(ProgramKind::Xdp, &program).unwrap();
+        let foreign = Link::create(&program, world.card.index).unwrap();
         let error = XdpUplink::open(&setup(world, &guard)).unwrap_err();
-        assert!(error.to_string().contains("somebody else"), "{error}");
-        drop(first);
+        assert!(error.to_string().contains("XDP program of somebody else"), "{error}");
+        drop(foreign);
+        let ours = open(world, &guard);
+        let error = XdpUplink::open(&setup(world, &guard)).unwrap_err();
+        assert!(error.to_string().contains("AF_XDP socket of somebody else"), "{error}");
+        // The kernel lets go of a queue some time after its socket: that is waited for.
+        drop(ours);
         drop(open(world, &guard));
     });
 }
@@ -285,8 +299,9 @@ fn the_program_goes_with_its_last_link() {
         uplink.detach();
         peer.send(&numbered(2));
         assert!(nothing(&mut uplink));
-        let again = open(world, &guard);
-        drop(again);
+        let mut packet = open_packet(world, &guard);
+        peer.send(&numbered(3));
+        assert_eq!(number(&super::packet::take(&mut packet).1), 3);
     });
 }
 
@@ -450,7 +465,7 @@ fn a_large_send_at_the_other_end_comes_in_segments() {
         for v6 in [false, true] {
             let (net, frame) = left_open(v6, true, &content, 1400);
             peer.send_with(net, &frame);
-            let mut arrived = Vec::new();
+            let mut arrived: Vec<u8> = Vec::new();
             while arrived.len() < content.len() {
                 let (datagram, _) = completed(&take(&mut uplink));
                 assert!(is_right(&datagram));

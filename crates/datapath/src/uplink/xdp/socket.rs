@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{
@@ -31,6 +32,9 @@ use crate::port::ETHERNET;
 const LEAST_RING: u32 = 64;
 /// Octets of frames on their way to the card, as the kernel accounts them.
 const SEND_BUFFER: i32 = 16 << 20;
+/// How often a queue that is busy is tried, and the time in between.
+const TRIES: u32 = 30;
+const WAIT: Duration = Duration::from_millis(5);
 /// Calls after which frames that the kernel does not begin to send are left for later: each takes 32.
 const MOST_KICKS: usize = 256;
 
@@ -81,7 +85,21 @@ impl Socket {
         let inward = Inward::start(receive, fill, 0, layout.inward);
         let address =
             SocketAddrXdp::new(SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, layout.index, queue);
-        bind(&fd, &address).map_err(fail("bind to the card"))?;
+        let mut tries = TRIES;
+        while let Err(e) = bind(&fd, &address) {
+            tries = tries.saturating_sub(1);
+            match e {
+                // The kernel lets go of a queue some time after its last socket was closed.
+                Errno::BUSY if tries > 0 => std::thread::sleep(WAIT),
+                Errno::BUSY => {
+                    return Err(UplinkError::Card {
+                        link: format!("number {}", layout.index),
+                        why: "has an AF_XDP socket of somebody else's",
+                    });
+                }
+                e => return Err(fail("bind to the card")(e)),
+            }
+        }
         // Before Linux 6.4 nobody could map the rings of a bound socket, a successor neither.
         inward_rings(&fd, umem)?;
         let outward = way_out.then(|| outward(&fd, umem)).transpose()?;
