@@ -7,8 +7,8 @@ use virtqueue::NetHeader;
 
 use super::packet::{number, numbered};
 use super::world::{
-    CARD, CARD_MAC, PEER_MAC, World, arp_request, ethernet, frame_in, icmp6, ip4, ip6, readable,
-    readable_within, solicitation,
+    CARD, CARD_MAC, PEER, PEER_MAC, World, arp_request, ethernet, frame_in, icmp6, ip4, ip6,
+    readable, readable_within, solicitation,
 };
 use crate::checksum::Sum;
 use crate::counters::Counter;
@@ -17,6 +17,7 @@ use crate::names::{Mac, NetworkId};
 use crate::offload::{Checksum, Offload, complete_checksum};
 use crate::state::StateMemory;
 use crate::uplink::bpf::{self, Link, ProgramKind, SocketMap};
+use crate::uplink::sys;
 use crate::uplink::{Guard, GuardMaps, PacketUplink, UplinkError, XdpProgram, XdpSetup, XdpUplink};
 
 /// A guard that knows one VM, as in [`numbered`] and with an IPv6 address.
@@ -188,6 +189,44 @@ fn a_successor_finds_what_was_not_released_and_nothing_else() {
         }
         assert_eq!(uplink.kernel_drops(), 0);
         assert_eq!(peer.receive_within(std::time::Duration::from_millis(20)), None);
+    });
+}
+
+#[test]
+fn each_receive_queue_has_a_socket_and_each_flow_its_queue() {
+    World::run(|world| {
+        sys::set_queues(CARD, 2, 1).unwrap();
+        world.outside(|_| sys::set_queues(PEER, 1, 2).unwrap());
+        let guard = guard();
+        let (mut uplink, peer) = (open(world, &guard), world.peer());
+        assert_eq!(uplink.queues(), 2);
+        const FLOWS: u8 = 64;
+        let mut queue_of = BTreeMap::new();
+        for round in 0..3u8 {
+            for flow in 0..FLOWS {
+                let ports = [0x20, flow, 0, 9, 0, 9, 0, 0, round];
+                let datagram = ip4("203.0.113.2", "203.0.113.10", 17, &ports);
+                peer.send(&frame_in(0x0800, &datagram));
+            }
+            let mut room = vec![0; 4096];
+            let mut got = 0;
+            while got < FLOWS {
+                for queue in 0..2 {
+                    while let Some(found) = uplink.next(queue, &mut room) {
+                        assert_eq!((found, room[42]), (Ok(43), round));
+                        assert_eq!(*queue_of.entry(room[35]).or_insert(queue), queue);
+                        got += 1;
+                    }
+                    uplink.release(queue);
+                }
+            }
+            uplink = succeed(uplink, world);
+        }
+        let first = queue_of.values().filter(|queue| **queue == 0).count();
+        assert!(first > 0 && first < FLOWS.into(), "{first} of {FLOWS} by the first queue");
+        send(&mut uplink, 1);
+        uplink.send().unwrap();
+        assert_eq!(number(&peer.receive().1), 1);
     });
 }
 

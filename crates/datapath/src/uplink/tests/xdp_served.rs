@@ -45,14 +45,15 @@ fn every_frame_meets_one_fate_whichever_way_it_comes() {
         base.add_port(&["203.0.113.10/32"]);
         base.give_card(world, true);
         give_xdp(&base, world);
-        for _ in 0..100 {
+        // No more than the packet socket's ring holds, however late the worker is.
+        for _ in 0..50 {
             peer.send(&frame_in(0x0800, &ip4("203.0.113.2", "203.0.113.10", 253, b"vm")));
             peer.send(&frame_in(0x0800, &ip4("203.0.113.2", "203.0.113.11", 253, b"nobody")));
         }
-        base.wait(Counter::ToVm, 100);
-        base.wait(Counter::DropUnknownDestination, 100);
+        base.wait(Counter::ToVm, 50);
+        base.wait(Counter::DropUnknownDestination, 50);
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!((base.count(Counter::Taken), base.count(Counter::ToVm)), (200, 100));
+        assert_eq!((base.count(Counter::Taken), base.count(Counter::ToVm)), (100, 50));
     });
 }
 
