@@ -10,9 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::addresses;
 use super::keys::Table;
 use super::reader::{At, Reader, Value, kind};
-use super::report::{Mistake, Wrong};
+use super::report::Mistake;
 use super::types::{Driver, Gateway, Network};
-use super::units;
+use super::units::{self, Wrong};
 
 /// Prefixes one network can have.
 const MOST_PREFIXES: usize = 64;
