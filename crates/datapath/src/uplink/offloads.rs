@@ -16,11 +16,16 @@ use crate::state::network::NetworkRecord;
 const NEVER: [&str; 4] = ["rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding"];
 /// Off unless merging TCP segments is wanted: the next bit.
 const COALESCE: &str = "rx-gro";
-/// Off where AF_XDP is used, see [`keep_tags_in_frames`]: the next bit.
-const TAGS: &str = "rx-vlan-hw-parse";
+/// Off where AF_XDP is used, see [`keep_tags_in_frames`]: the next bits.
+const TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
 fn all() -> impl Iterator<Item = (u64, &'static str)> {
-    NEVER.into_iter().chain([COALESCE, TAGS]).enumerate().map(|(place, name)| (1 << place, name))
+    NEVER
+        .into_iter()
+        .chain([COALESCE])
+        .chain(TAGS)
+        .enumerate()
+        .map(|(place, name)| (1 << place, name))
 }
 
 fn named(bits: u64) -> Vec<&'static str> {
@@ -57,7 +62,7 @@ pub fn turn_off(
     let record = NetworkRecord::of(state, network);
     let mut bits = 0;
     for (bit, name) in all() {
-        if have.is_on(name) && name != TAGS && !(coalesce && name == COALESCE) {
+        if have.is_on(name) && !TAGS.contains(&name) && !(coalesce && name == COALESCE) {
             bits |= bit;
         }
     }
@@ -90,20 +95,19 @@ pub fn keep_tags_in_frames(
     network: NetworkId,
 ) -> Result<(), UplinkError> {
     let have = read(card)?;
-    if !have.is_on(TAGS) {
-        return Ok(());
-    }
-    if !have.can_change(TAGS) {
+    let on = all().filter(|(_, name)| TAGS.contains(name) && have.is_on(name));
+    let bits = on.fold(0, |bits, (bit, _)| bits | bit);
+    let names = named(bits);
+    if names.iter().any(|name| !have.can_change(name)) {
         return Err(UplinkError::Card {
             link: card.to_owned(),
             why: "takes VLAN tags out of frames and cannot be told not to: `ethtool -k` shows \
-                  rx-vlan-offload as fixed",
+                  which of rx-vlan-offload and rx-vlan-stag-hw-parse is fixed",
         });
     }
     let record = NetworkRecord::of(state, network);
-    let bit = all().find(|(_, name)| *name == TAGS).map_or(0, |(bit, _)| bit);
-    record.set_offloads(record.offloads() | bit);
-    set(card, &have, &[TAGS], false)
+    record.set_offloads(record.offloads() | bits);
+    set(card, &have, &names, false)
 }
 
 /// Turns on again what [`turn_off`] and [`keep_tags_in_frames`] noted for this network, in this life
