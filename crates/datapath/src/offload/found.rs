@@ -5,7 +5,7 @@
 //! but the sum of the pseudo-header. That is recognised: the field of a whole datagram holds that
 //! number once in 65,536, and then its sum is right.
 
-use super::{Checksum, Offload, TCP_CHECKSUM, Transport, UDP_CHECKSUM};
+use super::{Checksum, ICMP6_CHECKSUM, Offload, TCP_CHECKSUM, Transport, UDP_CHECKSUM};
 use crate::checksum::{Sum, pseudo4, pseudo6};
 use crate::datagram::Payload;
 use crate::datagram::protocol;
@@ -25,6 +25,7 @@ fn open(payload: &Payload<'_>, transport: &Transport<'_>) -> Option<Checksum> {
     let offset = match transport.protocol {
         protocol::TCP => TCP_CHECKSUM,
         protocol::UDP => UDP_CHECKSUM,
+        protocol::ICMP6 if transport.ipv6 => ICMP6_CHECKSUM,
         _ => return None,
     };
     let bytes = transport.datagram.get(transport.start..)?;
@@ -56,10 +57,13 @@ mod tests {
     use super::*;
     use crate::datagram::parse_ip;
 
-    /// A TCP or UDP datagram with this in its checksum's field.
+    /// A TCP, UDP or ICMPv6 datagram with this in its checksum's field.
     fn datagram(v6: bool, number: u8, content: &[u8], sum: Option<u16>) -> (Vec<u8>, u16, u16) {
-        let header = if number == protocol::TCP { 20 } else { 8 };
-        let offset = if number == protocol::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        let (header, offset) = match number {
+            protocol::TCP => (20, TCP_CHECKSUM),
+            protocol::UDP => (8, UDP_CHECKSUM),
+            _ => (8, ICMP6_CHECKSUM),
+        };
         let mut transport = vec![0; header];
         transport[1] = 7;
         if number == protocol::TCP {
@@ -100,12 +104,14 @@ mod tests {
 
     #[test]
     fn an_open_checksum_is_found_and_a_whole_one_left_alone() {
-        for (v6, number) in [
+        let cases = [
             (false, protocol::TCP),
             (false, protocol::UDP),
             (true, protocol::TCP),
             (true, protocol::UDP),
-        ] {
+            (true, protocol::ICMP6),
+        ];
+        for (v6, number) in cases {
             let (mut bytes, start, offset) = datagram(v6, number, b"content", None);
             let found = Offload::found(&parse_ip(&bytes).unwrap());
             assert_eq!(found.checksum, Checksum::Partial { start, offset });
