@@ -52,6 +52,25 @@ pub struct MacError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u16);
 
+/// One of the sockets by which a card's frames come in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Inlet(pub u8);
+
+impl Inlet {
+    /// The packet socket.
+    pub const PACKET: Self = Self(0);
+
+    /// The AF_XDP socket of a receive queue. Those of queues beyond the 255th do not exist.
+    pub fn queue(queue: usize) -> Self {
+        Self(u8::try_from(queue.saturating_add(1)).unwrap_or(u8::MAX))
+    }
+
+    /// The receive queue, unless it is the packet socket.
+    pub fn as_queue(self) -> Option<usize> {
+        usize::from(self.0).checked_sub(1)
+    }
+}
+
 /// One of a port's two rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {

@@ -364,5 +364,6 @@ pub fn complete_checksum(datagram: &mut [u8], start: u16, offset: u16) -> Option
     Some(())
 }
 
+mod found;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,8 @@ use crate::netns::{Netns, cable, mac};
 
 /// The host's card.
 pub const CARD: &str = "eth1";
+/// Which driver reaches the card where a test does not say: `auto`, `packet` or `xdp`.
+pub const DRIVER: &str = "IPVISOR_TEST_DRIVER";
 /// The other end of its cable.
 pub const LAN_CARD: &str = "lan0";
 
@@ -94,13 +96,20 @@ impl Scene {
         )
     }
 
-    /// The configuration's network: this card, these prefixes, this gateway.
+    /// The configuration's network: this card, these prefixes, this gateway. The card is reached as
+    /// [`DRIVER`] says, so that any test can be run with any driver.
     pub fn network(&self) -> String {
+        self.network_by(std::env::var(DRIVER).ok().as_deref())
+    }
+
+    /// The same, with the card reached by this driver.
+    pub fn network_by(&self, driver: Option<&str>) -> String {
         let [v4, v6] = GATEWAY;
+        let driver = driver.map(|name| format!("driver = \"{name}\"\n")).unwrap_or_default();
         format!(
             "[network.lan]\nuplink = \"{CARD}\"\n\
              prefixes = [\"203.0.113.0/24\", \"2001:db8:1::/64\"]\n\
-             gateway = [\"{v4}\", \"{v6}\"]\n"
+             gateway = [\"{v4}\", \"{v6}\"]\n{driver}"
         )
     }
 

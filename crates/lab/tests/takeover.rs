@@ -13,7 +13,7 @@ use lab::driver::Settings;
 use lab::exchange::{DriverEnd, Exchange, SocketEnd, TapEnd};
 use lab::instance::Instance;
 use lab::numbered::{Flow, Stream};
-use lab::scene::{HOST, OUTSIDE, vm};
+use lab::scene::{HOST, OUTSIDE, Scene, vm};
 use lab::wired::{MACS, Wired, Wiring};
 use virtqueue::driver::DriverRing;
 
@@ -119,8 +119,22 @@ fn between_vms<Q: DriverRing + 'static>(wired: Wired<Q>) {
 #[test]
 fn between_a_vm_and_the_lan_nothing_is_lost_when_the_base_is_killed() {
     let _alone = lab::paths::alone().unwrap();
-    let Wired { a, b: _b, tap, instance, base_mac, card_mac, lan_mac, scene: _scene } =
-        Wired::up(&wiring()).unwrap();
+    kill_between_vm_and_lan(Wired::up(&wiring()).unwrap());
+}
+
+#[test]
+fn by_af_xdp_nothing_is_lost_between_a_vm_and_the_lan_when_the_base_is_killed() {
+    let _alone = lab::paths::alone().unwrap();
+    let scene = Scene::set().unwrap();
+    let wiring = Wiring { table: Some(scene.network_by(Some("xdp"))), ..wiring() };
+    let wired = Wired::on(scene, &wiring).unwrap();
+    let told = wired.instance.wait_event("driver", "network/lan", "").unwrap();
+    assert_eq!(told["level"], "info", "{told}");
+    kill_between_vm_and_lan(wired);
+}
+
+fn kill_between_vm_and_lan(wired: Wired) {
+    let Wired { a, b: _b, tap, instance, base_mac, card_mac, lan_mac, scene: _scene } = wired;
     let mut exchange = Exchange::default();
     let a = exchange.end(DriverEnd { port: a, own: MACS[0], base: base_mac });
     let outside = exchange.end(TapEnd { tap, own: lan_mac, card: card_mac });

@@ -108,6 +108,9 @@ pub const KEYS: &[Key] = &[
     key(Table::Network, "coalesce", "true or false", "true", "false",
         "Whether the host kernel may merge TCP segments that arrive on the uplink. `false`: every datagram arrives as it was on the wire, at the price of speed.")
         .also(&["gro"]),
+    key(Table::Network, "driver", "\"auto\", \"packet\" or \"xdp\"", "\"auto\"", "\"xdp\"",
+        "How the uplink is reached. `packet`: by a packet socket, whatever the card. `xdp`: the VMs' datagrams by AF_XDP, past the kernel's stack, as far as kernel and card can; the rest, and everything where they cannot, by a packet socket. `auto`: as `packet`, for now.")
+        .also(&["mode", "backend", "af_xdp"]),
     key(Table::Network, "receive_ring", "a whole number from 64 to 16384", "256", "2048",
         "Frames that may wait while the base is busy, or dead: the card's receive ring, made when the card is first used. 15 frames take 1 MiB of memory that is never swapped out (256: 18 MiB, 2048: 137 MiB), because each may be a merged one of 64 KiB.")
         .also(&["ring", "rx_ring", "ring_size", "queue", "frames"]),

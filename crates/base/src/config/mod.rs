@@ -44,7 +44,8 @@ pub use keys::{KEYS, Key, Table};
 pub use mac::mac_of;
 pub use report::{ConfigErrors, Mistake};
 pub use types::{
-    Config, Disk, DiskFormat, Engine, Gateway, Host, Kernel, Machine, Network, Restart, Socket, Vm,
+    Config, Disk, DiskFormat, Driver, Engine, Gateway, Host, Kernel, Machine, Network, Restart,
+    Socket, Vm,
 };
 
 use reader::{At, Reader, kind};

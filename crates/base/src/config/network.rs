@@ -11,8 +11,8 @@ use super::addresses;
 use super::keys::Table;
 use super::reader::{At, Reader, Value, kind};
 use super::report::Mistake;
-use super::types::{Gateway, Network};
-use super::units;
+use super::types::{Driver, Gateway, Network};
+use super::units::{self, Wrong};
 
 /// Prefixes one network can have.
 const MOST_PREFIXES: usize = 64;
@@ -68,6 +68,7 @@ pub(super) fn read<'t>(name: At<String>, values: &'t DeTable<'t>, out: &mut Vec<
         reader.out.push(Mistake::at(&server.at, message).help("write your name server's"));
     }
     let coalesce = reader.boolean("coalesce").unwrap_or(true);
+    let driver = reader.parsed("driver", driver).map(|d| d.value).unwrap_or_default();
     let receive_ring = reader.number("receive_ring", LEAST_RING..=LARGEST_RING).map(|n| n.value);
     let (icmp_source4, icmp_source6) = icmp_source(&mut reader);
     reader.finish();
@@ -80,11 +81,22 @@ pub(super) fn read<'t>(name: At<String>, values: &'t DeTable<'t>, out: &mut Vec<
         mtu,
         dns: dns.into_iter().map(|s| s.value).collect(),
         coalesce,
+        driver,
         receive_ring: receive_ring.unwrap_or(PacketUplink::FRAMES),
         icmp_source4,
         icmp_source6,
     };
     Draft { name, network, uplink_at, prefixes, gateways, whole }
+}
+
+fn driver(text: &str) -> Result<Driver, Wrong> {
+    match text {
+        "auto" => Ok(Driver::Auto),
+        "packet" => Ok(Driver::Packet),
+        "xdp" => Ok(Driver::Xdp),
+        _ => Err(Wrong::new(format!("there is no driver `{text}`"))
+            .help("it must be \"auto\", \"packet\" or \"xdp\"")),
+    }
 }
 
 /// The network's prefixes: at least one.

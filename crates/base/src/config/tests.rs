@@ -104,7 +104,7 @@ addresses = ["203.0.113.10", "2001:db8:1::10", "203.0.113.64/28"]
         }
     );
     assert_eq!((lan.on_link, lan.coalesce, lan.mtu), (true, true, None));
-    assert_eq!(lan.receive_ring, 256);
+    assert_eq!((lan.receive_ring, lan.driver), (256, Driver::Auto));
     let web = &config.vms["web"];
     assert_eq!((web.network.as_str(), web.hostname.as_str()), ("lan", "web"));
     assert_eq!(web.mac, Some(mac_of("lan", "web")));

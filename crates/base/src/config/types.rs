@@ -45,6 +45,8 @@ pub struct Network {
     pub dns: Vec<IpAddr>,
     /// Whether the host kernel may merge TCP segments that arrive from the card.
     pub coalesce: bool,
+    /// How the card is reached.
+    pub driver: Driver,
     /// Frames of the card's receive ring.
     pub receive_ring: u32,
     /// Source of the ICMP errors that the base sends for this network, if not the host's address.
@@ -63,6 +65,18 @@ impl Network {
     pub fn has_ipv6(&self) -> bool {
         self.prefixes.iter().any(|p| matches!(p, IpNet::V6(_)))
     }
+}
+
+/// How a network's card is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// As the base thinks best: by a packet socket, for now.
+    #[default]
+    Auto,
+    /// By a packet socket.
+    Packet,
+    /// By AF_XDP for the VMs' datagrams, where that can be; by a packet socket for the rest.
+    Xdp,
 }
 
 /// The LAN's router, one per family at most.

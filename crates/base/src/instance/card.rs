@@ -5,7 +5,7 @@
 //! guard that shares the card with the host, the settings that were turned off, and the LAN side
 //! that speaks for the VMs' addresses. A successor takes over the first two by their descriptors
 //! and the rest from the state memory; `down` undoes them in the reverse order. A socket whose ring
-//! cannot be taken over is replaced by a new one.
+//! cannot be taken over is replaced by a new one. AF_XDP comes on top of it (`driver`).
 //!
 //! A card may go and come back (a module reloaded, a veth made anew): the base waits for its name,
 //! moves the socket to the new index and attaches the guard there.
@@ -17,10 +17,11 @@ use datapath::keeper::Keeper;
 use datapath::names::{Mac, NetworkId};
 use datapath::netlink::{Link, Netlink};
 use datapath::state::{Place, StateMemory};
-use datapath::uplink::{self, Guard, GuardMaps, PacketUplink, UplinkError};
+use datapath::uplink::{self, Guard, GuardMaps, PacketUplink, UplinkError, XdpUplink};
 use datapath::worker::UplinkFacts;
 use ipnet::IpNet;
 
+use super::driver;
 use super::network::Around;
 use crate::keeper::Inheritance;
 
@@ -77,10 +78,15 @@ pub struct Card {
     /// Whether everything on the card is as this base wants it: what was taken over may be as
     /// another wanted it, who had another configuration or was of another version.
     pub settled: bool,
-    guard: Guard,
+    /// Whether the VMs' datagrams go by AF_XDP.
+    pub by_xdp: bool,
+    pub(super) guard: Guard,
     label: String,
     coalesce: bool,
 }
+
+/// A card in use, and the sockets on it for the worker.
+pub type Opened = (Card, PacketUplink, Option<XdpUplink>);
 
 /// What a network must know to open its card.
 pub struct CardSetup<'a> {
@@ -111,7 +117,7 @@ impl Card {
         state: &StateMemory,
         keeper: &dyn Keeper,
         netlink: &mut Netlink,
-    ) -> Result<(Self, PacketUplink), CardError> {
+    ) -> Result<Opened, CardError> {
         let takeover = state.takeovers() > 0;
         let opened = Self::attach(setup, inheritance, state, keeper, netlink);
         if opened.is_err() && !takeover {
@@ -128,7 +134,7 @@ impl Card {
         state: &StateMemory,
         keeper: &dyn Keeper,
         netlink: &mut Netlink,
-    ) -> Result<(Self, PacketUplink), CardError> {
+    ) -> Result<Opened, CardError> {
         let failed = |source| CardError::Uplink {
             network: setup.network.to_owned(),
             name: setup.link.name.clone(),
@@ -138,6 +144,8 @@ impl Card {
         let key = |part: &str| format!("network/{}/{part}", setup.network);
         let (label, id) = (setup.label.to_owned(), setup.id);
         let (index, name, coalesce) = (setup.link.index, setup.link.name.clone(), setup.coalesce);
+        let xdp = driver::adopt(setup, inheritance, keeper, state).map_err(kept)?;
+        let by_xdp = xdp.is_some();
         let guard = match GuardMaps::find(|part| inheritance.take(&key(part))) {
             None => Guard::open(&label).map_err(failed)?,
             Some(maps) => {
@@ -146,9 +154,9 @@ impl Card {
                 match left.map(|socket| PacketUplink::adopt(socket, index, state, id)) {
                     // All that is attached to the card works on as it is, until there is time.
                     Some(Ok(card)) => {
-                        let card =
-                            (Self { name, index, settled: false, guard, label, coalesce }, card);
-                        return Ok(card);
+                        let settled = false;
+                        let own = Self { name, index, settled, by_xdp, guard, label, coalesce };
+                        return Ok((own, card, xdp));
                     }
                     Some(Err(why @ UplinkError::Adopt { .. })) => {
                         let what = format!(
@@ -174,7 +182,7 @@ impl Card {
         let card = PacketUplink::open(index, setup.frames, &filter, state, id).map_err(failed)?;
         keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;
         guard.attach(netlink, index).map_err(failed)?;
-        Ok((Self { name, index, settled: true, guard, label, coalesce }, card))
+        Ok((Self { name, index, settled: true, by_xdp, guard, label, coalesce }, card, xdp))
     }
 
     /// Brings what was taken over to how this base wants it. The VMs' traffic goes on meanwhile.

@@ -144,6 +144,9 @@ impl Departing<'_> {
             inheritance.take(&key)
         };
         let [socket, ..] = CARD_KEYS.map(&mut take);
+        let prefix = super::driver::prefix(network);
+        self.forget_all(&prefix);
+        drop(inheritance.take_prefix(&prefix));
         let Some(card) = NetworkName::of(self.state, id).card() else { return };
         let label = format!("{} {network}", self.label);
         let links = &self.host.links;

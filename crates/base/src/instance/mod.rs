@@ -19,6 +19,7 @@ mod calls;
 mod card;
 mod changes;
 mod depart;
+mod driver;
 mod events;
 mod host_facts;
 mod host_path;

@@ -165,7 +165,7 @@ impl NetworkSide {
             name: link.name.clone(),
         })?;
         let keeper: &dyn Keeper = &**around.keeper;
-        let (card, socket) = Card::open(&setup, inheritance, around.state, keeper, netlink)?;
+        let (card, socket, xdp) = Card::open(&setup, inheritance, around.state, keeper, netlink)?;
         let lan = Lan::new(self.lan_settings(facts.mac));
         self.card = Some(card);
         self.guarded = own.into_iter().collect();
@@ -173,6 +173,12 @@ impl NetworkSide {
             .worker
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
+        if let Some(xdp) = xdp {
+            around.worker.set_xdp(self.id, xdp)?.map_err(CardOpen::Watch)?;
+        }
+        if self.card.as_ref().is_some_and(|card| card.settled) {
+            self.choose_driver(around)?;
+        }
         // What a predecessor found to be ours stays so; everything else is probed for. What is in
         // the list no longer is let go of, and its group left.
         let record = LanRecord::of(around.state, self.id);
@@ -196,15 +202,22 @@ impl NetworkSide {
     }
 
     /// The card that a predecessor left attached is brought to how it would be attached now.
-    fn settle_card(&mut self, around: &Around<'_>, host: &HostFacts, netlink: &mut Netlink) {
+    fn settle_card(
+        &mut self,
+        around: &Around<'_>,
+        host: &HostFacts,
+        netlink: &mut Netlink,
+    ) -> Result<(), Gone> {
         let own: Vec<IpAddr> = self.guarded_addresses(host).into_iter().collect();
         let vms: Vec<IpNet> = self.listed().map(|(prefix, _)| prefix).collect();
-        let Some(card) = self.card.as_mut().filter(|card| !card.settled) else { return };
+        let unsettled = self.card.as_mut().filter(|card| !card.settled);
+        let Some(card) = unsettled else { return Ok(()) };
         if let Err(error) = card.settle(self.id, &own, &vms, around, netlink) {
             let subject = format!("network/{}", self.name);
             around.events.push(EventLevel::Error, "card_unsettled", &subject, causes(&error));
         }
         self.guarded = own.into_iter().collect();
+        self.choose_driver(around)
     }
 
     /// Opens the card if this base has none yet: it was not there, or could not be taken over.
@@ -313,7 +326,7 @@ impl NetworkSide {
         netlink: &mut Netlink,
     ) -> Result<(), Gone> {
         self.look_for_card(around, host, netlink)?;
-        self.settle_card(around, host, netlink);
+        self.settle_card(around, host, netlink)?;
         self.follow_link(around, host, netlink)?;
         let facts = self.facts_of(host);
         let own = self.own_addresses(host);
@@ -402,7 +415,8 @@ impl NetworkSide {
         if link == before {
             return Ok(());
         }
-        if link.index != card.index || !before.up && link.up {
+        let moved = link.index != card.index || !before.up && link.up;
+        if moved {
             let moved = card.moved(link, around.state, self.id, netlink);
             let rebound = around.worker.rebind(self.id, link.index)?;
             match moved.and(rebound) {
@@ -425,10 +439,14 @@ impl NetworkSide {
             }
         }
         let mac_changed = link.mac != before.mac;
+        let driver_may_change = mac_changed || link.mtu != before.mtu || moved;
         if let Some(facts) = Card::facts(link) {
             around.worker.set_facts(self.id, facts)?;
         }
         self.link = Some(link.clone());
+        if driver_may_change {
+            self.choose_driver(around)?;
+        }
         if mac_changed { self.tell_lan(around) } else { Ok(()) }
     }
 

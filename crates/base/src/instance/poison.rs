@@ -84,7 +84,7 @@ impl Instance {
             Origin::Port(port, _) => {
                 self.about_vm(EventLevel::Warning, "suspected", port, text("this VM"));
             }
-            Origin::Card(network, _) => {
+            Origin::Card(network, ..) => {
                 self.about_network(EventLevel::Warning, "suspected", network, text("the card"));
             }
             Origin::Host(network) => {

@@ -127,13 +127,13 @@ fn count(state: &StateMemory, origin: Origin) -> Option<Origin> {
             sender.set_sent(Some(batch));
             None
         }
-        Origin::Card(network, frames) => {
+        Origin::Card(network, inlet, frames) => {
             let card = NetworkSuspicion::of(state, network);
-            let before = card.frames();
+            let before = card.frames(inlet);
             if again(before, frames) {
                 return Some(origin);
             }
-            card.set_frames(Some(frames));
+            card.set_frames(inlet, frames);
             None
         }
         Origin::Host(network) => {
@@ -154,7 +154,7 @@ fn count(state: &StateMemory, origin: Origin) -> Option<Origin> {
 fn repeats(state: &StateMemory, origin: Origin, now: u32) -> bool {
     match origin {
         Origin::Port(port, _) => PortSuspicion::of(state, port).has_cost_a_receiver(now),
-        Origin::Card(network, _) | Origin::Host(network) => {
+        Origin::Card(network, ..) | Origin::Host(network) => {
             NetworkSuspicion::of(state, network).has_cost_a_receiver(now)
         }
         // It goes to the card or the host, never into an input ring.
@@ -166,7 +166,7 @@ fn repeats(state: &StateMemory, origin: Origin, now: u32) -> bool {
 fn remember(state: &StateMemory, origin: Origin, now: u32) {
     match origin {
         Origin::Port(port, _) => PortSuspicion::of(state, port).set_cost_a_receiver(now),
-        Origin::Card(network, _) | Origin::Host(network) => {
+        Origin::Card(network, ..) | Origin::Host(network) => {
             NetworkSuspicion::of(state, network).set_cost_a_receiver(now);
         }
         Origin::Waiting(_) => {}
@@ -177,11 +177,11 @@ fn remember(state: &StateMemory, origin: Origin, now: u32) {
 fn blame(state: &StateMemory, origin: Origin) -> Option<Verdict> {
     match origin {
         Origin::Port(port, batch) => Some(quarantine(state, port, Quarantine::Sending(batch.at))),
-        Origin::Card(network, frames) => {
+        Origin::Card(network, inlet, frames) => {
             let card = NetworkSuspicion::of(state, network);
-            card.set_skip_frame(Some(frames.at));
             // Nothing is known of those behind it.
-            card.set_frames(Some(Stretch { at: frames.at, len: 1 }));
+            card.set_frames(inlet, Stretch { at: frames.at, len: 1 });
+            card.set_skip_frame(frames.at);
             Some(Verdict::FrameLeftOut(network, frames.at))
         }
         Origin::Host(network) => {

@@ -16,7 +16,7 @@
 //! *Where* is an index of an output ring or the number of a frame of the card's ring, modulo 65536;
 //! *how many* counts the datagrams of the batch so far, the one at hand included. Frames, host
 //! datagrams and waiting datagrams have no ring that a guest could bring: for them the word says
-//! all there is.
+//! all there is. A card can have several rings: which, stands beside the network's number.
 //!
 //! # Cost
 //! One plain store per stretch of datagrams when they are taken, and one per datagram when it is put
@@ -30,7 +30,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use super::StateMemory;
-use crate::names::{NetworkId, PortId};
+use crate::names::{Inlet, NetworkId, PortId};
 
 const ORIGIN_AT: usize = 256;
 const RECEIVER_AT: usize = 264;
@@ -38,6 +38,8 @@ const DOOR_AT: usize = 272;
 const NETWORK_AT: usize = 280;
 /// Where in a word the index stands.
 const INDEX_BIT: u32 = 16;
+/// Where in a network's number the ring of its card stands: there are at most 64 networks.
+const INLET_BIT: u32 = 8;
 /// Where `suspicion` keeps what it knows of waiting datagrams.
 pub(super) const WAITING_AT: usize = 288;
 
@@ -72,8 +74,8 @@ impl Stretch {
 pub enum Origin {
     /// A batch of a port.
     Port(PortId, Stretch),
-    /// Frames of a network's card.
-    Card(NetworkId, Stretch),
+    /// Frames of a network's card, from this ring of it.
+    Card(NetworkId, Inlet, Stretch),
     /// The datagram just read from the host.
     Host(NetworkId),
     /// What waited in a slot of the neighbour queue.
@@ -144,10 +146,11 @@ impl Marks {
         self.note(ORIGIN_AT, word(PORT, port.0, index, nth.max(1)));
     }
 
-    /// The worker is at the `nth` frame (from one) after `number` of a network's card.
+    /// The worker is at the `nth` frame (from one) after `number` of a ring of a network's card.
     #[inline]
-    pub fn frame(&self, network: NetworkId, number: u64, nth: u16) {
-        self.note(ORIGIN_AT, word(FRAME, network.0, number as u16, nth.max(1)));
+    pub fn frame(&self, network: NetworkId, inlet: Inlet, number: u64, nth: u16) {
+        let whose = network.0 & 0xff | u16::from(inlet.0) << INLET_BIT;
+        self.note(ORIGIN_AT, word(FRAME, whose, number as u16, nth.max(1)));
     }
 
     /// The worker is at a datagram from the host.
@@ -201,7 +204,8 @@ impl Marks {
         let origin = match read(ORIGIN_AT) {
             (PORT, id, at, len) if len > 0 => Some(Origin::Port(PortId(id), Stretch { at, len })),
             (FRAME, id, at, len) if len > 0 => {
-                Some(Origin::Card(NetworkId(id), Stretch { at, len }))
+                let [network, inlet] = id.to_le_bytes();
+                Some(Origin::Card(NetworkId(network.into()), Inlet(inlet), Stretch { at, len }))
             }
             (HOST, id, ..) => Some(Origin::Host(NetworkId(id))),
             (WAITING, slot, ..) => Some(Origin::Waiting(slot)),
@@ -245,9 +249,11 @@ mod tests {
         let found = marks.found();
         assert_eq!((found.origin, found.receiver), (Some(batch), Some((PortId(9), 12))));
         marks.delivered();
-        marks.frame(NetworkId(2), 0x1_0005, 1);
-        let frame = Origin::Card(NetworkId(2), Stretch { at: 5, len: 1 });
-        assert_eq!(marks.found(), Found { origin: Some(frame), ..Found::default() });
+        for inlet in [Inlet::PACKET, Inlet::queue(0), Inlet::queue(254)] {
+            marks.frame(NetworkId(2), inlet, 0x1_0005, 1);
+            let frame = Origin::Card(NetworkId(2), inlet, Stretch { at: 5, len: 1 });
+            assert_eq!(marks.found(), Found { origin: Some(frame), ..Found::default() });
+        }
         marks.host(NetworkId(0));
         assert_eq!(marks.found().origin, Some(Origin::Host(NetworkId(0))));
         marks.waiting(1023);

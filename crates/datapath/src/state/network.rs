@@ -18,7 +18,7 @@ use virtqueue::NetHeader;
 use super::seal::{counted, next_count, pair, seal, sum, uncounted, unpair};
 use super::suspicion::NetworkSuspicion;
 use super::{Place, SLOT_HEADER, SLOT_LEN, StateMemory, host_at, network_at};
-use crate::names::NetworkId;
+use crate::names::{Inlet, NetworkId};
 
 const RELEASED: usize = 0;
 const RELEASING: usize = 8;
@@ -87,7 +87,7 @@ impl NetworkRecord {
         self.put(ADOPTIONS, 0);
         self.put(SIZES, whole(ring.block_size, ring.frame_size));
         self.put(BLOCKS, whole(ring.blocks, 0));
-        NetworkSuspicion::at(&self.state, self.at).forget_frames();
+        NetworkSuspicion::at(&self.state, self.at).forget_frames(Inlet::PACKET);
         self.seal_ring();
     }
 

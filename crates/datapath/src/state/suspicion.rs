@@ -16,6 +16,7 @@
 //! 1024  frames among which a base died     1048  the host's datagram is to be left out
 //! 1032  frame to be left out               1056  when a receiver was quarantined for card or host
 //! 1040  a base died of the host's datagram 1064  deaths in a row while it was taken over
+//!                                         1072  the card's ring that 1024 and 1032 speak of
 //! ```
 //!
 //! # Invariants
@@ -26,7 +27,7 @@ use std::fmt;
 
 use super::marks::{Stretch, WAITING_AT};
 use super::{StateMemory, network_at, port_at};
-use crate::names::{NetworkId, PortId, Side};
+use crate::names::{Inlet, NetworkId, PortId, Side};
 use crate::vhost::RequestCode;
 
 const QUARANTINE: usize = 176;
@@ -43,6 +44,7 @@ const HOST: usize = 1040;
 const SKIP_HOST: usize = 1048;
 const NETWORK_COST: usize = 1056;
 const NETWORK_ADOPTIONS: usize = 1064;
+const INLET: usize = 1072;
 
 /// Seconds for which it is remembered that a receiver was quarantined for a sender.
 const REMEMBERED: u32 = 3600;
@@ -281,24 +283,40 @@ impl NetworkSuspicion {
         Self(Words { state: state.clone(), at })
     }
 
-    /// The frames among which a base died, if nothing has refuted it.
-    pub fn frames(&self) -> Option<Stretch> {
-        self.0.stretch(FRAMES)
+    /// The ring of the card that is spoken of. Who has written nothing spoke of the packet socket's.
+    fn inlet(&self) -> Inlet {
+        Inlet(self.0.get(INLET).and_then(|n| u8::try_from(n).ok()).unwrap_or(0))
     }
 
-    /// Notes those frames, or that there are none any more.
-    pub fn set_frames(&self, frames: Option<Stretch>) {
-        self.0.set_stretch(FRAMES, frames);
+    /// The frames of this ring among which a base died, if nothing has refuted it.
+    pub fn frames(&self, inlet: Inlet) -> Option<Stretch> {
+        self.0.stretch(FRAMES).filter(|_| self.inlet() == inlet)
     }
 
-    /// The number of a frame that is to be left out, modulo 65536.
-    pub fn skip_frame(&self) -> Option<u16> {
-        self.0.place(SKIP_FRAME)
+    /// Notes those frames. Of another ring nothing is known any more.
+    pub fn set_frames(&self, inlet: Inlet, frames: Stretch) {
+        if self.inlet() != inlet {
+            self.forget_all_frames();
+            self.0.put(INLET, Some(inlet.0.into()));
+        }
+        self.0.set_stretch(FRAMES, Some(frames));
     }
 
-    /// Notes it, or that it is done.
-    pub fn set_skip_frame(&self, number: Option<u16>) {
-        self.0.set_place(SKIP_FRAME, number);
+    /// The number of a frame of this ring that is to be left out, modulo 65536.
+    pub fn skip_frame(&self, inlet: Inlet) -> Option<u16> {
+        self.0.place(SKIP_FRAME).filter(|_| self.inlet() == inlet)
+    }
+
+    /// Notes it: one of those that [`NetworkSuspicion::set_frames`] has noted.
+    pub fn set_skip_frame(&self, number: u16) {
+        self.0.set_place(SKIP_FRAME, Some(number));
+    }
+
+    /// It was left out.
+    pub fn skipped_frame(&self, inlet: Inlet) {
+        if self.inlet() == inlet {
+            self.0.set_place(SKIP_FRAME, None);
+        }
     }
 
     /// Whether a base died of the datagram that was just read from the host.
@@ -348,10 +366,16 @@ impl NetworkSuspicion {
         }
     }
 
-    /// The card's ring is a new one: frames are counted anew.
-    pub fn forget_frames(&self) {
-        self.set_frames(None);
-        self.set_skip_frame(None);
+    /// This ring of the card is a new one, or goes on: nothing is held against its frames.
+    pub fn forget_frames(&self, inlet: Inlet) {
+        if self.inlet() == inlet {
+            self.forget_all_frames();
+        }
+    }
+
+    fn forget_all_frames(&self) {
+        self.0.set_stretch(FRAMES, None);
+        self.0.set_place(SKIP_FRAME, None);
     }
 }
 

@@ -16,11 +16,13 @@
 //! A packet socket sees every frame of the card before the host's stack does. So the [`Guard`] has
 //! two halves: a socket filter keeps the host's own datagrams out of the ring of [`PacketUplink`],
 //! and a program at the card's tc ingress keeps the VMs' datagrams out of the host's stack.
+//! [`XdpUplink`] may stand before all of this: what its program takes out of the card's receive path for
+//! the VMs, nobody else sees.
 //! [`HostPath`] is the one door between host and VMs. [`turn_off`] turns off what would make the
 //! card or the kernel hand over something other than what was on the wire.
 //!
 //! # Invariants
-//! - Descriptors (packet socket, TUN, maps) are made once and kept by the holder; everything here
+//! - Descriptors (packet socket, AF_XDP sockets, TUN, maps) are made once and kept by the holder; everything here
 //!   can be taken over from them and the network's record in the state memory.
 //! - Foreign filters, queueing disciplines and settings are put back or left as they were.
 
@@ -34,14 +36,16 @@ pub(crate) mod sys;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tun;
+mod xdp;
 
 use std::io;
 
 pub use error::UplinkError;
 pub use guard::{Guard, GuardMaps, SocketFilter};
-pub use offloads::{turn_off, turn_on_again};
+pub use offloads::{keep_tags_in_frames, turn_off, turn_on_again};
 pub use packet::{Outgoing, PacketUplink, Received, Sent, Slot};
 pub use tun::{FromHost, HostPath};
+pub use xdp::{LARGEST_MTU as LARGEST_XDP_MTU, XdpProgram, XdpSetup, XdpUplink};
 
 use rustix::io::Errno;
 

@@ -16,9 +16,16 @@ use crate::state::network::NetworkRecord;
 const NEVER: [&str; 4] = ["rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding"];
 /// Off unless merging TCP segments is wanted: the next bit.
 const COALESCE: &str = "rx-gro";
+/// Off where AF_XDP is used, see [`keep_tags_in_frames`]: the next bits.
+const TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
 fn all() -> impl Iterator<Item = (u64, &'static str)> {
-    NEVER.into_iter().chain([COALESCE]).enumerate().map(|(place, name)| (1 << place, name))
+    NEVER
+        .into_iter()
+        .chain([COALESCE])
+        .chain(TAGS)
+        .enumerate()
+        .map(|(place, name)| (1 << place, name))
 }
 
 fn named(bits: u64) -> Vec<&'static str> {
@@ -55,7 +62,7 @@ pub fn turn_off(
     let record = NetworkRecord::of(state, network);
     let mut bits = 0;
     for (bit, name) in all() {
-        if have.is_on(name) && !(coalesce && name == COALESCE) {
+        if have.is_on(name) && !TAGS.contains(&name) && !(coalesce && name == COALESCE) {
             bits |= bit;
         }
     }
@@ -80,7 +87,31 @@ pub fn turn_off(
     Ok(())
 }
 
-/// Turns on again what [`turn_off`] noted for this network, in this life or an earlier one.
+/// Has a card leave VLAN tags in the frames: an XDP program does not see one that the card has put
+/// beside its frame. [`turn_on_again`] undoes it.
+pub fn keep_tags_in_frames(
+    card: &str,
+    state: &StateMemory,
+    network: NetworkId,
+) -> Result<(), UplinkError> {
+    let have = read(card)?;
+    let on = all().filter(|(_, name)| TAGS.contains(name) && have.is_on(name));
+    let bits = on.fold(0, |bits, (bit, _)| bits | bit);
+    let names = named(bits);
+    if names.iter().any(|name| !have.can_change(name)) {
+        return Err(UplinkError::Card {
+            link: card.to_owned(),
+            why: "takes VLAN tags out of frames and cannot be told not to: `ethtool -k` shows \
+                  which of rx-vlan-offload and rx-vlan-stag-hw-parse is fixed",
+        });
+    }
+    let record = NetworkRecord::of(state, network);
+    record.set_offloads(record.offloads() | bits);
+    set(card, &have, &names, false)
+}
+
+/// Turns on again what [`turn_off`] and [`keep_tags_in_frames`] noted for this network, in this life
+/// or an earlier one.
 pub fn turn_on_again(
     card: &str,
     state: &StateMemory,

@@ -2,10 +2,11 @@
 //!
 //! # Theory of operation
 //! ```text
-//! ring slot -> storage -> datagram -> ARP, neighbour discovery -> neighbor (the LAN side)
+//! a ring -> storage -> datagram -> ARP, neighbour discovery -> neighbor (the LAN side)
 //!                            '------> last inch? -> admit + fib -> fit -> inbox -> rx ring
 //! ```
-//! Frames are copied into storage like a VM's, and judged there. The slots go back to the kernel
+//! A card has one ring, its packet socket's, and where AF_XDP is in use one more for each receive
+//! queue. Frames are copied into storage like a VM's, and judged there. They go back to the kernel
 //! after the receivers' used indices were published: a base that dies before finds them again.
 
 use std::time::{Duration, Instant};
@@ -14,28 +15,28 @@ use virtqueue::NetHeader;
 
 use super::Worker;
 use super::from_vm::{addresses, mtu16, write_fragment};
-use super::network::Network;
+use super::network::{Network, Taken};
 use crate::answer;
 use crate::counters::{Counter, Counters};
 use crate::datagram;
 use crate::deliver;
 use crate::faults::{self, Point};
 use crate::fit::Fit;
-use crate::names::{Mac, NetworkId, Owner, PortId};
+use crate::names::{Inlet, Mac, NetworkId, Owner, PortId};
 use crate::neighbor::Heard;
 use crate::offload::{Offload, Sender};
 use crate::port::{ETHERNET, behind_ethernet};
-use crate::uplink::{Outgoing, Received};
+use crate::uplink::Outgoing;
 
 /// How often the kernel's overflow counter is read while frames come in.
 const DROPS_EVERY: Duration = Duration::from_millis(100);
 
 impl Worker {
-    /// Serves one batch of a card.
-    pub(super) fn serve_card(&mut self, id: NetworkId, now: Instant) {
-        let Some(mut network) = self.networks.take(id.0) else { return };
+    /// Serves one batch of a ring of a card; how many frames there were.
+    pub(super) fn serve_card(&mut self, id: NetworkId, inlet: Inlet, now: Instant) -> u64 {
+        let Some(mut network) = self.networks.take(id.0) else { return 0 };
         self.storage.clear();
-        let taken = self.take_from_card(&mut network, now);
+        let taken = self.take_from_card(&mut network, inlet, now);
         if taken > 0 {
             faults::pass(Point::CardCopied);
         }
@@ -44,9 +45,9 @@ impl Worker {
             faults::pass(Point::CardDelivered);
         }
         if let Some(uplink) = &mut network.uplink {
-            uplink.card.release();
-            self.released(id, uplink);
-            if taken == 0 {
+            uplink.release(inlet);
+            self.released(id, inlet, uplink);
+            if taken == 0 && inlet == Inlet::PACKET {
                 // Woken without a frame: the socket has an error to report (its link went down).
                 let _ = uplink.card.take_error();
             }
@@ -58,39 +59,37 @@ impl Worker {
         self.marks.done();
         self.networks.put(id.0, network);
         self.lan_events(id, now);
+        taken
     }
 
-    fn take_from_card(&mut self, network: &mut Network, now: Instant) -> u64 {
+    fn take_from_card(&mut self, network: &mut Network, inlet: Inlet, now: Instant) -> u64 {
         let owner = Owner::Uplink(network.id);
         let (mut taken, mut octets) = (0u64, 0u64);
         while self.storage.has_room() {
             let Some(uplink) = &mut network.uplink else { break };
-            if taken >= uplink.care.most() {
+            let care = *uplink.care_mut(inlet);
+            if taken >= care.most() {
                 break;
             }
             let nth = (taken as u16).saturating_add(1);
-            self.marks.frame(network.id, uplink.card.position(), nth);
-            let fate = match uplink.card.next() {
+            self.marks.frame(network.id, inlet, uplink.position(inlet), nth);
+            if care.skip && !uplink.pass_over(inlet) {
+                break;
+            }
+            let found = match care.skip {
+                true => Some(Err(Counter::DropPoison)),
+                false => uplink.take(inlet, self.storage.room()),
+            };
+            let fate = match found {
                 None => break,
-                Some(_) if uplink.care.skip => {
-                    self.storage.looked_at(0);
-                    Err(Counter::DropPoison)
-                }
-                Some(Received::Dropped(reason)) => {
+                Some(Err(reason)) => {
                     self.storage.looked_at(0);
                     Err(reason)
                 }
-                Some(Received::Frame { header, bytes, .. }) => {
-                    let len = bytes.len();
+                Some(Ok(Taken { header, len })) => {
                     self.storage.looked_at(len);
                     octets = octets.saturating_add(len.saturating_sub(ETHERNET) as u64);
-                    match self.storage.room().get_mut(..len) {
-                        Some(room) => {
-                            room.copy_from_slice(bytes);
-                            self.decide_from_card(network, &header, len, now)
-                        }
-                        None => Err(Counter::DropFrameLength),
-                    }
+                    self.decide_from_card(network, header.as_ref(), len, now)
                 }
             };
             taken = taken.saturating_add(1);
@@ -100,7 +99,7 @@ impl Worker {
         if let Some(uplink) = &network.uplink {
             // The last mark was for one that was not there.
             let taken = u16::try_from(taken).unwrap_or(u16::MAX);
-            self.marks.frame(network.id, uplink.card.position(), taken);
+            self.marks.frame(network.id, inlet, uplink.position(inlet), taken);
         }
         let counters = Counters::of(&self.state, owner);
         counters.add(Counter::Taken, taken);
@@ -112,7 +111,7 @@ impl Worker {
     fn decide_from_card(
         &mut self,
         network: &mut Network,
-        header: &NetHeader,
+        header: Option<&NetHeader>,
         len: usize,
         now: Instant,
     ) -> Result<Counter, Counter> {
@@ -131,7 +130,10 @@ impl Worker {
         let Some((source, destination)) = addresses(&payload) else {
             return Err(Counter::DropLastInch);
         };
-        let offload = Offload::check(header, ETHERNET, &payload, Sender::Kernel)?;
+        let offload = match header {
+            Some(header) => Offload::check(header, ETHERNET, &payload, Sender::Kernel)?,
+            None => Offload::found(&payload),
+        };
         let to = network.admission.from_uplink(source, destination)?;
         if ethernet.destination.is_multicast() {
             return Err(Counter::DropGroupFrame);

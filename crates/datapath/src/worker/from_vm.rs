@@ -138,6 +138,9 @@ impl Worker {
         if let Some(uplink) = &mut network.uplink {
             let owner = Owner::Uplink(network.id);
             let (mac, batch) = (uplink.facts.mac, &mut network.to_uplink);
+            if let Some(xdp) = uplink.xdp.as_mut().filter(|_| uplink.facts.up) {
+                xdp.send(mac, owner, batch, storage, state, from);
+            }
             deliver::to_uplink(&mut uplink.card, mac, owner, batch, storage, state, from);
         }
         if let Some(host) = &mut network.host {

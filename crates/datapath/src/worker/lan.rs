@@ -25,6 +25,9 @@ impl Worker {
             if uplink.drops_due.is_some_and(|at| at <= now) {
                 uplink.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
             }
+            if let Some(xdp) = &mut uplink.xdp {
+                xdp.go_on(now, uplink.facts.up);
+            }
             uplink.lan.poll(now, &mut uplink.outbox);
         }
         self.lan_events(id, now);

@@ -34,6 +34,7 @@ mod patience;
 mod poison;
 mod setup;
 mod table;
+mod xdp;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,7 +51,7 @@ pub use setup::{NetworkSetup, PortSetup, UplinkSetup};
 use crate::answer::{ADVERTISE_EVERY, Replies};
 use crate::deliver::Inboxes;
 use crate::event::Event;
-use crate::names::{NetworkId, PortId};
+use crate::names::{Inlet, NetworkId, PortId};
 use crate::pending::Pending;
 use crate::port::Port;
 use crate::state::StateMemory;
@@ -72,7 +73,7 @@ type Command = Box<dyn FnOnce(&mut Worker) + Send>;
 enum Token {
     Commands,
     Port(PortId),
-    Card(NetworkId),
+    Card(NetworkId, Inlet),
     Host(NetworkId),
 }
 
@@ -80,20 +81,20 @@ impl Token {
     fn data(self) -> epoll::EventData {
         let (kind, id) = match self {
             Self::Commands => (0u64, 0),
-            Self::Port(PortId(id)) => (1, id),
-            Self::Card(NetworkId(id)) => (2, id),
-            Self::Host(NetworkId(id)) => (3, id),
+            Self::Port(PortId(id)) => (1, id.into()),
+            Self::Card(NetworkId(id), inlet) => (2, u32::from(id) | u32::from(inlet.0) << 16),
+            Self::Host(NetworkId(id)) => (3, id.into()),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(id))
     }
 
     fn from_data(data: epoll::EventData) -> Option<Self> {
         let word = data.u64();
-        let id = u16::try_from(word & 0xffff_ffff).ok()?;
+        let (id, inlet) = (word as u16, Inlet((word >> 16) as u8));
         Some(match word >> 32 {
             0 => Self::Commands,
             1 => Self::Port(PortId(id)),
-            2 => Self::Card(NetworkId(id)),
+            2 => Self::Card(NetworkId(id), inlet),
             3 => Self::Host(NetworkId(id)),
             _ => return None,
         })
@@ -167,7 +168,9 @@ impl Worker {
                 match Token::from_data(event.data) {
                     Some(Token::Commands) => self.run_commands(),
                     Some(Token::Port(id)) => self.activate(id, now),
-                    Some(Token::Card(id)) => self.serve_card(id, now),
+                    Some(Token::Card(id, inlet)) => {
+                        self.serve_card(id, inlet, now);
+                    }
                     Some(Token::Host(id)) => self.serve_host(id, now),
                     None => {}
                 }

@@ -3,15 +3,19 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use virtqueue::NetHeader;
+
 use crate::admit::Admission;
 use crate::answer::{BASE4, LastInch, Lease4};
 use crate::counters::{Counter, Counters};
 use crate::limiter::Limiter;
-use crate::names::{Mac, NetworkId};
+use crate::names::{Inlet, Mac, NetworkId};
 use crate::neighbor::{Lan, Outbox};
 use crate::reserved::Class;
 use crate::state::suspicion::Care;
-use crate::uplink::{HostPath, PacketUplink};
+use crate::uplink::{HostPath, PacketUplink, Received};
+
+use super::xdp::XdpSide;
 
 /// What is known of a card; it changes while the card is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +28,25 @@ pub struct UplinkFacts {
     pub up: bool,
 }
 
+/// A frame that was copied into storage.
+pub struct Taken {
+    /// What the kernel says of it; by AF_XDP it says nothing.
+    pub header: Option<NetHeader>,
+    /// Its octets.
+    pub len: usize,
+}
+
 /// The card, and what is known of the LAN behind it.
 pub struct UplinkSide {
     pub card: PacketUplink,
+    /// Carries the VMs' datagrams where it is in use; everything else takes the packet socket.
+    pub xdp: Option<XdpSide>,
     pub facts: UplinkFacts,
     pub lan: Lan,
     pub outbox: Outbox,
     /// When the kernel's overflow counter is to be read next, if frames have come in since it was.
     pub drops_due: Option<Instant>,
-    /// How its ring is served after a death.
+    /// How the packet socket's ring is served after a death.
     pub care: Care,
 }
 
@@ -40,12 +54,71 @@ impl UplinkSide {
     /// Counts what the kernel has dropped because the ring was full.
     pub fn count_drops(&mut self, counters: Counters<'_>) {
         self.drops_due = None;
-        counters.add(Counter::DropUplinkRingFull, self.card.kernel_drops().into());
+        let by_xdp = self.xdp.as_ref().map_or(0, |xdp| xdp.card.kernel_drops());
+        let drops = by_xdp.saturating_add(self.card.kernel_drops().into());
+        counters.add(Counter::DropUplinkRingFull, drops);
     }
 
-    /// When something is due: on the LAN side, or at the overflow counter.
+    /// When something is due: on the LAN side, at the overflow counter, or at frames that the kernel
+    /// was asked to send.
     fn deadline(&self) -> Option<Instant> {
-        self.lan.next_deadline().into_iter().chain(self.drops_due).min()
+        let unsent = self.xdp.as_ref().and_then(|xdp| xdp.unsent_due);
+        self.lan.next_deadline().into_iter().chain(self.drops_due).chain(unsent).min()
+    }
+
+    /// How many frames of a ring were released: names the first frame of a batch.
+    #[inline]
+    pub fn position(&self, inlet: Inlet) -> u64 {
+        match (inlet.as_queue(), &self.xdp) {
+            (Some(queue), Some(xdp)) => xdp.card.position(queue).into(),
+            _ => self.card.position(),
+        }
+    }
+
+    /// How a ring is served after a death.
+    #[inline]
+    pub fn care_mut(&mut self, inlet: Inlet) -> &mut Care {
+        match (inlet.as_queue(), &mut self.xdp) {
+            (Some(queue), Some(xdp)) => xdp.care_mut(queue),
+            _ => &mut self.care,
+        }
+    }
+
+    /// Gives the frames taken from a ring back to the kernel.
+    #[inline]
+    pub fn release(&mut self, inlet: Inlet) {
+        match (inlet.as_queue(), &mut self.xdp) {
+            (Some(queue), Some(xdp)) => xdp.card.release(queue),
+            _ => self.card.release(),
+        }
+    }
+
+    /// Copies the next frame of a ring into `room`, or tells why it is dropped; `None` if there is
+    /// none.
+    #[inline]
+    pub fn take(&mut self, inlet: Inlet, room: &mut [u8]) -> Option<Result<Taken, Counter>> {
+        if let Some(queue) = inlet.as_queue() {
+            let taken = self.xdp.as_mut()?.card.next(queue, room)?;
+            return Some(taken.map(|len| Taken { header: None, len }));
+        }
+        Some(match self.card.next()? {
+            Received::Dropped(reason) => Err(reason),
+            Received::Frame { header, bytes, .. } => match room.get_mut(..bytes.len()) {
+                Some(room) => {
+                    room.copy_from_slice(bytes);
+                    Ok(Taken { header: Some(header), len: bytes.len() })
+                }
+                None => Err(Counter::DropFrameLength),
+            },
+        })
+    }
+
+    /// Passes over the next frame of a ring without looking at it; false if there is none.
+    pub fn pass_over(&mut self, inlet: Inlet) -> bool {
+        match inlet.as_queue() {
+            Some(queue) => self.xdp.as_mut().is_some_and(|xdp| xdp.card.pass_over(queue)),
+            None => self.card.next().is_some(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::Worker;
 use super::network::UplinkSide;
 use crate::counters::{Counter, Counters};
-use crate::names::{NetworkId, Owner, PortId, Side};
+use crate::names::{Inlet, NetworkId, Owner, PortId, Side};
 use crate::state::suspicion::{Care, NetworkSuspicion, PortSuspicion};
 
 impl Worker {
@@ -37,25 +37,28 @@ impl Worker {
 
     /// The frames of a batch were released.
     #[inline]
-    pub(super) fn released(&self, id: NetworkId, uplink: &mut UplinkSide) {
-        if uplink.care == Care::default() {
+    pub(super) fn released(&self, id: NetworkId, inlet: Inlet, uplink: &mut UplinkSide) {
+        let position = uplink.position(inlet);
+        let care = uplink.care_mut(inlet);
+        if *care == Care::default() {
             return;
         }
         let suspicion = NetworkSuspicion::of(&self.state, id);
-        if std::mem::take(&mut uplink.care.skip) {
-            suspicion.set_skip_frame(None);
+        if std::mem::take(&mut care.skip) {
+            suspicion.skipped_frame(inlet);
         }
-        if uplink.care.passed(uplink.card.position() as u16) {
-            suspicion.forget_frames();
+        if care.passed(position as u16) {
+            suspicion.forget_frames(inlet);
         }
     }
 
-    /// How the ring of a card that was just taken into use is to be served.
-    pub(super) fn care_of_card(&self, id: NetworkId, position: u64) -> Care {
+    /// How a ring of a card that was just taken into use is to be served.
+    pub(super) fn care_of_card(&self, id: NetworkId, inlet: Inlet, position: u64) -> Care {
         let suspicion = NetworkSuspicion::of(&self.state, id);
-        let care = Care::at(position as u16, suspicion.frames(), suspicion.skip_frame());
+        let (frames, skip) = (suspicion.frames(inlet), suspicion.skip_frame(inlet));
+        let care = Care::at(position as u16, frames, skip);
         if care == Care::default() {
-            suspicion.forget_frames();
+            suspicion.forget_frames(inlet);
         }
         care
     }

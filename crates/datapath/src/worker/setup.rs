@@ -16,6 +16,7 @@ use virtqueue::RingFault;
 
 use super::handle::{Gone, WorkerHandle};
 use super::network::{Network, UplinkFacts, UplinkSide};
+use super::xdp::XdpSide;
 use super::{Active, Token, Worker};
 use crate::admit::Admission;
 use crate::answer::{self, LastInch};
@@ -23,7 +24,7 @@ use crate::counters::Counters;
 use crate::event::Event;
 use crate::fib::{Taken, Target};
 use crate::limiter::Limiter;
-use crate::names::{NetworkId, Owner, PortId, Side};
+use crate::names::{Inlet, NetworkId, Owner, PortId, Side};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
 use crate::state::lan::LanRecord;
@@ -304,19 +305,21 @@ impl Worker {
     fn set_uplink(&mut self, id: NetworkId, uplink: Option<UplinkSetup>) -> io::Result<()> {
         if let Some(mut old) = self.networks.get_mut(id.0).and_then(|n| n.uplink.take()) {
             self.unwatch(&old.card);
+            old.xdp.iter().flat_map(XdpSide::sockets).for_each(|socket| self.unwatch(socket));
             old.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
         }
         let Some(mut setup) = uplink else { return Ok(()) };
         let known = LanRecord::of(&self.state, id).neighbors();
         setup.lan.restore_neighbors(Instant::now(), known);
         setup.lan.set_link(Instant::now(), setup.facts.up);
-        self.watch(setup.card.as_fd(), Token::Card(id), false)?;
+        self.watch(setup.card.as_fd(), Token::Card(id, Inlet::PACKET), false)?;
         let mut card = setup.card;
         card.set_carrier(setup.facts.up);
-        let care = self.care_of_card(id, card.position());
+        let care = self.care_of_card(id, Inlet::PACKET, card.position());
         if let Some(network) = self.networks.get_mut(id.0) {
             network.uplink = Some(UplinkSide {
                 card,
+                xdp: None,
                 facts: setup.facts,
                 lan: setup.lan,
                 outbox: Outbox::default(),

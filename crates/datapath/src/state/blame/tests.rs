@@ -1,7 +1,7 @@
 //! Deaths, one after the other, and what is held against whom.
 
 use super::*;
-use crate::names::Side;
+use crate::names::{Inlet, Side};
 use crate::offload::Offload;
 use crate::state::suspicion::Care;
 
@@ -82,7 +82,7 @@ fn a_ring_that_stood_while_its_senders_went_on_is_what_kills() {
         m.delivering(C, 77);
     })));
     let verdicts = dies(&state, |m| {
-        m.frame(LAN, 3, 1);
+        m.frame(LAN, Inlet::PACKET, 3, 1);
         m.delivering(C, 77);
     });
     assert_eq!(verdicts, [Verdict::Quarantined(C, Quarantine::Receiving(77))]);
@@ -123,7 +123,7 @@ fn a_card_costs_one_receiver_and_then_its_frames_are_left_out() {
     let state = state();
     let die = |receiver: PortId, number: u64| {
         dies(&state, |m| {
-            m.frame(LAN, number, 1);
+            m.frame(LAN, Inlet::PACKET, number, 1);
             m.delivering(receiver, 5);
         })
     };
@@ -151,11 +151,27 @@ fn a_port_that_dies_of_its_own_ring_is_blamed_itself() {
 fn a_frame_of_which_a_base_dies_twice_is_left_out() {
     let state = state();
     let number = 0x5_0000_fffe;
-    assert!(suspected(&dies(&state, |m| m.frame(LAN, number, 5))));
+    for inlet in [Inlet::PACKET, Inlet::queue(0), Inlet::queue(3)] {
+        assert!(suspected(&dies(&state, |m| m.frame(LAN, inlet, number, 5))));
+        let card = NetworkSuspicion::of(&state, LAN);
+        let first = Some(Stretch { at: 0xfffe, len: 5 });
+        assert_eq!((card.frames(inlet), card.skip_frame(inlet)), (first, None));
+        let verdict = dies(&state, |m| m.frame(LAN, inlet, number + 3, 1));
+        assert_eq!(verdict, [Verdict::FrameLeftOut(LAN, 1)]);
+        assert_eq!(card.skip_frame(inlet), Some(1));
+    }
+}
+
+#[test]
+fn a_frame_of_another_ring_is_another_frame() {
+    let state = state();
     let card = NetworkSuspicion::of(&state, LAN);
-    assert_eq!((card.frames(), card.skip_frame()), (Some(Stretch { at: 0xfffe, len: 5 }), None));
-    assert_eq!(dies(&state, |m| m.frame(LAN, number + 3, 1)), [Verdict::FrameLeftOut(LAN, 1)]);
-    assert_eq!(card.skip_frame(), Some(1));
+    for inlet in [Inlet::PACKET, Inlet::queue(0), Inlet::PACKET] {
+        assert!(suspected(&dies(&state, |m| m.frame(LAN, inlet, 7, 1))));
+    }
+    assert_eq!(card.frames(Inlet::queue(0)), None);
+    card.forget_frames(Inlet::queue(0));
+    assert_eq!(card.frames(Inlet::PACKET), Some(Stretch { at: 7, len: 1 }));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! An assembler for as much of eBPF as the two programs need.
+//! An assembler for as much of eBPF as the three programs need.
 //!
 //! A program is a list of 64-bit instructions with forward jumps to labels. What the verifier
 //! wants proved is the verifier's affair; what is checked here is that every label is placed and
@@ -16,6 +16,8 @@ pub(super) enum Reg {
     R3 = 3,
     R4 = 4,
     R6 = 6,
+    R7 = 7,
+    R8 = 8,
     R10 = 10,
 }
 
@@ -34,6 +36,7 @@ pub(super) enum Size {
 pub(super) enum Helper {
     MapLookup = 1,
     LoadBytes = 26,
+    RedirectMap = 51,
 }
 
 /// When a jump is taken, comparing a register with a constant.
@@ -115,6 +118,11 @@ impl Assembler {
         self.push(0x62 | size as u8, base as u8, 0, offset, constant);
     }
 
+    /// what lies at base + offset = a register's word
+    pub fn store_register(&mut self, base: Reg, offset: i16, src: Reg) {
+        self.push(0x63, base as u8, src as u8, offset, 0);
+    }
+
     /// dst = the map behind a descriptor
     pub fn load_map(&mut self, dst: Reg, map: BorrowedFd<'_>) {
         const PSEUDO_MAP_FD: u8 = 1;
@@ -133,16 +141,33 @@ impl Assembler {
         self.push(when as u8, register as u8, 0, 0, constant);
     }
 
+    /// Jumps if the register's lower 32 bits are not these.
+    pub fn jump_unless_word(&mut self, register: Reg, word: u32, to: Label) {
+        self.jumps.push((self.instructions.len(), to));
+        self.push(0x56, register as u8, 0, 0, word.cast_signed());
+    }
+
+    /// Jumps if the first register is above the second.
+    pub fn jump_above(&mut self, register: Reg, other: Reg, to: Label) {
+        self.jumps.push((self.instructions.len(), to));
+        self.push(0x2d, register as u8, other as u8, 0, 0);
+    }
+
     /// Jumps.
     pub fn go(&mut self, to: Label) {
         self.jumps.push((self.instructions.len(), to));
         self.push(0x05, 0, 0, 0, 0);
     }
 
+    /// Ends the program with what is in R0.
+    pub fn finish(&mut self) {
+        self.push(0x95, 0, 0, 0, 0);
+    }
+
     /// Ends the program with a value.
     pub fn finish_with(&mut self, value: i32) {
         self.set(Reg::R0, value);
-        self.push(0x95, 0, 0, 0, 0);
+        self.finish();
     }
 
     /// The program's octets.

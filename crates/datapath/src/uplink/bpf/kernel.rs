@@ -1,4 +1,4 @@
-//! Maps and programs in the kernel (bpf(2)).
+//! Maps, programs and links in the kernel (bpf(2)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,9 +13,18 @@ const MAP_UPDATE: u32 = 2;
 const MAP_DELETE: u32 = 3;
 const MAP_NEXT_KEY: u32 = 4;
 const PROG_LOAD: u32 = 5;
+const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
+
+/// What a link attaches: a program to the receive path of a card.
+const ATTACH_XDP: u32 = 37;
+/// In the card's driver, before a buffer for the kernel's stack is made.
+const XDP_NATIVE: u32 = 1 << 2;
 
 /// Longest-prefix match: single addresses and prefixes alike.
 const MAP_TYPE_LPM_TRIE: u32 = 11;
+/// AF_XDP sockets by receive queue.
+const MAP_TYPE_XSKMAP: u32 = 17;
 /// Entries take memory when they are made, not before.
 const NO_PREALLOC: u32 = 1;
 /// Entries one map can have.
@@ -190,6 +199,96 @@ impl AsFd for Map {
     }
 }
 
+/// The AF_XDP sockets of a card, by receive queue.
+#[derive(Debug)]
+pub(in super::super) struct SocketMap(OwnedFd);
+
+impl SocketMap {
+    /// Makes an empty one for so many queues.
+    pub fn create(queues: u32) -> Result<Self, UplinkError> {
+        let attributes = Attributes::new()
+            .word(0, MAP_TYPE_XSKMAP)
+            .word(4, size_of::<u32>() as u32)
+            .word(8, size_of::<u32>() as u32)
+            .word(12, queues);
+        // SAFETY: no pointers among the attributes.
+        let made = unsafe { attributes.call(MAP_CREATE) }.and_then(owned);
+        made.map(Self).map_err(|e| refused("make a socket map in the kernel", e))
+    }
+
+    /// Takes over one that [`SocketMap::create`] made.
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Frames of this queue go to this socket when the program says so.
+    pub fn set(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), UplinkError> {
+        let value = socket.as_raw_fd();
+        let attributes = Attributes::new()
+            .fd(0, self.0.as_fd())
+            .pointer(8, &raw const queue)
+            .pointer(16, &raw const value);
+        // SAFETY: key and value are a word each, as the map was made.
+        unsafe { attributes.call(MAP_UPDATE) }
+            .map_err(|e| refused("put a socket into a map in the kernel", e))?;
+        Ok(())
+    }
+}
+
+impl AsFd for SocketMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A program at work at a card: it goes with the last descriptor of this.
+#[derive(Debug)]
+pub(in super::super) struct Link(OwnedFd);
+
+impl Link {
+    /// Attaches a program to the receive path of a card's driver.
+    pub fn create(program: &Program, index: u32) -> Result<Self, UplinkError> {
+        let attributes = Attributes::new()
+            .fd(0, program.as_fd())
+            .word(4, index)
+            .word(8, ATTACH_XDP)
+            .word(12, XDP_NATIVE);
+        // SAFETY: no pointers among the attributes.
+        let made = unsafe { attributes.call(LINK_CREATE) }.and_then(owned);
+        made.map(Self).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => UplinkError::Card {
+                link: format!("number {index}"),
+                why: "has an XDP program of somebody else's",
+            },
+            Some(libc::EOPNOTSUPP) => UplinkError::Card {
+                link: format!("number {index}"),
+                why: "has a driver that cannot run XDP programs",
+            },
+            _ => refused("attach an XDP program", e),
+        })
+    }
+
+    /// Takes over one that [`Link::create`] made.
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Replaces the program, without a moment in which there is none.
+    pub fn update(&self, program: &Program) -> Result<(), UplinkError> {
+        let attributes = Attributes::new().fd(0, self.0.as_fd()).fd(4, program.as_fd());
+        // SAFETY: no pointers among the attributes.
+        unsafe { attributes.call(LINK_UPDATE) }
+            .map_err(|e| refused("replace an XDP program", e))?;
+        Ok(())
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A loaded program.
 #[derive(Debug)]
 pub(in super::super) struct Program(OwnedFd);
@@ -208,6 +307,8 @@ pub(in super::super) enum ProgramKind {
     SocketFilter = 1,
     /// Filters at a link's ingress.
     Ingress = 3,
+    /// Takes frames out of a link's receive path.
+    Xdp = 6,
 }
 
 impl ProgramKind {
@@ -215,6 +316,7 @@ impl ProgramKind {
         match self {
             Self::SocketFilter => "socket filter",
             Self::Ingress => "ingress",
+            Self::Xdp => "XDP",
         }
     }
 }

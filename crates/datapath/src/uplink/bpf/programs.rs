@@ -29,23 +29,23 @@ const VLAN_PRESENT: i16 = 20;
 const FOR_US: i32 = 2;
 
 /// Where things lie in a frame.
-const ETHERTYPE_AT: i32 = 12;
+pub(super) const ETHERTYPE_AT: i32 = 12;
 const ARP_OPERATION_AT: i32 = 20;
 const ARP_TARGET_AT: i32 = 38;
-const IP4_DESTINATION_AT: i32 = 30;
-const IP6_NEXT_HEADER_AT: i32 = 20;
-const IP6_DESTINATION_AT: i32 = 38;
-const ICMP6_TYPE_AT: i32 = 54;
+pub(super) const IP4_DESTINATION_AT: i32 = 30;
+pub(super) const IP6_NEXT_HEADER_AT: i32 = 20;
+pub(super) const IP6_DESTINATION_AT: i32 = 38;
+pub(super) const ICMP6_TYPE_AT: i32 = 54;
 const ND_TARGET_AT: i32 = 62;
 
-const ETHERTYPE_IP4: u16 = 0x0800;
+pub(super) const ETHERTYPE_IP4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_IP6: u16 = 0x86dd;
+pub(super) const ETHERTYPE_IP6: u16 = 0x86dd;
 const ARP_REQUEST: u16 = 1;
-const ICMP6: i32 = 58;
-const ND_FIRST: i32 = 133;
+pub(super) const ICMP6: i32 = 58;
+pub(super) const ND_FIRST: i32 = 133;
 const ND_SOLICITATION: i32 = 135;
-const ND_LAST: i32 = 137;
+pub(super) const ND_LAST: i32 = 137;
 
 /// Results of a socket filter: how many octets the socket gets.
 const NOTHING: i32 = 0;
@@ -58,8 +58,8 @@ const TC_ACT_SHOT: i32 = 2;
 
 /// Where on the program's stack a field and a map's key lie.
 const FIELD: i16 = -8;
-const KEY: i16 = -32;
-const KEY_ADDRESS: i16 = -28;
+pub(super) const KEY: i16 = -32;
+pub(super) const KEY_ADDRESS: i16 = -28;
 
 /// Steps that both programs are made of. R6 holds the context throughout.
 impl Assembler {
@@ -109,11 +109,11 @@ impl Assembler {
 }
 
 /// A 16-bit field as the program finds it when it loads it without swapping.
-fn field(value: u16) -> i32 {
+pub(super) fn field(value: u16) -> i32 {
     value.to_be().into()
 }
 
-fn finish(program: Assembler) -> Result<Vec<u8>, UplinkError> {
+pub(super) fn finish(program: Assembler) -> Result<Vec<u8>, UplinkError> {
     program.assemble().map_err(|e| UplinkError::Kernel {
         action: "put a filter program together".to_owned(),
         source: std::io::Error::other(e),

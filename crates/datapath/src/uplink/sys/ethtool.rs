@@ -1,4 +1,5 @@
-//! Features of a network interface, by the names that `ethtool -k` knows (SIOCETHTOOL).
+//! Features of a network interface, by the names that `ethtool -k` knows, and its queues
+//! (SIOCETHTOOL).
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,6 +11,7 @@ use super::tun::request;
 
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETH_SS_FEATURES: u32 = 4;
@@ -28,11 +30,27 @@ fn command(interface: &str, words: &mut [u32]) -> io::Result<()> {
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
     // SAFETY: the request names an interface and points to `words`, which outlive the call. For
     // GSSET_INFO and the features, how much the kernel writes there follows from the count in the
-    // words themselves, and each caller sizes them by it. For GSTRINGS it does not: the kernel writes
+    // words themselves, and each caller sizes them by it; the channels are a fixed nine words. For GSTRINGS it does not: the kernel writes
     // as many names as it has, whatever the caller says. Of features that is the same number for
     // every interface of one kernel, and GSSET_INFO has told it just before (`count`).
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })
         .map(|_| ())
+}
+
+/// How many receive queues an interface uses now.
+pub(in super::super) fn receive_queues(interface: &str) -> io::Result<u32> {
+    // cmd; most that are possible: receive, transmit, other, both ways; in use: the same.
+    let mut words = [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
+    command(interface, &mut words)?;
+    let [_, _, _, _, _, receive, _, _, both] = words;
+    Ok(receive.saturating_add(both))
+}
+
+/// Gives an interface so many queues each way.
+#[cfg(test)]
+pub(in super::super) fn set_queues(interface: &str, receive: u32, transmit: u32) -> io::Result<()> {
+    const ETHTOOL_SCHANNELS: u32 = 0x3d;
+    command(interface, &mut [ETHTOOL_SCHANNELS, 0, 0, 0, 0, receive, transmit, 0, 0])
 }
 
 /// How many features the kernel knows.

@@ -8,7 +8,9 @@ mod packet;
 mod ring;
 mod tun;
 
-pub(super) use ethtool::{Features, features, set_features};
+#[cfg(test)]
+pub(super) use ethtool::set_queues;
+pub(super) use ethtool::{Features, features, receive_queues, set_features};
 pub(super) use packet::{
     attach_filter, bind, bound_to, join, make_ring, packet_socket, set_int, statistics,
 };

@@ -8,3 +8,5 @@ mod privileges;
 mod served;
 mod tun;
 pub(crate) mod world;
+mod xdp;
+mod xdp_served;

@@ -6,7 +6,7 @@ use super::world::{CARD, World};
 use crate::names::NetworkId;
 use crate::state::StateMemory;
 use crate::uplink::sys::{features, set_features};
-use crate::uplink::{turn_off, turn_on_again};
+use crate::uplink::{keep_tags_in_frames, turn_off, turn_on_again};
 
 const NETWORK: NetworkId = NetworkId(2);
 
@@ -52,6 +52,24 @@ fn a_successor_that_wants_merging_again_gets_it_back() {
         assert!(!on("rx-gro"));
         turn_off(CARD, true, &state, NETWORK).unwrap();
         assert!(on("rx-gro"));
+    });
+}
+
+#[test]
+fn tags_stay_in_frames_as_long_as_the_card_is_used_so() {
+    const TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
+    World::run(|_| {
+        let state = StateMemory::create().unwrap().0;
+        turn(TAGS[1], false);
+        turn_off(CARD, true, &state, NETWORK).unwrap();
+        assert!(on(TAGS[0]), "a packet socket is told of tags");
+        for _ in 0..2 {
+            keep_tags_in_frames(CARD, &state, NETWORK).unwrap();
+            turn_off(CARD, true, &state, NETWORK).unwrap();
+            assert_eq!(TAGS.map(on), [false, false]);
+        }
+        turn_on_again(CARD, &state, NETWORK).unwrap();
+        assert_eq!(TAGS.map(on), [true, false]);
     });
 }
 

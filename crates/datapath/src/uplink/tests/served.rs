@@ -18,20 +18,20 @@ use crate::state::StateMemory;
 use crate::uplink::{Guard, PacketUplink};
 use crate::worker::{self, NetworkSetup, PortSetup, UplinkFacts, UplinkSetup, WorkerHandle};
 
-const NETWORK: NetworkId = NetworkId(0);
-const UPLINK: Owner = Owner::Uplink(NETWORK);
-const PORT: PortId = PortId(3);
+pub(super) const NETWORK: NetworkId = NetworkId(0);
+pub(super) const UPLINK: Owner = Owner::Uplink(NETWORK);
+pub(super) const PORT: PortId = PortId(3);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A serving worker and what it says.
-struct Base {
-    state: StateMemory,
-    worker: WorkerHandle,
+pub(super) struct Base {
+    pub state: StateMemory,
+    pub worker: WorkerHandle,
     events: Receiver<Event>,
 }
 
 impl Base {
-    fn serving(state: StateMemory, mtu: u32) -> Self {
+    pub fn serving(state: StateMemory, mtu: u32) -> Self {
         let (told, events) = channel();
         let say = move |event| {
             let _ = told.send(event);
@@ -48,11 +48,11 @@ impl Base {
         Self { state, worker, events }
     }
 
-    fn fresh() -> Self {
+    pub fn fresh() -> Self {
         Self::serving(StateMemory::create().unwrap().0, 1500)
     }
 
-    fn give_card(&self, world: &World, up: bool) {
+    pub fn give_card(&self, world: &World, up: bool) {
         let filter = Guard::open("test").unwrap().socket_filter().unwrap();
         let card = PacketUplink::open(world.card.index, 64, &filter, &self.state, NETWORK).unwrap();
         let settings = Settings {
@@ -66,7 +66,7 @@ impl Base {
         self.worker.set_uplink(NETWORK, Some(setup)).unwrap().unwrap();
     }
 
-    fn add_port(&self, prefixes: &[&str]) {
+    pub fn add_port(&self, prefixes: &[&str]) {
         let prefixes: Vec<IpNet> = prefixes.iter().map(|p| p.parse().unwrap()).collect();
         let setup =
             PortSetup { id: PORT, network: NETWORK, name: "vm".into(), inch: silent(), prefixes };
@@ -80,11 +80,11 @@ impl Base {
             .unwrap();
     }
 
-    fn count(&self, counter: Counter) -> u64 {
+    pub fn count(&self, counter: Counter) -> u64 {
         Counters::of(&self.state, UPLINK).get(counter)
     }
 
-    fn wait(&self, counter: Counter, at_least: u64) {
+    pub fn wait(&self, counter: Counter, at_least: u64) {
         let end = Instant::now() + PATIENCE;
         while self.count(counter) < at_least {
             let all: Vec<_> =

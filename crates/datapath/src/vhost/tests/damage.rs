@@ -20,7 +20,7 @@ use virtqueue::driver::{DriverRx, DriverTx, Shape};
 use super::stage::{FrontEnd, Guest, Message, PATIENCE, TestKeeper};
 use crate::answer::{BASE6, LastInch, Lease4};
 use crate::counters::Counter;
-use crate::names::{Mac, NetworkId, Owner, PortId};
+use crate::names::{Inlet, Mac, NetworkId, Owner, PortId};
 use crate::offload::Offload;
 use crate::pending::Pending;
 use crate::state::blame;
@@ -238,7 +238,7 @@ fn furnish(state: &StateMemory) {
     host.publish(RESTING, &[7; RESTING]);
     NetworkName::of(state, NETWORK).set("lan", Some("eth1"));
     let suspected = Some(Stretch { at: 0, len: 2 });
-    NetworkSuspicion::of(state, NETWORK).set_frames(suspected);
+    NetworkSuspicion::of(state, NETWORK).set_frames(Inlet::PACKET, Stretch { at: 0, len: 2 });
     for port in [0, 1] {
         PortSuspicion::of(state, PortId(port)).set_sent(suspected);
     }

@@ -1,0 +1,314 @@
+//! The adapter card by AF_XDP: the VMs' datagrams come and go past the kernel's stack.
+//!
+//! # Theory of operation
+//! ```text
+//!   card --> XDP program --> AF_XDP socket of the queue --> base     IP to a VM, from the first octet on
+//!                  '-------> host's stack, packet socket             everything else, as without
+//!   base --> AF_XDP socket of queue 0 --> card                       the VMs' datagrams
+//!   base --> packet socket ------------->                            ARP, neighbour discovery, ICMP errors
+//! ```
+//! The program (`bpf::redirect`) looks at the destination alone, so all of a flow takes one way: in
+//! by one socket, out by one socket. It reads the same maps of the VMs' addresses as the guard's.
+//!
+//! Frames lie in a memory file (`umem`); four rings per socket hand them to and fro (`ring`). They
+//! are made so that the counts in them, which the kernel keeps, tell a successor whose each frame is
+//! (`inward`, `outward`): nothing about them is written anywhere else. A received frame is released
+//! after its datagram was delivered: a death repeats, and never loses.
+//!
+//! Program, sockets, map and memory are kept by the holder: while no base lives, frames wait in the
+//! receive rings. The program's link goes with its last descriptor, and with it the program: then
+//! everything takes the other way again.
+//!
+//! # What AF_XDP does not do
+//! No header comes with a frame. What a sender on this very machine left to offload (the other end of
+//! a veth does) arrives undone: its open checksum is found again by the sum that stands in the field
+//! (`Offload::found`). On the way out there are no offloads: checksums are filled in and large sends
+//! cut here, straight into the frames.
+//!
+//! # Waking
+//! Nobody polls: the worker sleeps on the sockets in epoll. The kernel is called only when a ring
+//! says that it sleeps (XDP_USE_NEED_WAKEUP).
+//!
+//! # Limits
+//! - Frames in several pieces (XDP_USE_SG) are not taken: a card with a larger MTU than [`LARGEST_MTU`]
+//!   is left to the packet socket.
+//! - A tag that a card or a veth keeps beside the frame is not seen by an XDP program. Cards are told
+//!   not to; a veth whose other end has VLAN devices with `tx-vlan-offload` cannot be.
+//! - The kernel merges nothing on this way in: TCP comes segment by segment.
+//! - An open checksum behind an IPv6 routing header is not found; the receiver drops that datagram.
+
+mod inward;
+#[cfg(test)]
+mod model;
+mod outward;
+mod ring;
+mod socket;
+mod umem;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use self::socket::Socket;
+use self::umem::{FRAME, Layout, Umem};
+use super::bpf::{self, Link, ProgramKind, SocketMap};
+use super::guard::GuardMaps;
+use super::shares::Shares;
+use super::{Refusal, UplinkError, sys};
+use crate::counters::Counter;
+use crate::names::{Mac, Owner};
+use crate::port::ETHERNET;
+
+/// Receive queues that are served; frames of others go to the packet socket.
+const MOST_QUEUES: u32 = 64;
+/// Frames of a socket's way in, at least.
+const LEAST_INWARD: u32 = 256;
+/// Frames of the way out.
+const OUTWARD: u32 = 2048;
+/// How many of these small frames stand for one of the packet socket's ring, which has room for any.
+const INWARD_PER_FRAME: u32 = 8;
+/// Octets that the kernel wants before a frame.
+const HEADROOM: u64 = 256;
+/// Octets of a VLAN tag.
+const TAG: u64 = 4;
+
+/// Octets of the largest datagram that fits a frame.
+pub const LARGEST_MTU: u32 = (FRAME - HEADROOM - ETHERNET as u64 - TAG) as u32;
+
+/// An error about AF_XDP.
+fn refused(action: impl Into<String>, source: impl Into<RefusalSource>) -> UplinkError {
+    UplinkError::refused(action, "CAP_NET_RAW and CAP_NET_ADMIN", source.into().0)
+}
+
+/// What the kernel said, however it came.
+struct RefusalSource(io::Error);
+
+impl From<io::Error> for RefusalSource {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<rustix::io::Errno> for RefusalSource {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self(errno.into())
+    }
+}
+
+impl From<virtqueue::MappingError> for RefusalSource {
+    fn from(error: virtqueue::MappingError) -> Self {
+        Self(match error {
+            virtqueue::MappingError::Kernel { source, .. } => source,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+/// What has to be known of a card to use it by AF_XDP.
+#[derive(Clone, Copy, Debug)]
+pub struct XdpSetup<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its interface index.
+    pub index: u32,
+    /// Its own MAC address.
+    pub mac: Mac,
+    /// Octets of the largest datagram it carries.
+    pub mtu: u32,
+    /// Frames that a packet socket's receive ring would have.
+    pub frames: u32,
+    /// The guard's maps, of which those of the VMs' addresses are read.
+    pub maps: GuardMaps<BorrowedFd<'a>>,
+}
+
+/// A card's AF_XDP sockets, and the program that brings them frames.
+#[derive(Debug)]
+pub struct XdpUplink {
+    sockets: Vec<Socket>,
+    umem: Umem,
+    map: SocketMap,
+    /// What only [`XdpUplink::detach`] takes away.
+    link: Option<Link>,
+    shares: Shares,
+}
+
+impl XdpUplink {
+    /// Makes sockets for all receive queues of a card, and attaches the program.
+    pub fn open(setup: &XdpSetup<'_>) -> Result<Self, UplinkError> {
+        if setup.mtu > LARGEST_MTU {
+            return Err(UplinkError::Card {
+                link: setup.name.to_owned(),
+                why: "has an MTU of more than a frame of AF_XDP holds",
+            });
+        }
+        let queues = sys::receive_queues(setup.name).unwrap_or(1).clamp(1, MOST_QUEUES);
+        let all = setup.frames.saturating_mul(INWARD_PER_FRAME);
+        let inward = all.checked_div(queues).unwrap_or(0).max(LEAST_INWARD).next_power_of_two();
+        let layout = Layout { index: setup.index, queues, inward, outward: OUTWARD };
+        let umem = Umem::create(layout)?;
+        let sockets: Vec<_> =
+            (0..queues).map(|queue| Socket::open(&umem, queue)).collect::<Result<_, _>>()?;
+        let map = SocketMap::create(queues)?;
+        for (queue, socket) in (0..).zip(&sockets) {
+            map.set(queue, socket.as_fd())?;
+        }
+        let program = XdpProgram::load(setup, map.as_fd())?;
+        let link = Link::create(&program.0, setup.index)?;
+        Ok(Self { sockets, umem, map, link: Some(link), shares: shares() })
+    }
+
+    /// Takes over a predecessor's by the names of [`XdpUplink::descriptors`]. They must be of the card
+    /// with this index.
+    pub fn adopt(mut kept: BTreeMap<String, OwnedFd>, index: u32) -> Result<Self, UplinkError> {
+        let mut take = |part: &str| {
+            kept.remove(part).ok_or_else(|| UplinkError::Adopt {
+                object: "AF_XDP sockets",
+                why: format!("`{part}` was not kept"),
+            })
+        };
+        let umem = Umem::adopt(take("umem")?)?;
+        if umem.layout.index != index {
+            return Err(UplinkError::Adopt {
+                object: "AF_XDP sockets",
+                why: format!("they are on link number {}", umem.layout.index),
+            });
+        }
+        let (link, map) = (Link::adopt(take("link")?), SocketMap::adopt(take("map")?));
+        let sockets = (0..umem.layout.queues)
+            .map(|queue| Socket::adopt(take(&queue.to_string())?, &umem, queue))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { sockets, umem, map, link: Some(link), shares: shares() })
+    }
+
+    /// All that a successor needs, each with a name that ends its key at the keeper. The link comes
+    /// last: what was not all kept is not taken over.
+    pub fn descriptors(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        let sockets = self.sockets.iter().enumerate().map(|(n, s)| (n.to_string(), s.as_fd()));
+        let rest = [("umem".to_owned(), self.umem.as_fd()), ("map".to_owned(), self.map.as_fd())];
+        let link = self.link.iter().map(|link| ("link".to_owned(), link.as_fd()));
+        sockets.chain(rest).chain(link).collect()
+    }
+
+    /// A duplicate of the map of the sockets, for [`XdpProgram::load`].
+    pub fn map(&self) -> Result<OwnedFd, UplinkError> {
+        let duplicate = self.map.as_fd().try_clone_to_owned();
+        duplicate.map_err(|e| refused("duplicate a descriptor", e))
+    }
+
+    /// Attaches another program in place of the one that is there.
+    pub fn renew(&self, program: &XdpProgram) -> Result<(), UplinkError> {
+        self.link.as_ref().map_or(Ok(()), |link| link.update(&program.0))
+    }
+
+    /// Lets go of the program: when nobody keeps its link either, no more frames come.
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+
+    /// The interface that the sockets are on.
+    pub fn index(&self) -> u32 {
+        self.umem.layout.index
+    }
+
+    /// Whether the card's hardware reads and writes the frames itself.
+    pub fn is_zero_copy(&self) -> bool {
+        self.sockets.iter().all(Socket::is_zero_copy)
+    }
+
+    /// How many receive queues are served.
+    pub fn queues(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// The socket of a queue: readable while a frame waits or a taken one is not released.
+    pub fn socket(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        self.sockets.get(queue).map(AsFd::as_fd)
+    }
+
+    /// Copies a queue's next frame into `room` and tells its octets, or why it is dropped; `None` if
+    /// there is none.
+    #[inline]
+    pub fn next(&mut self, queue: usize, room: &mut [u8]) -> Option<Result<usize, Counter>> {
+        self.sockets.get_mut(queue)?.next(room)
+    }
+
+    /// Passes over a queue's next frame without looking at it; false if there is none.
+    pub fn pass_over(&mut self, queue: usize) -> bool {
+        self.sockets.get_mut(queue).is_some_and(Socket::pass_over)
+    }
+
+    /// Gives all frames of a queue that were taken back to the kernel.
+    pub fn release(&mut self, queue: usize) {
+        if let Some(socket) = self.sockets.get_mut(queue) {
+            socket.release();
+        }
+    }
+
+    /// How many frames of a queue were released, modulo 2^32: names the first frame of a batch.
+    pub fn position(&self, queue: usize) -> u32 {
+        self.sockets.get(queue).map_or(0, Socket::position)
+    }
+
+    /// Frames the kernel has dropped since this was last asked, by a predecessor too, because it had
+    /// no room for them.
+    pub fn kernel_drops(&self) -> u64 {
+        (0..).zip(&self.sockets).fold(0u64, |sum, (queue, socket)| {
+            sum.saturating_add(self.umem.count_drops(queue, socket.drops()))
+        })
+    }
+
+    /// Whether `owner` may put so many frames, of so many octets in all, into the transmit ring: not
+    /// if it has used up its share of a ring that is more than half full.
+    pub fn may_put(&mut self, owner: Owner, frames: usize, octets: usize) -> bool {
+        let (free, all) = self.sockets.first().map_or((0, 0), Socket::free);
+        self.shares.may_put(owner, frames, octets, || free > all / 2)
+    }
+
+    /// How many frames can be put now.
+    pub fn free(&self) -> usize {
+        self.sockets.first().map_or(0, |socket| socket.free().0 as usize)
+    }
+
+    /// Puts a frame among those that [`XdpUplink::send`] sends; `None` if there is no room, or it is
+    /// too long.
+    #[inline]
+    pub fn put(&mut self, ethernet: &[u8; ETHERNET], datagram: &[u8]) -> Option<()> {
+        self.sockets.first_mut()?.put(ethernet, datagram)
+    }
+
+    /// Forgets what was put and not sent.
+    pub fn abandon(&mut self) {
+        if let Some(socket) = self.sockets.first_mut() {
+            socket.abandon();
+        }
+    }
+
+    /// Sends what was put, in order. How many of the frames under way the card's driver has thrown
+    /// away for want of room.
+    pub fn send(&mut self) -> Result<u32, Refusal> {
+        self.sockets.first_mut().map_or(Ok(0), Socket::send)
+    }
+
+    /// Whether the kernel has begun to send everything.
+    pub fn all_begun(&self) -> bool {
+        self.sockets.first().is_none_or(|socket| socket.unsent() == 0)
+    }
+}
+
+/// The shares of the transmit ring, in octets of full frames.
+fn shares() -> Shares {
+    Shares::new((OUTWARD as usize).saturating_mul(FRAME as usize))
+}
+
+/// The program that decides what the sockets get.
+#[derive(Debug)]
+pub struct XdpProgram(bpf::Program);
+
+impl XdpProgram {
+    /// Made for a card as it is, and these sockets.
+    pub fn load(setup: &XdpSetup<'_>, sockets: BorrowedFd<'_>) -> Result<Self, UplinkError> {
+        let GuardMaps { vm4, vm6, .. } = setup.maps;
+        let program = bpf::redirect(vm4, vm6, sockets, setup.mac)?;
+        bpf::load(ProgramKind::Xdp, &program).map(Self)
+    }
+}

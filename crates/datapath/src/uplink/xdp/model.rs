@@ -1,0 +1,150 @@
+//! Rings in memory of a test's own, with a kernel that does to them what it may, at any moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use virtqueue::Mapping;
+
+use super::ring::{Descriptor, Places, Ring};
+use super::umem::FRAME;
+
+const PLACES: Places = Places { producer: 0, consumer: 64, flags: 128, entries: 192 };
+const OCTETS: u64 = 4096;
+
+/// A ring that outlives those who use it.
+pub(super) struct Kept {
+    file: OwnedFd,
+    size: u32,
+}
+
+impl Kept {
+    /// One in which so many entries were published and given back before.
+    pub fn new(size: u32, past: u32) -> Self {
+        let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, OCTETS).unwrap();
+        let kept = Self { file, size };
+        kept.ring().set_producer(past);
+        kept.ring().set_consumer(past);
+        kept
+    }
+
+    /// A mapping of it: the base's, or the kernel's.
+    pub fn ring(&self) -> Ring {
+        let memory = Mapping::shared(self.file.as_fd(), 0, OCTETS).unwrap();
+        Ring::new(memory, PLACES, self.size)
+    }
+}
+
+/// What lies in the frames: a number each.
+pub(super) type Frames = BTreeMap<u64, u32>;
+
+/// The kernel at the way in.
+pub(super) struct Card {
+    receive: Ring,
+    fill: Ring,
+    /// Frames it has taken out of the fill ring.
+    pub hands: BTreeSet<u64>,
+}
+
+impl Card {
+    pub fn new(receive: &Kept, fill: &Kept) -> Self {
+        Self { receive: receive.ring(), fill: fill.ring(), hands: BTreeSet::new() }
+    }
+
+    /// Frames that the base has not given back.
+    pub fn unread(&self) -> Vec<u64> {
+        let (from, to) = (self.receive.consumer(), self.receive.producer());
+        let count = to.wrapping_sub(from);
+        (0..count).map(|n| self.receive.descriptor(from.wrapping_add(n)).address).collect()
+    }
+
+    /// Takes a frame to fill, if there is one.
+    pub fn grab(&mut self) {
+        let next = self.fill.consumer();
+        if next == self.fill.producer() {
+            return;
+        }
+        let frame = self.fill.address(next);
+        self.fill.set_consumer(next.wrapping_add(1));
+        assert!(frame.is_multiple_of(FRAME), "{frame:#x}");
+        assert!(self.hands.insert(frame), "frame {frame:#x} was offered twice");
+        assert!(!self.unread().contains(&(frame + 256)), "frame {frame:#x} is not read yet");
+    }
+
+    /// A frame arrives: false if there is none to put it into.
+    pub fn arrive(&mut self, number: u32, frames: &mut Frames) -> bool {
+        if self.hands.is_empty() {
+            self.grab();
+        }
+        let Some(frame) = self.hands.pop_first() else { return false };
+        let address = frame + 256;
+        frames.insert(address, number);
+        let next = self.receive.producer();
+        assert!(next.wrapping_sub(self.receive.consumer()) < self.receive.size(), "no room");
+        self.receive.set_descriptor(next, Descriptor { address, len: 60, options: 0 });
+        self.receive.set_producer(next.wrapping_add(1));
+        true
+    }
+}
+
+/// The kernel at the way out.
+pub(super) struct Wire {
+    transmit: Ring,
+    completion: Ring,
+    /// Frames under way.
+    under_way: Vec<u64>,
+    /// Numbers that were sent.
+    pub sent: Vec<u32>,
+}
+
+impl Wire {
+    pub fn new(transmit: &Kept, completion: &Kept) -> Self {
+        Self {
+            transmit: transmit.ring(),
+            completion: completion.ring(),
+            under_way: Vec::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    /// Takes a frame to send, if there is one and room to tell that it is done.
+    pub fn begin(&mut self, frames: &Frames) {
+        let told = self.completion.waiting() as usize + self.under_way.len();
+        let next = self.transmit.consumer();
+        if next == self.transmit.producer() || told >= self.completion.size() as usize {
+            return;
+        }
+        let frame = self.transmit.descriptor(next).address;
+        self.transmit.set_consumer(next.wrapping_add(1));
+        assert!(!self.under_way.contains(&frame), "frame {frame:#x} is under way already");
+        self.under_way.push(frame);
+        self.sent.push(frames[&frame]);
+    }
+
+    /// One of the frames under way is done, whichever.
+    pub fn end(&mut self, which: usize) {
+        if self.under_way.is_empty() {
+            return;
+        }
+        let frame = self.under_way.remove(which % self.under_way.len());
+        let next = self.completion.producer();
+        self.completion.set_address(next, frame);
+        self.completion.set_producer(next.wrapping_add(1));
+    }
+
+    /// Everything that was handed over is done.
+    pub fn finish(&mut self, frames: &Frames) {
+        while self.transmit.waiting() > 0 || !self.under_way.is_empty() {
+            self.begin(frames);
+            self.end(0);
+        }
+    }
+
+    /// What the kernel has not looked at or not finished.
+    pub fn pending(&self) -> Vec<u64> {
+        let (from, count) = (self.transmit.consumer(), self.transmit.waiting());
+        let waiting = (0..count).map(|n| self.transmit.descriptor(from.wrapping_add(n)).address);
+        waiting.chain(self.under_way.iter().copied()).collect()
+    }
+}

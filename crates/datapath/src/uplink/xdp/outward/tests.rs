@@ -1,0 +1,179 @@
+//! A base that dies between any two steps, and a kernel that goes on meanwhile.
+
+use proptest::prelude::*;
+
+use super::super::model::{Frames, Kept, Wire};
+use super::*;
+
+const FRAMES: u32 = 4;
+const FIRST: u64 = 5 * FRAME;
+
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    /// The base puts so many numbers and sends them.
+    Send(u32),
+    /// It dies in the middle of that, after so many of the three steps.
+    Die(u32, u8),
+    /// It puts so many and thinks better of it.
+    Abandon(u32),
+    /// The kernel begins to send a frame.
+    Begin,
+    /// One of those it has begun is done.
+    End(usize),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        2 => (0..5u32).prop_map(Deed::Send),
+        1 => (0..5u32, 1..4u8).prop_map(|(n, steps)| Deed::Die(n, steps)),
+        1 => (0..5u32).prop_map(Deed::Abandon),
+        4 => Just(Deed::Begin),
+        4 => any::<usize>().prop_map(Deed::End),
+    ]
+}
+
+struct Stage {
+    transmit: Kept,
+    completion: Kept,
+    wire: Wire,
+    frames: Frames,
+    base: Option<Outward>,
+    /// The number that is next, and those that the base has reason to think sent.
+    next: u32,
+    promised: Vec<u32>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (transmit, completion) = (Kept::new(FRAMES, 0), Kept::new(2 * FRAMES, 0));
+        let wire = Wire::new(&transmit, &completion);
+        Self {
+            transmit,
+            completion,
+            wire,
+            frames: Frames::new(),
+            base: None,
+            next: 0,
+            promised: Vec::new(),
+        }
+    }
+
+    fn base(&mut self) -> &mut Outward {
+        let (transmit, completion) = (&self.transmit, &self.completion);
+        self.base.get_or_insert_with(|| {
+            Outward::adopt(transmit.ring(), completion.ring(), FIRST, FRAMES).unwrap()
+        })
+    }
+
+    /// Puts numbers; those for which there was a frame.
+    fn put(&mut self, most: u32) -> Vec<u32> {
+        let mut put = Vec::new();
+        for _ in 0..most {
+            let free = self.base().free();
+            let number = self.next;
+            let mut at = None;
+            let done = self.base().put(|address| {
+                at = Some(address);
+                Some(60)
+            });
+            assert_eq!(done.is_some(), free > 0, "{free} frames are free");
+            let Some(address) = at else { break };
+            assert!(!self.wire.pending().contains(&address), "{address:#x} is under way");
+            self.frames.insert(address, number);
+            put.push(number);
+            self.next += 1;
+        }
+        put
+    }
+
+    fn do_it(&mut self, deed: Deed) {
+        match deed {
+            Deed::Send(most) => {
+                let put = self.put(most);
+                self.base().publish();
+                self.promised.extend(put);
+            }
+            Deed::Die(most, steps) => {
+                let put = self.put(most);
+                if steps > 1 {
+                    self.base().hand_over();
+                    self.promised.extend(put);
+                }
+                if steps > 2 {
+                    self.base().use_up();
+                }
+                self.base = None;
+            }
+            Deed::Abandon(most) => {
+                self.put(most);
+                self.base().abandon();
+            }
+            Deed::Begin => self.wire.begin(&self.frames),
+            Deed::End(which) => self.wire.end(which),
+        }
+    }
+
+    fn check(mut self) {
+        self.wire.finish(&self.frames);
+        assert_eq!(self.wire.sent, self.promised, "sent, in order, once");
+        assert_eq!(self.base().free(), FRAMES, "a frame is lost");
+        // Each can be used, and all at once.
+        assert_eq!(self.put(2 * FRAMES).len(), FRAMES as usize);
+        self.base().publish();
+        let mut all = self.wire.pending();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), FRAMES as usize);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_death_between_any_two_steps_loses_no_frame_and_sends_what_was_handed_over_once(
+        deeds in prop::collection::vec(deed(), 0..60)
+    ) {
+        let mut stage = Stage::new();
+        deeds.into_iter().for_each(|deed| stage.do_it(deed));
+        stage.check();
+    }
+}
+
+#[test]
+fn counts_that_begin_anew_change_nothing() {
+    // As after 2^32 frames, less a few.
+    let past = u32::MAX - 2;
+    let mut stage = Stage::new();
+    stage.transmit.ring().set_producer(past);
+    stage.transmit.ring().set_consumer(past);
+    let completion = stage.completion.ring();
+    for frame in 0..FRAMES {
+        let count = past.wrapping_sub(FRAMES).wrapping_add(frame);
+        completion.set_address(count, FIRST + u64::from(frame) * FRAME);
+    }
+    completion.set_consumer(past.wrapping_sub(FRAMES));
+    completion.set_producer(past);
+    for round in 0..6 {
+        for deed in [Deed::Send(3), Deed::Begin, Deed::Begin, Deed::Begin, Deed::End(round)] {
+            stage.do_it(deed);
+        }
+        stage.do_it(Deed::Die(2, (round % 3) as u8 + 1));
+        for deed in [Deed::End(1), Deed::Begin, Deed::End(0), Deed::End(0), Deed::End(0)] {
+            stage.do_it(deed);
+        }
+    }
+    stage.check();
+}
+
+#[test]
+fn rings_that_contradict_each_other_are_refused() {
+    for (written, used_up, completed) in [(9, 2, 4), (2, 3, 3), (5, 0, 0), (0, 1, 1)] {
+        let stage = Stage::new();
+        stage.transmit.ring().set_producer(written);
+        stage.transmit.ring().set_consumer(written);
+        stage.completion.ring().set_consumer(used_up);
+        stage.completion.ring().set_producer(completed);
+        let (transmit, completion) = (stage.transmit.ring(), stage.completion.ring());
+        let adopted = Outward::adopt(transmit, completion, FIRST, FRAMES);
+        assert!(adopted.is_err(), "{written} {used_up} {completed}");
+    }
+}

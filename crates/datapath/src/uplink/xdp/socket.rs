@@ -1,0 +1,284 @@
+//! One AF_XDP socket: bound to one receive queue of a card, with its rings and its frames.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{
+    set_xdp_rx_ring_size, set_xdp_tx_ring_size, set_xdp_umem_completion_ring_size,
+    set_xdp_umem_fill_ring_size, set_xdp_umem_reg, xdp_mmap_offsets, xdp_options, xdp_statistics,
+};
+use rustix::net::xdp::{
+    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
+    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags, XdpUmemReg,
+    XdpUmemRegFlags,
+};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
+use virtqueue::Mapping;
+
+use super::super::{Refusal, UplinkError, sys};
+use super::inward::Inward;
+use super::outward::Outward;
+use super::refused;
+use super::ring::{ADDRESS, DESCRIPTOR, Places, Ring};
+use super::umem::{FRAME, Umem};
+use crate::counters::Counter;
+use crate::port::ETHERNET;
+
+/// Entries of a completion ring that nothing ever comes into: the kernel wants one.
+const LEAST_RING: u32 = 64;
+/// Octets of frames on their way to the card, as the kernel accounts them.
+const SEND_BUFFER: i32 = 16 << 20;
+/// How often a queue that is busy is tried, and the time in between.
+const TRIES: u32 = 30;
+const WAIT: Duration = Duration::from_millis(5);
+/// Calls after which frames that the kernel does not begin to send are left for later: each takes 32.
+const MOST_KICKS: usize = 256;
+
+/// One socket.
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: OwnedFd,
+    memory: Mapping,
+    inward: Inward,
+    outward: Option<Outward>,
+}
+
+impl Socket {
+    /// Makes a socket for a receive queue of the umem's card. Frames come when it is in the map.
+    pub fn open(umem: &Umem, queue: u32) -> Result<Self, UplinkError> {
+        let action = |what: &str| format!("{what} of the AF_XDP socket for queue {queue}");
+        let fail = |what: &'static str| move |e: Errno| refused(action(what), e);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
+            .map_err(|e| refused("make an AF_XDP socket", e))?;
+        let memory = umem.stretch(queue)?;
+        let Some(start) = memory.u8_at(0) else {
+            return Err(refused("map an AF_XDP socket's frames", Errno::FAULT));
+        };
+        let layout = umem.layout;
+        let registration = XdpUmemReg {
+            addr: start.as_ptr().expose_provenance() as u64,
+            len: memory.len() as u64,
+            chunk_size: FRAME as u32,
+            headroom: 0,
+            flags: XdpUmemRegFlags::empty(),
+            tx_metadata_len: 0,
+        };
+        set_xdp_umem_reg(&fd, registration).map_err(fail("register the memory"))?;
+        let way_out = queue == 0;
+        let completions = if way_out { completions(layout.outward) } else { LEAST_RING };
+        set_xdp_umem_fill_ring_size(&fd, layout.inward).map_err(fail("make the fill ring"))?;
+        set_xdp_umem_completion_ring_size(&fd, completions)
+            .map_err(fail("make the completion ring"))?;
+        set_xdp_rx_ring_size(&fd, layout.inward).map_err(fail("make the receive ring"))?;
+        if way_out {
+            set_xdp_tx_ring_size(&fd, layout.outward).map_err(fail("make the transmit ring"))?;
+            // Only a privileged process may go beyond the system's limit: without, bursts are short.
+            let force = libc::SO_SNDBUFFORCE;
+            let _ = sys::set_int(fd.as_fd(), libc::SOL_SOCKET, force, SEND_BUFFER);
+        }
+        let (receive, fill) = inward_rings(&fd, umem)?;
+        let inward = Inward::start(receive, fill, 0, layout.inward);
+        let address =
+            SocketAddrXdp::new(SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, layout.index, queue);
+        let mut tries = TRIES;
+        while let Err(e) = bind(&fd, &address) {
+            tries = tries.saturating_sub(1);
+            match e {
+                // The kernel lets go of a queue some time after its last socket was closed.
+                Errno::BUSY if tries > 0 => std::thread::sleep(WAIT),
+                Errno::BUSY => {
+                    return Err(UplinkError::Card {
+                        link: format!("number {}", layout.index),
+                        why: "has an AF_XDP socket of somebody else's",
+                    });
+                }
+                e => return Err(fail("bind to the card")(e)),
+            }
+        }
+        // Before Linux 6.4 nobody could map the rings of a bound socket, a successor neither.
+        inward_rings(&fd, umem)?;
+        let outward = way_out.then(|| outward(&fd, umem)).transpose()?;
+        Ok(Self { fd, memory, inward, outward })
+    }
+
+    /// Takes over a predecessor's.
+    pub fn adopt(fd: OwnedFd, umem: &Umem, queue: u32) -> Result<Self, UplinkError> {
+        let memory = umem.stretch(queue)?;
+        let (receive, fill) = inward_rings(&fd, umem)?;
+        let inward = Inward::adopt(receive, fill, 0, umem.layout.inward)
+            .map_err(|why| cannot_adopt(queue, why))?;
+        let outward = (queue == 0).then(|| outward(&fd, umem)).transpose()?;
+        let mut socket = Self { fd, memory, inward, outward };
+        socket.wake_fill();
+        // What was published and not sent.
+        let _ = socket.kick();
+        Ok(socket)
+    }
+
+    /// Whether the card's hardware writes into the frames itself.
+    pub fn is_zero_copy(&self) -> bool {
+        xdp_options(&self.fd).is_ok_and(|o| o.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY))
+    }
+
+    /// Copies the next frame into `room` and tells its octets, or why it is dropped; `None` if there
+    /// is none.
+    pub fn next(&mut self, room: &mut [u8]) -> Option<Result<usize, Counter>> {
+        let Some(found) = self.inward.next()? else {
+            return Some(Err(Counter::DropUplinkClipped));
+        };
+        // It goes on in the next frame, which nobody asked for.
+        if found.options != 0 {
+            return Some(Err(Counter::DropUplinkClipped));
+        }
+        let len = found.len as usize;
+        let copied = room
+            .get_mut(..len)
+            .and_then(|room| self.memory.read(usize::try_from(found.address).ok()?, room));
+        Some(copied.map(|()| len).ok_or(Counter::DropFrameLength))
+    }
+
+    /// Passes over the next frame without looking at it; false if there is none.
+    pub fn pass_over(&mut self) -> bool {
+        self.inward.next().is_some()
+    }
+
+    /// Gives all frames that were taken back to the kernel.
+    pub fn release(&mut self) {
+        self.inward.release();
+        self.wake_fill();
+    }
+
+    fn wake_fill(&self) {
+        if self.inward.wants_wakeup() {
+            // It reads nothing: the call is the message.
+            let _ = recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
+        }
+    }
+
+    /// How many frames were released since the socket was made, modulo 2^32.
+    pub fn position(&self) -> u32 {
+        self.inward.position()
+    }
+
+    /// Frames that can be sent now, and how many there are.
+    pub fn free(&self) -> (u32, u32) {
+        self.outward.as_ref().map_or((0, 0), |out| (out.free(), out.frames()))
+    }
+
+    /// Puts a frame into the next free one: Ethernet header, then what `write` puts behind it and
+    /// tells the length of.
+    pub fn put(&mut self, ethernet: &[u8; ETHERNET], datagram: &[u8]) -> Option<()> {
+        let len = ETHERNET.checked_add(datagram.len()).filter(|len| *len <= FRAME as usize)?;
+        let memory = &self.memory;
+        self.outward.as_mut()?.put(|address| {
+            let at = usize::try_from(address).ok()?;
+            memory.write(at, ethernet)?;
+            memory.write(at.checked_add(ETHERNET)?, datagram)?;
+            u32::try_from(len).ok()
+        })
+    }
+
+    /// Forgets what was put since the last [`Socket::send`].
+    pub fn abandon(&mut self) {
+        if let Some(out) = &mut self.outward {
+            out.abandon();
+        }
+    }
+
+    /// Gives what was put to the kernel. How many frames the card's driver threw away meanwhile.
+    pub fn send(&mut self) -> Result<u32, Refusal> {
+        if let Some(out) = &mut self.outward {
+            out.publish();
+        }
+        self.kick()
+    }
+
+    /// Frames that the kernel has not begun to send.
+    pub fn unsent(&self) -> u32 {
+        self.outward.as_ref().map_or(0, Outward::unsent)
+    }
+
+    /// Wakes the kernel as long as it asks for it and has something to send.
+    pub fn kick(&mut self) -> Result<u32, Refusal> {
+        let Some(out) = &self.outward else { return Ok(0) };
+        let mut thrown_away = 0u32;
+        for _ in 0..MOST_KICKS {
+            let before = out.unsent();
+            if before == 0 || !out.wants_wakeup() {
+                break;
+            }
+            match send(&self.fd, &[], SendFlags::DONTWAIT) {
+                Ok(_) => {}
+                // Not an error: it has sent as much as it does in one call, or nothing more for now.
+                Err(Errno::AGAIN | Errno::NOBUFS) if out.unsent() < before => {}
+                Err(Errno::AGAIN | Errno::NOBUFS) => break,
+                // A driver that had no room threw away the frame it was at, and goes on behind it.
+                Err(Errno::BUSY) => thrown_away = thrown_away.saturating_add(1),
+                Err(e) => return Err(Refusal::from(e)),
+            }
+        }
+        Ok(thrown_away)
+    }
+
+    /// Frames that the kernel had no room for since the socket was made.
+    pub fn drops(&self) -> u64 {
+        xdp_statistics(&self.fd)
+            .map_or(0, |told| told.rx_dropped.saturating_add(told.rx_ring_full.unwrap_or(0)))
+    }
+}
+
+impl AsFd for Socket {
+    /// Readable while a frame waits or a taken one is not released.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Entries of the completion ring for so many frames.
+fn completions(outward: u32) -> u32 {
+    outward.saturating_mul(2).max(LEAST_RING)
+}
+
+fn cannot_adopt(queue: u32, why: String) -> UplinkError {
+    UplinkError::Adopt { object: "AF_XDP socket", why: format!("queue {queue}: {why}") }
+}
+
+fn ring(
+    fd: &OwnedFd,
+    at: u64,
+    places: Option<Places>,
+    size: u32,
+    entry: usize,
+) -> Result<Ring, UplinkError> {
+    let fail = |e: io::Error| refused("map a ring of an AF_XDP socket", e);
+    let places = places.ok_or_else(|| fail(io::ErrorKind::Unsupported.into()))?;
+    let len = places.len(size, entry) as u64;
+    let memory = Mapping::shared(fd.as_fd(), at, len).map_err(|e| fail(io::Error::other(e)))?;
+    Ok(Ring::new(memory, places, size))
+}
+
+fn inward_rings(fd: &OwnedFd, umem: &Umem) -> Result<(Ring, Ring), UplinkError> {
+    let places =
+        xdp_mmap_offsets(fd).map_err(|e| refused("ask where an AF_XDP socket has its rings", e))?;
+    let size = umem.layout.inward;
+    Ok((
+        ring(fd, XDP_PGOFF_RX_RING, Places::of(&places.rx), size, DESCRIPTOR)?,
+        ring(fd, XDP_UMEM_PGOFF_FILL_RING, Places::of(&places.fr), size, ADDRESS)?,
+    ))
+}
+
+fn outward(fd: &OwnedFd, umem: &Umem) -> Result<Outward, UplinkError> {
+    let places =
+        xdp_mmap_offsets(fd).map_err(|e| refused("ask where an AF_XDP socket has its rings", e))?;
+    let (frames, first) = (umem.layout.outward, umem.layout.outward_at());
+    let transmit = ring(fd, XDP_PGOFF_TX_RING, Places::of(&places.tx), frames, DESCRIPTOR)?;
+    let size = completions(frames);
+    let completion =
+        ring(fd, XDP_UMEM_PGOFF_COMPLETION_RING, Places::of(&places.cr), size, ADDRESS)?;
+    Outward::adopt(transmit, completion, first, frames).map_err(|why| cannot_adopt(0, why))
+}

@@ -1,0 +1,268 @@
+//! A card that is used by AF_XDP besides its packet socket: given, taken away, sent by.
+//!
+//! # Theory of operation
+//! What comes in by it is served like what comes in by the packet socket (`from_uplink`). What VMs send
+//! goes out by it: the datagrams are copied into frames, with their checksums filled in and large
+//! sends cut, since nobody behind does that. What does not fit a frame is left to the packet socket.
+//!
+//! When it is given, what waits at the packet socket is served first. When it is taken away, the
+//! program goes first: from then on frames take the other way, and what lies in the receive rings is
+//! served before those. So none is lost, and none overtaken.
+//!
+//! # Invariants
+//! - A datagram goes out whole or, where there is no room for all of its segments, not at all.
+//! - The kernel is called once for a batch, and again only for frames that it has left lying.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use super::handle::{Gone, WorkerHandle};
+use super::{Token, Worker};
+use crate::counters::{Counter, Counters};
+use crate::faults::{self, Point};
+use crate::names::{Inlet, Mac, NetworkId, Owner};
+use crate::offload::{Abilities, Handover, complete_checksum};
+use crate::port::{ETHERNET, header};
+use crate::segment::Segments;
+use crate::state::StateMemory;
+use crate::state::suspicion::Care;
+use crate::storage::Storage;
+use crate::uplink::{LARGEST_XDP_MTU, XdpUplink};
+
+/// Batches of the packet socket that are served before AF_XDP begins: more than its ring holds, unless
+/// the LAN goes on and on with what is nobody's here.
+const MOST_BATCHES: usize = 512;
+/// When the kernel is asked again for frames that it has left lying.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// The sockets, and how they are served.
+pub struct XdpSide {
+    pub card: XdpUplink,
+    cares: Vec<Care>,
+    /// For a queue that is not there.
+    nobody: Care,
+    /// Where segments are made.
+    segment: Vec<u8>,
+    /// When the kernel is to be asked again to send.
+    pub unsent_due: Option<Instant>,
+}
+
+/// What became of a datagram that was to be put into frames.
+enum Put {
+    Done,
+    NoRoom,
+    TooLong,
+}
+
+impl XdpSide {
+    fn new(card: XdpUplink, cares: Vec<Care>) -> Self {
+        let segment = vec![0; LARGEST_XDP_MTU as usize];
+        Self { card, cares, nobody: Care::default(), segment, unsent_due: None }
+    }
+
+    /// Its sockets.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        (0..self.card.queues()).filter_map(|queue| self.card.socket(queue))
+    }
+
+    /// How a queue's ring is served after a death.
+    pub fn care_mut(&mut self, queue: usize) -> &mut Care {
+        self.cares.get_mut(queue).unwrap_or(&mut self.nobody)
+    }
+
+    /// Sends `(datagram, next hop)` pairs and counts each at its owner. What does not fit a frame is
+    /// left in the batch.
+    pub fn send(
+        &mut self,
+        mac: Mac,
+        uplink: Owner,
+        batch: &mut Vec<(u16, Mac)>,
+        storage: &mut Storage,
+        state: &StateMemory,
+        from: Owner,
+    ) {
+        if batch.is_empty() {
+            return;
+        }
+        let counters = Counters::of(state, from);
+        let (mut frames, mut octets) = (0usize, 0usize);
+        for item in batch.iter().filter_map(|(index, _)| storage.item(*index)) {
+            let segments = item.offload.segmentation.map_or(1, |l| l.segments(item.octets()));
+            frames = frames.saturating_add(segments);
+            octets = octets.saturating_add(item.octets());
+        }
+        if !self.card.may_put(from, frames, octets) {
+            counters.add(Counter::DropUplinkSend, batch.len() as u64);
+            batch.clear();
+            return;
+        }
+        let (mut put, mut refused, mut cut, mut carried) = (0u64, 0u64, 0u64, 0u64);
+        batch.retain(|(index, to)| {
+            let large = storage.item(*index).is_some_and(|i| i.offload.segmentation.is_some());
+            match self.put(*index, *to, mac, storage) {
+                Put::TooLong => return true,
+                Put::NoRoom => refused = refused.saturating_add(1),
+                Put::Done => {
+                    put = put.saturating_add(1);
+                    cut = cut.saturating_add(large.into());
+                    carried = carried.saturating_add(storage.datagram(*index).len() as u64);
+                }
+            }
+            false
+        });
+        let thrown_away = self.hand_over().min(put);
+        faults::pass(Point::CardSent);
+        let lost = carried.checked_div(put).unwrap_or(0).saturating_mul(thrown_away);
+        let gone = put.saturating_sub(thrown_away);
+        counters.add(Counter::ToUplink, gone);
+        counters.add(Counter::DropUplinkSend, refused.saturating_add(thrown_away));
+        let card = Counters::of(state, uplink);
+        card.add(Counter::Delivered, gone);
+        card.add(Counter::DeliveredBytes, carried.saturating_sub(lost));
+        card.add(Counter::Segmented, cut);
+    }
+
+    /// Puts a datagram into as many frames as it needs.
+    fn put(&mut self, index: u16, to: Mac, mac: Mac, storage: &mut Storage) -> Put {
+        let Some(offload) = storage.item(index).map(|item| item.offload) else {
+            return Put::NoRoom;
+        };
+        // It goes on like this to a receiver that can do nothing by itself.
+        match offload.header_for(Abilities::default(), ETHERNET as u16) {
+            Handover::Whole(_) => {}
+            Handover::CompleteChecksum { start, offset } => {
+                let _ = complete_checksum(storage.datagram_mut(index), start, offset);
+            }
+            Handover::Segment(large) => {
+                let datagram = storage.datagram(index);
+                let ethernet = header(to, mac, datagram);
+                let Some(segments) = Segments::of(datagram, &large) else { return Put::NoRoom };
+                let longest = usize::from(large.header_len).saturating_add(large.size.into());
+                if longest > self.segment.len() {
+                    return Put::TooLong;
+                }
+                if !self.make_room(segments.count()) {
+                    return Put::NoRoom;
+                }
+                for n in 0..segments.count() {
+                    let Some(len) = segments.write(n, &mut self.segment) else { break };
+                    let segment = self.segment.get(..len).unwrap_or_default();
+                    if self.card.put(&ethernet, segment).is_none() {
+                        break;
+                    }
+                }
+                return Put::Done;
+            }
+        }
+        let datagram = storage.datagram(index);
+        if datagram.len() > LARGEST_XDP_MTU as usize {
+            return Put::TooLong;
+        }
+        let room = self.make_room(1);
+        match room.then(|| self.card.put(&header(to, mac, datagram), datagram)).flatten() {
+            Some(()) => Put::Done,
+            None => Put::NoRoom,
+        }
+    }
+
+    /// Whether so many frames can be put, at the latest after what was put has gone.
+    fn make_room(&mut self, frames: usize) -> bool {
+        if self.card.free() < frames {
+            // What the card throws away here is not counted at anybody: the ring was full of it.
+            let _ = self.hand_over();
+        }
+        self.card.free() >= frames
+    }
+
+    /// Gives what was put to the kernel; how many frames the card's driver threw away.
+    fn hand_over(&mut self) -> u64 {
+        // A link that is down keeps what lies in the ring until it is up.
+        let thrown_away = self.card.send().unwrap_or(0);
+        if !self.card.all_begun() && self.unsent_due.is_none() {
+            self.unsent_due = Instant::now().checked_add(AGAIN);
+        }
+        thrown_away.into()
+    }
+
+    /// Asks the kernel again for what it has left lying, if it is time and the link is up.
+    pub fn go_on(&mut self, now: Instant, up: bool) {
+        if self.unsent_due.is_some_and(|due| due <= now) {
+            self.unsent_due = None;
+            if up {
+                self.hand_over();
+            }
+        }
+    }
+}
+
+impl WorkerHandle {
+    /// The network's card, which it has been given, is used by AF_XDP from now on. What cannot be
+    /// watched is refused.
+    pub fn set_xdp(&self, id: NetworkId, card: XdpUplink) -> Result<io::Result<()>, Gone> {
+        self.call(move |worker| worker.set_xdp(id, card))
+    }
+
+    /// It is not used by AF_XDP any more. Nobody else must keep the program's link.
+    pub fn end_xdp(&self, id: NetworkId) -> Result<(), Gone> {
+        self.call(move |worker| worker.end_xdp(id))
+    }
+
+    /// Runs `change` on the network's card, if it is used by AF_XDP.
+    pub fn with_xdp<R: Send + 'static>(
+        &self,
+        id: NetworkId,
+        change: impl FnOnce(&mut XdpUplink) -> R + Send + 'static,
+    ) -> Result<Option<R>, Gone> {
+        self.call(move |worker| {
+            let uplink = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut())?;
+            uplink.xdp.as_mut().map(|xdp| change(&mut xdp.card))
+        })
+    }
+}
+
+impl Worker {
+    fn set_xdp(&mut self, id: NetworkId, card: XdpUplink) -> io::Result<()> {
+        // What came by the packet socket before the program was there comes first.
+        for _ in 0..MOST_BATCHES {
+            if !self.serving || self.serve_card(id, Inlet::PACKET, Instant::now()) == 0 {
+                break;
+            }
+        }
+        let count = card.queues();
+        for queue in 0..count {
+            let Some(socket) = card.socket(queue) else { continue };
+            self.watch(socket, Token::Card(id, Inlet::queue(queue)), false)?;
+        }
+        let care = |queue| {
+            let inlet = Inlet::queue(queue);
+            self.care_of_card(id, inlet, card.position(queue).into())
+        };
+        let cares = (0..count).map(care).collect();
+        let side = XdpSide::new(card, cares);
+        if let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
+            uplink.xdp = Some(side);
+        }
+        Ok(())
+    }
+
+    fn end_xdp(&mut self, id: NetworkId) {
+        let uplink = |worker: &mut Self| -> Option<usize> {
+            let uplink = worker.networks.get_mut(id.0)?.uplink.as_mut()?;
+            uplink.xdp.as_mut().map(|xdp| {
+                xdp.card.detach();
+                xdp.card.queues()
+            })
+        };
+        for queue in 0..uplink(self).unwrap_or(0) {
+            while self.serve_card(id, Inlet::queue(queue), Instant::now()) > 0 {}
+        }
+        let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
+            return;
+        };
+        uplink.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
+        if let Some(xdp) = uplink.xdp.take() {
+            xdp.sockets().for_each(|socket| self.unwatch(socket));
+        }
+    }
+}
