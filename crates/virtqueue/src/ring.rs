@@ -46,6 +46,8 @@ const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
 
 /// Octets of a buffer that [`Ring::foresee_buffers`] asks for.
 pub(crate) const FORESEEN: usize = 2 * LINE;
+/// Octets of a buffer that are asked for at most, however long its driver says it is.
+const MOST_AHEAD: usize = 2048;
 /// Entries that are found ahead of their use.
 const AHEAD: usize = 64;
 /// Used entries that share a cache line.
@@ -102,6 +104,19 @@ impl Found {
         // but to atomics.
         Some((self.head, unsafe { Piece::new(self.start, self.len as usize) }))
     }
+
+    /// Asks for its other lines, up to `len` octets and [`MOST_AHEAD`]: for a long frame, while the
+    /// one before it is copied. How many.
+    #[inline(never)]
+    pub(crate) fn foresee_rest(&self, len: usize, purpose: Use) -> usize {
+        let end = len.min(self.len as usize).min(MOST_AHEAD);
+        let mut lines = 0usize;
+        for offset in (FORESEEN..end).step_by(LINE) {
+            near(self.start, offset, purpose);
+            lines = lines.wrapping_add(1);
+        }
+        lines
+    }
 }
 
 /// A chain of two descriptors, of which the first holds the header alone.
@@ -121,8 +136,8 @@ pub(crate) struct Ring {
     reach: Reach,
     /// Lines can be asked for to be written.
     for_writing: bool,
-    /// The buffers of the `ahead_len` entries from `ahead_from` on. Forgotten when a batch is
-    /// published, and so never older than the indices last.
+    /// The buffers of the `ahead_len` entries from `ahead_from` on. Whoever uses them foresees anew
+    /// first; they are forgotten when a batch is published.
     ahead: [Found; AHEAD],
     ahead_from: u16,
     ahead_len: u16,
@@ -289,7 +304,7 @@ impl Ring {
     /// one descriptor with these flags, and asks for their first lines.
     #[inline]
     pub(crate) fn foresee_buffers(&mut self, n: u16, flags: u16, purpose: Use) {
-        let purpose = if self.for_writing { purpose } else { Use::Read };
+        let purpose = self.purpose(purpose);
         let n = n.min(AHEAD as u16).min(self.known());
         (self.ahead_from, self.ahead_len) = (self.next, n);
         let (heads, avail, next, size) = (self.heads, self.avail, self.next, self.size);
@@ -321,15 +336,10 @@ impl Ring {
         self.ahead.get(place.into()..self.ahead_len.into()).unwrap_or_default()
     }
 
-    /// Asks for the lines of a buffer that [`Ring::foresee_buffers`] has not asked for, up to `len`
-    /// octets: for a long frame, while the one before it is copied.
-    #[inline(never)]
-    pub(crate) fn foresee_rest(&self, found: Option<&Found>, len: usize, purpose: Use) {
-        let Some(found) = found else { return };
-        let purpose = if self.for_writing { purpose } else { Use::Read };
-        for offset in (FORESEEN..len.min(found.len as usize)).step_by(LINE) {
-            near(found.start, offset, purpose);
-        }
+    /// What lines are asked for: to be written only where the processor knows how.
+    #[inline]
+    pub(crate) fn purpose(&self, purpose: Use) -> Use {
+        if self.for_writing { purpose } else { Use::Read }
     }
 
     /// The entry at `next` if it was seen, and its chain is readable: a first buffer of `apart`
@@ -548,4 +558,22 @@ fn locate(
         return Err(refuse(LayoutDefect::Misaligned));
     }
     Ok(piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_a_buffer_is_said_to_be_few_lines_are_asked_for() {
+        let lines = |said: u32, len: usize| {
+            let found = Found { start: NonNull::dangling(), len: said, head: 0 };
+            found.foresee_rest(len, Use::Read)
+        };
+        assert_eq!(lines(u32::MAX, usize::MAX), (MOST_AHEAD - FORESEEN) / LINE);
+        assert_eq!(lines(1514, 2000), 22);
+        assert_eq!(lines(2000, 200), 2);
+        assert_eq!(lines(128, 2000), 0);
+        assert_eq!(lines(0, 2000), 0);
+    }
 }

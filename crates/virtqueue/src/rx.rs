@@ -109,9 +109,11 @@ impl RxQueue {
         for ((n, one), (headers, body)) in found.iter().enumerate().zip(frames) {
             let Some((head, piece)) = one.buffer() else { break };
             let len = body.len().saturating_add(N);
-            if len > FORESEEN {
+            if len > FORESEEN
+                && let Some(later) = found.get(n.wrapping_add(1))
+            {
                 // The next frame is probably as long.
-                self.ring.foresee_rest(found.get(n.wrapping_add(1)), len, Use::Write);
+                later.foresee_rest(len, self.ring.purpose(Use::Write));
             }
             if piece.len() < len {
                 break;

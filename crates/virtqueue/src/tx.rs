@@ -122,14 +122,16 @@ impl TxQueue {
             let found = self.ring.found();
             for (n, one) in found.iter().enumerate() {
                 let Some((head, piece)) = one.buffer() else { break };
-                if piece.len() > FORESEEN {
-                    // The next frame is probably as long.
-                    self.ring.foresee_rest(found.get(n.wrapping_add(1)), piece.len(), Use::Read);
-                }
                 let room = slots.room();
                 if piece.len() < least || piece.len() > room.len() {
                     goes_on = false;
                     break;
+                }
+                if piece.len() > FORESEEN
+                    && let Some(later) = found.get(n.wrapping_add(1))
+                {
+                    // The next frame is probably as long.
+                    later.foresee_rest(piece.len(), Use::Read);
                 }
                 let octets = piece.copy_out(room);
                 self.ring.give_back(next, head, 0);
