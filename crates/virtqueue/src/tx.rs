@@ -224,16 +224,16 @@ impl<R: Walk> Tx<R> {
             let found = self.ring.found();
             for (n, one) in found.iter().enumerate() {
                 let Some((id, piece)) = one.buffer() else { break };
+                let room = slots.room();
+                if piece.len() < least || piece.len() > room.len() {
+                    goes_on = false;
+                    break;
+                }
                 if piece.len() > FORESEEN
                     && let Some(later) = found.get(n.wrapping_add(1))
                 {
                     // The next frame is probably as long.
                     later.foresee_rest(piece.len(), Use::Read);
-                }
-                let room = slots.room();
-                if piece.len() < least || piece.len() > room.len() {
-                    goes_on = false;
-                    break;
                 }
                 let octets = piece.copy_out(room);
                 next = self.ring.give_back_one(next, id, 0);

@@ -35,6 +35,8 @@ const FRAME_BUDGET: u32 = 2 * LONG_CHAIN;
 
 /// Entries that are found ahead of their use.
 pub(crate) const AHEAD: usize = 64;
+/// Octets of a buffer that are asked for at most, however long its driver says it is.
+const MOST_AHEAD: usize = 2048;
 /// Octets of a buffer that [`Walk::foresee_buffers`] asks for.
 pub(crate) const FORESEEN: usize = 2 * LINE;
 
@@ -107,13 +109,17 @@ impl Found {
         Some((self.id, unsafe { Piece::new(self.start, self.len as usize) }))
     }
 
-    /// Asks for its other lines, up to `len` octets: for a long frame, while the one before it is
-    /// copied.
+    /// Asks for its other lines, up to `len` octets and [`MOST_AHEAD`]: for a long frame, while the
+    /// one before it is copied. How many.
     #[inline(never)]
-    pub(crate) fn foresee_rest(&self, len: usize, purpose: Use) {
-        for offset in (FORESEEN..len.min(self.len as usize)).step_by(LINE) {
+    pub(crate) fn foresee_rest(&self, len: usize, purpose: Use) -> usize {
+        let end = len.min(self.len as usize).min(MOST_AHEAD);
+        let mut lines = 0usize;
+        for offset in (FORESEEN..end).step_by(LINE) {
             near(self.start, offset, purpose);
+            lines = lines.wrapping_add(1);
         }
+        lines
     }
 }
 
@@ -283,4 +289,22 @@ pub(crate) fn locate(
         return Err(refuse(LayoutDefect::Misaligned));
     }
     Ok(piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_a_buffer_is_said_to_be_few_lines_are_asked_for() {
+        let lines = |said: u32, len: usize| {
+            let found = Found { start: NonNull::dangling(), len: said, id: 0 };
+            found.foresee_rest(len, Use::Read)
+        };
+        assert_eq!(lines(u32::MAX, usize::MAX), (MOST_AHEAD - FORESEEN) / LINE);
+        assert_eq!(lines(1514, 2000), 22);
+        assert_eq!(lines(2000, 200), 2);
+        assert_eq!(lines(128, 2000), 0);
+        assert_eq!(lines(0, 2000), 0);
+    }
 }

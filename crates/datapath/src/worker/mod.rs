@@ -10,7 +10,7 @@
 //! epoll      kicks make a port active; cards (from_uplink) and TUNs (from_host) that have something
 //! timers     neighbours, advertisements
 //! ```
-//! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing.
+//! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing but kicks.
 //!
 //! A port is *active* from its kick until it has been empty for [`LINGER`], or until all are empty and
 //! nothing can be expected soon (`patience`). Then it is armed: the guest is asked to kick, the ring
@@ -159,10 +159,11 @@ impl Worker {
                 // Any other error means the epoll descriptor itself is wrong: nothing can be served.
                 Err(_) => return,
             }
-            // A kick is served with the ports; a card or TUN may have more.
-            quiet = !ready.iter().any(|event| {
-                matches!(Token::from_data(event.data), Some(Token::Card(_) | Token::Host(_)))
+            // A kick is served with the ports; a card or TUN may have more, and so may epoll.
+            let more = ready.iter().any(|event| {
+                matches!(Token::from_data(event.data), Some(Token::Card(..) | Token::Host(_)))
             });
+            quiet = !more && ready.len() < ready.capacity();
             let now = Instant::now();
             for event in &ready {
                 match Token::from_data(event.data) {

@@ -56,7 +56,8 @@ impl Patience {
         self.done = self.done.saturating_add(datagrams);
         let Some(since) = self.since.take() else { return };
         if self.polls {
-            self.learn(now.saturating_duration_since(since));
+            // A port may have fallen asleep by itself a moment before this would have said so.
+            self.learn(now.saturating_duration_since(since).min(LINGER));
         }
     }
 
@@ -150,6 +151,20 @@ mod tests {
         let mut worker = Simulated::new();
         let polled: Duration = (0..1600).map(|_| worker.period(micros(9))).sum();
         assert_eq!(polled, micros(9) * 1600 / PROBE);
+    }
+
+    #[test]
+    fn a_long_sleep_that_began_while_it_polled_is_no_reason_to_sleep_for_long() {
+        let mut worker = Simulated::new();
+        for _ in 0..200 {
+            worker.period(micros(1));
+        }
+        // The last port left by itself: nobody asks any more.
+        assert!(worker.patience.goes_on(worker.now));
+        worker.now += micros(1_000_000);
+        worker.patience.work(worker.now, 1);
+        let polled: Vec<_> = (0..100).map(|_| worker.period(micros(2))).collect();
+        assert!(polled[4 * PROBE as usize..].iter().all(|p| *p == micros(2)), "{polled:?}");
     }
 
     #[test]

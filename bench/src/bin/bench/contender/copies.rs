@@ -18,7 +18,7 @@ use super::{Between, Switch};
 use crate::generator::{Guest, HEADER, Plan};
 
 /// Datagrams copied before the first is copied on: as many of the largest as the base takes at once.
-const BATCH: u16 = 2;
+const BATCH: u16 = 3;
 
 /// The thread, when there is one.
 #[derive(Default)]

@@ -10,7 +10,7 @@
 //! ```
 //! What the guest wrote lies in another core's cache. Asked for one by one, each datagram would wait
 //! for its lines; so all are asked for before the first is copied. A frame of another kind (in many
-//! pieces, a large send) ends the stretch, and is taken by itself.
+//! pieces, a long one) ends the stretch, and is taken by itself; a short large send is its last.
 //!
 //! Datagrams that stand one behind the other and go to the same VM are a run, which is noted at its
 //! receiver as a whole.
