@@ -125,22 +125,27 @@ impl Admission {
         }
     }
 
-    /// Whether a VM may say this address, which is not a reserved one.
+    /// Whether a VM may say this address.
     #[inline]
     pub fn owns4(&self, port: PortId, source: Ipv4Addr) -> bool {
-        self.fib.lookup4(source) == Some(Target::Port(port)) && !self.is_subnet_broadcast4(source)
+        Class::is_unicast4(source)
+            && self.fib.lookup4(source) == Some(Target::Port(port))
+            && !self.is_subnet_broadcast4(source)
     }
 
-    /// Whether a VM may say this address, which is not a reserved one.
+    /// Whether a VM may say this address.
     #[inline]
     pub fn owns6(&self, port: PortId, source: Ipv6Addr) -> bool {
-        self.fib.lookup6(source) == Some(Target::Port(port))
+        Class::of6(source) == Class::Unicast && self.fib.lookup6(source) == Some(Target::Port(port))
     }
 
-    /// The other VM's port that a destination leads to, which is not a reserved address. `None`
-    /// where [`Admission::from_vm`] has to say what becomes of it.
+    /// The other VM's port that a destination leads to. `None` where [`Admission::from_vm`] has to
+    /// say what becomes of it.
     #[inline]
     pub fn neighbor4(&self, port: PortId, destination: Ipv4Addr) -> Option<PortId> {
+        if !Class::is_unicast4(destination) {
+            return None;
+        }
         let to = other(port, self.fib.lookup4(destination))?;
         (!self.is_subnet_broadcast4(destination)).then_some(to)
     }
@@ -148,6 +153,9 @@ impl Admission {
     /// As [`Admission::neighbor4`].
     #[inline]
     pub fn neighbor6(&self, port: PortId, destination: Ipv6Addr) -> Option<PortId> {
+        if Class::of6(destination) != Class::Unicast {
+            return None;
+        }
         other(port, self.fib.lookup6(destination))
     }
 
@@ -279,6 +287,52 @@ mod tests {
         assert_eq!(go("203.0.113.10"), Err(Counter::DropDestinationOwn));
         assert_eq!(go("203.0.113.255"), Err(Counter::DropDestinationBroadcast));
         assert_eq!(go("203.0.113.0"), Err(Counter::DropDestinationBroadcast));
+    }
+
+    /// Even where a prefix of somebody's holds them: the general way has their drops' names.
+    #[test]
+    fn a_reserved_address_is_nobodys_on_the_straight_way() {
+        let mut n = network();
+        for (prefix, target) in [
+            ("0.0.0.0/1", Target::Port(A)),
+            ("128.0.0.0/1", Target::Port(B)),
+            ("::/1", Target::Port(A)),
+            ("8000::/1", Target::Port(B)),
+        ] {
+            n.fib.insert(prefix.parse().unwrap(), target).unwrap();
+        }
+        let owns = |port, address: &str| match ip(address) {
+            IpAddr::V4(a) => n.owns4(port, a),
+            IpAddr::V6(a) => n.owns6(port, a),
+        };
+        let leads = |from, address: &str| match ip(address) {
+            IpAddr::V4(a) => n.neighbor4(from, a),
+            IpAddr::V6(a) => n.neighbor6(from, a),
+        };
+        for (ordinary, own, other) in
+            [("1.0.0.1", A, B), ("198.51.100.1", B, A), ("2001:db8:9::1", A, B), ("a000::1", B, A)]
+        {
+            assert!(owns(own, ordinary), "{ordinary}");
+            assert_eq!(leads(other, ordinary), Some(own), "{ordinary}");
+        }
+        for reserved in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:0:1",
+        ] {
+            for port in [A, B] {
+                assert!(!owns(port, reserved), "{reserved}");
+                assert_eq!(leads(port, reserved), None, "{reserved}");
+            }
+        }
     }
 
     #[test]

@@ -343,9 +343,14 @@ fn a_buffer_that_kills_costs_the_receivers_port_until_that_is_reset_and_then_its
     let a = stage.a;
     let flow = Flow::new(vm(0)[0], vm(3)[0], (3000, 4000), 64);
     said_all(&mut stage.exchange, a, vm(0)[0], d, vm(3)[0]);
+    // All at once, so that the deadly buffer is in the middle of a batch: the first thing that a
+    // successor puts into the ring is an advertisement.
+    let base = Pid::from_raw(stage.instance.base_process().unwrap()).unwrap();
+    kill_process(base, Signal::STOP).unwrap();
     for number in 1..100 {
         stage.exchange.at(a).put(&flow.datagram(number)).unwrap();
     }
+    kill_process(base, Signal::CONT).unwrap();
     stage.meanwhile(|instance| {
         wait_quarantined(instance, "d", "while it delivered to index 64");
         reset(instance, "d");

@@ -8,7 +8,7 @@
 //! # Theory of operation
 //! [`plain()`] looks at a frame once. What it lets pass is such that [`parse`](super::parse) would take
 //! it, and [`last_inch_only`](super::last_inch_only) would let it cross. If neither address is
-//! [reserved](crate::reserved), which is for the caller to see, the base would not answer it either.
+//! [reserved](crate::reserved), which is for admission to see, the base would not answer it either.
 //! What it does not let pass goes the general way, which finds out what it is, and its drop's name. So
 //! nothing is refused here.
 //!

@@ -7,10 +7,10 @@
 //!
 //! # Theory of operation
 //! An *idle period* begins when no port has anything and ends with the next datagram. How long the last
-//! ones were, divided by the datagrams before them (a large send counts as several), says what to do in the next: poll, for [`LINGER`]
-//! at most, or sleep at once. Only periods that were polled say how long they would have been,
-//! because one that was slept through contains the waking. So when sleeping, every [`PROBE`]th
-//! period is polled nevertheless.
+//! ones were, divided by the datagrams before them (a large send counts as several), says what to do in
+//! the next: poll, for [`LINGER`] at most, or sleep at once. Only periods that were polled say how
+//! long they would have been, because one that was slept through contains the waking. So when
+//! sleeping, every [`PROBE`]th period is polled nevertheless.
 //!
 //! ```text
 //! flood              periods of less than 1 µs           polled

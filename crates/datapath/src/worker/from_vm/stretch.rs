@@ -31,7 +31,6 @@ use crate::envelope::Style;
 use crate::names::PortId;
 use crate::offload::Abilities;
 use crate::port::{ETHERNET, Port};
-use crate::reserved::Class;
 
 /// Frames whose lines are on their way at the same time: more would push each other out of a small
 /// cache again.
@@ -118,9 +117,6 @@ impl Batch<'_> {
                     if own.four != Some(source) && !own.is4(admission, port, source) {
                         continue;
                     }
-                    if !Class::is_unicast4(destination) {
-                        continue;
-                    }
                     admission.neighbor4(port, destination)
                 }
                 Kind::Six => {
@@ -129,9 +125,6 @@ impl Batch<'_> {
                         continue;
                     };
                     if own.six != Some(source) && !own.is6(admission, port, source) {
-                        continue;
-                    }
-                    if Class::of6(destination) != Class::Unicast {
                         continue;
                     }
                     admission.neighbor6(port, destination)
@@ -229,7 +222,7 @@ impl Own {
     /// Whether a VM may say this address.
     #[inline(never)]
     fn is4(&mut self, admission: &Admission, port: PortId, source: Ipv4Addr) -> bool {
-        let own = Class::is_unicast4(source) && admission.owns4(port, source);
+        let own = admission.owns4(port, source);
         self.four = own.then_some(source);
         own
     }
@@ -237,7 +230,7 @@ impl Own {
     /// Whether a VM may say this address.
     #[inline(never)]
     fn is6(&mut self, admission: &Admission, port: PortId, source: Ipv6Addr) -> bool {
-        let own = Class::of6(source) == Class::Unicast && admission.owns6(port, source);
+        let own = admission.owns6(port, source);
         self.six = own.then_some(source);
         own
     }
