@@ -50,6 +50,6 @@ pub use layout::{HeaderLen, QueueFeatures, QueueLayout};
 pub use mapping::{Mapping, MappingError};
 pub use memory::{GuestAddress, GuestMemory, MemoryError, Region};
 pub use net_header::NetHeader;
-pub use packed::{Intent, Journal};
+pub use packed::{Intent, Journal, Traces};
 pub use rx::{Delivered, RxQueue};
 pub use tx::{Slots, Taken, TxQueue};

@@ -37,7 +37,7 @@ mod position;
 pub(super) mod trust;
 
 pub use assign::assign;
-pub use position::RingJournal;
+pub use position::{Remembered, RingJournal};
 
 use super::seal::{pair, unpair};
 use super::suspicion::PortSuspicion;
@@ -203,6 +203,7 @@ impl PortRecord {
     pub fn clear(&self) {
         self.put(NAME_LEN_AT, 0);
         self.forget_negotiation();
+        Side::BOTH.iter().for_each(|side| self.forget_position(*side));
         self.put(INTERRUPTIONS_AT, 0);
         self.put(INTERRUPTED_AT, 0);
         self.put(MAC_AT, 0);
@@ -222,8 +223,9 @@ impl PortRecord {
         self.put(MAC_AT, trust::mac_word(mac));
     }
 
-    /// Sets everything that belongs to one connection back to the beginning. From the first step on
-    /// there is no front end, whatever else still stands.
+    /// Sets everything that belongs to one connection back to the beginning, but for where packed rings
+    /// stood: they may come back. From the first step on there is no front end, whatever else still
+    /// stands.
     pub fn forget_negotiation(&self) {
         self.set_disconnected();
         for at in [OFFERED_AT, FEATURES_AT, PROTOCOL_OFFERED_AT, PROTOCOL_AT, REQUESTS_AT] {
@@ -232,7 +234,7 @@ impl PortRecord {
         for side in Side::BOTH {
             self.set_ring(side, RingState::default());
             self.set_fault(side, None);
-            self.forget_position(side);
+            self.displace(side);
         }
         for slot in 0..MAX_MEMORY_SLOTS {
             self.set_slot(slot, None);

@@ -9,8 +9,8 @@
 //! as if nothing had been.
 //!
 //! A front end that cannot be taken over, or of whose takeover the base has died twice, is shut out.
-//! It connects again and negotiates anew; of its split rings nothing is lost. What lay in packed ones may
-//! be: that is counted (`port_renegotiated`).
+//! It connects again and negotiates anew, and nothing of its rings is lost: where packed ones go on, says
+//! [`super::place`].
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

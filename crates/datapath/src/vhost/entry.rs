@@ -29,13 +29,11 @@ use super::door::{self, DoorError, Listener, PortDoor, Socket};
 use super::event::PortEvent;
 use super::features::{OFFERED, PROTOCOL_OFFERED};
 use super::keys::Keys;
-use super::negotiation::{Negotiation, is_packed};
+use super::negotiation::Negotiation;
 use super::refusal::{Farewell, Renegotiate, RequestCode};
 use super::surroundings::Surroundings;
 use super::token::Token;
 use super::wire;
-use crate::counters::{Counter, Counters};
-use crate::names::Owner;
 use crate::state::StateMemory;
 use crate::state::marks::Marks;
 use crate::state::port::PortRecord;
@@ -102,8 +100,6 @@ impl Entry {
             entry.shut(left, connection.as_ref(), around);
             return Ok(entry);
         }
-        // Of split rings nothing is lost if they are set up anew.
-        let at_stake = known && connection.is_some() && is_packed(&entry.record);
         let marks = Marks::of(state);
         marks.set_door(Some(entry.door.id));
         let prepared = entry.prepare(left, around);
@@ -116,11 +112,6 @@ impl Entry {
                 around.tell(entry.door.id, PortEvent::Renegotiate { why: Renegotiate::NoRecord });
             }
             Err(_) => entry.shut_out(connection.as_ref(), around),
-        }
-        if at_stake && entry.session.is_none() {
-            // The worker serves nothing yet, so nobody else counts here.
-            let counters = Counters::of(state, Owner::Port(entry.door.id));
-            counters.add(Counter::PortRenegotiated, 1);
         }
         marks.set_door(None);
         suspicion.clear_adoptions();

@@ -15,24 +15,37 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat, fstatfs};
-use virtqueue::{GuestAddress, GuestMemory, Mapping, MemoryError, Region};
+use virtqueue::{GuestAddress, GuestMemory, Mapping, MemoryError, QueueLayout, Region};
 
 use super::refusal::{Refusal, RegionError};
 use crate::state::port::{MAX_MEMORY_SLOTS, MemorySlot};
+use crate::state::seal;
 
 /// File systems whose pages are this machine's memory: tmpfs (memfd as well), hugetlbfs.
 const OF_MEMORY: [u32; 2] = [0x0102_1994, 0x9584_58f6];
 
+/// A file, whoever has it open: device and inode.
+type File = (u64, u64);
+
+/// A region in its slot.
+#[derive(Clone, Debug)]
+struct Held {
+    index: usize,
+    slot: MemorySlot,
+    file: File,
+    region: Region,
+}
+
 /// The regions by slot, and the memory they make up.
 #[derive(Debug, Default)]
 pub(super) struct MemoryTable {
-    slots: Vec<(usize, MemorySlot, Region)>,
+    slots: Vec<Held>,
     memory: Arc<GuestMemory>,
 }
 
 impl MemoryTable {
-    fn new(slots: Vec<(usize, MemorySlot, Region)>) -> Result<Self, Refusal> {
-        let regions = slots.iter().map(|(_, _, region)| region.clone()).collect();
+    fn new(slots: Vec<Held>) -> Result<Self, Refusal> {
+        let regions = slots.iter().map(|held| held.region.clone()).collect();
         Ok(Self { memory: Arc::new(GuestMemory::new(regions)?), slots })
     }
 
@@ -42,20 +55,20 @@ impl MemoryTable {
     ) -> Result<Self, Refusal> {
         let mapped = regions
             .into_iter()
-            .map(|(index, slot, fd)| Ok((index, slot, map(slot, fd.as_fd())?)))
+            .map(|(index, slot, fd)| map(index, slot, fd.as_fd()))
             .collect::<Result<_, Refusal>>()?;
         Self::new(mapped)
     }
 
     /// This table and one region more, and the slot that it went to.
     pub(super) fn with(&self, slot: MemorySlot, fd: BorrowedFd<'_>) -> Result<Self, Refusal> {
-        let free = (0..MAX_MEMORY_SLOTS).find(|&n| self.slots.iter().all(|&(used, ..)| used != n));
+        let free = (0..MAX_MEMORY_SLOTS).find(|&n| self.slots.iter().all(|held| held.index != n));
         let Some(index) = free else {
             let asked = self.slots.len().saturating_add(1);
             return Err(Refusal::TooManyRegions { asked, limit: MAX_MEMORY_SLOTS });
         };
         let mut slots = self.slots.clone();
-        slots.push((index, slot, map(slot, fd)?));
+        slots.push(map(index, slot, fd)?);
         Self::new(slots)
     }
 
@@ -65,7 +78,7 @@ impl MemoryTable {
             (slot.guest, slot.user, slot.len) == (gone.guest, gone.user, gone.len)
         };
         let mut slots = self.slots.clone();
-        slots.retain(|(_, slot, _)| !named(slot));
+        slots.retain(|held| !named(&held.slot));
         if slots.len() == self.slots.len() {
             return Err(Refusal::NoSuchRegion { guest: gone.guest, len: gone.len });
         }
@@ -74,7 +87,22 @@ impl MemoryTable {
 
     /// What is in a slot.
     pub(super) fn slot(&self, index: usize) -> Option<MemorySlot> {
-        self.slots.iter().find(|&&(used, ..)| used == index).map(|&(_, slot, _)| slot)
+        self.slots.iter().find(|held| held.index == index).map(|held| held.slot)
+    }
+
+    /// What tells a packed ring from all others, whoever brings it and when: the files that its parts
+    /// lie in, where in them, and its size.
+    pub(super) fn identity(&self, layout: QueueLayout) -> u32 {
+        let mut octets = layout.size.to_le_bytes().to_vec();
+        for part in [layout.desc, layout.avail, layout.used] {
+            let inside = |held: &&Held| {
+                part.0.checked_sub(held.slot.guest).is_some_and(|offset| offset < held.slot.len)
+            };
+            let Some(Held { slot, file, .. }) = self.slots.iter().find(inside) else { continue };
+            let place = part.0.wrapping_sub(slot.guest).wrapping_add(slot.offset);
+            octets.extend([file.0, file.1, place].map(u64::to_le_bytes).as_flattened());
+        }
+        seal::sum(0, &[&octets])
     }
 
     /// The memory.
@@ -83,19 +111,20 @@ impl MemoryTable {
     }
 }
 
-fn map(slot: MemorySlot, fd: BorrowedFd<'_>) -> Result<Region, Refusal> {
+fn map(index: usize, slot: MemorySlot, fd: BorrowedFd<'_>) -> Result<Held, Refusal> {
     let MemorySlot { guest, user, len, offset } = slot;
     // An empty region would pass for an empty slot in the record.
     if len == 0 {
         return Err(MemoryError::BadRegion { guest, len }.into());
     }
     let region = |why| Refusal::Region { guest, why };
-    check_kind(fd).map_err(region)?;
+    let file = check_kind(fd).map_err(region)?;
     let mapping = Mapping::shared(fd, offset, len).map_err(|e| region(e.into()))?;
-    Ok(Region { guest: GuestAddress(guest), user, len, mapping: Arc::new(mapping) })
+    let region = Region { guest: GuestAddress(guest), user, len, mapping: Arc::new(mapping) };
+    Ok(Held { index, slot, file, region })
 }
 
-fn check_kind(fd: BorrowedFd<'_>) -> Result<(), RegionError> {
+fn check_kind(fd: BorrowedFd<'_>) -> Result<File, RegionError> {
     let stat = fstat(fd).map_err(RegionError::Examine)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(RegionError::Kind { kind: "no file of memfd, tmpfs or hugetlbfs" });
@@ -104,7 +133,7 @@ fn check_kind(fd: BorrowedFd<'_>) -> Result<(), RegionError> {
     if !OF_MEMORY.contains(&file_system) {
         return Err(RegionError::Kind { kind: "on a disk or a foreign file system" });
     }
-    Ok(())
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 #[cfg(test)]

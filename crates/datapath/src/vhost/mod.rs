@@ -41,6 +41,7 @@ mod memory_table;
 mod message;
 mod negotiation;
 mod owner;
+mod place;
 mod refusal;
 mod strange;
 mod surroundings;

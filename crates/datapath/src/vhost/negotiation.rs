@@ -17,8 +17,8 @@
 //! starts it again.
 //!
 //! The index in SET_VRING_BASE is not believed: where a split ring goes on is found in the ring. A packed
-//! ring has no such index: there it says where the ring begins, and from then on the journal does
-//! (`state/port/position.rs`), however often the ring stops and starts. While the port is quarantined its front end is served as ever, but no ring starts.
+//! ring has no such index: where that goes on, says [`super::place`]. While the port is quarantined its
+//! front end is served as ever, but no ring starts.
 //!
 //! # Invariants
 //! - A refused request has changed nothing; [`Refusal::RingOutside`] alone is found out late.
@@ -29,7 +29,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use virtqueue::{GuestAddress, GuestMemory, Intent, Journal, QueueLayout};
+use virtqueue::{GuestAddress, GuestMemory, QueueLayout};
 
 use super::bell::{self, Bells};
 use super::event::PortEvent;
@@ -149,7 +149,8 @@ impl Negotiation {
             self.stop_all(around);
             self.record.set_features(asked);
             // Where a ring of the other kind stood says nothing; one of the same kind was just told.
-            for side in Side::BOTH {
+            // What an earlier connection left is for `place` to judge.
+            for side in Side::BOTH.into_iter().filter(|side| self.record.is_placed(*side)) {
                 self.record.forget_position(side);
             }
         }
@@ -163,7 +164,9 @@ impl Negotiation {
             return Ok(());
         }
         self.stop(side, around);
-        self.record.forget_position(side);
+        if self.record.is_placed(side) {
+            self.record.forget_position(side);
+        }
         self.record.update_ring(side, |ring| ring.base = base);
         self.settle(side, around)
     }
@@ -261,10 +264,19 @@ impl Negotiation {
 
     /// Stops a ring for good, until it is kicked anew, and says where it is.
     fn take_back(&mut self, side: Side, around: &Surroundings) -> Answer {
-        self.stop(side, around);
+        let told = self.stop(side, around);
         self.keep_bell(side, "kick", None, around);
         self.bells(side).kick = None;
         self.record.update_ring(side, |ring| ring.kick = Kick::Unset);
+        if told.is_none() && is_packed(&self.record) {
+            // What it said at an earlier stop is of then.
+            let state = self.record.ring(side);
+            let layout = state
+                .addresses
+                .and_then(|addresses| layout(self.table.memory(), state.size, addresses).ok());
+            let base = self.standing(side, layout).unwrap_or(state.base);
+            self.record.update_ring(side, |ring| ring.base = base);
+        }
         Answer::Base(side, self.record.ring(side).base)
     }
 
@@ -331,8 +343,10 @@ impl Negotiation {
         let layout = layout(&memory, state.size, addresses)?;
         let Bells { kick, call, err, .. } = self.bells(side).clone();
         let polled = kick.is_none();
-        if is_packed(&self.record) && !self.record.has_position(side) {
-            self.record.journal(side).note(Intent::at_base(state.base, state.size));
+        if is_packed(&self.record) {
+            self.place(side, layout, state.base);
+        } else {
+            self.record.forget_position(side);
         }
         self.record.update_ring(side, |ring| ring.started = true);
         self.bells(side).running = true;
@@ -342,9 +356,10 @@ impl Negotiation {
         Ok(())
     }
 
-    fn stop(&mut self, side: Side, around: &Surroundings) {
+    /// Takes a ring back from the worker; where it stands, if the worker had it and knows.
+    fn stop(&mut self, side: Side, around: &Surroundings) -> Option<u32> {
         if !std::mem::take(&mut self.bells(side).running) {
-            return;
+            return None;
         }
         let next = around.owner.stop(self.port, side);
         self.record.update_ring(side, |ring| {
@@ -352,6 +367,7 @@ impl Negotiation {
             ring.base = next.unwrap_or(ring.base);
         });
         around.tell(self.port, PortEvent::Stopped { side });
+        next
     }
 
     /// Takes both rings back from the worker.

@@ -64,6 +64,7 @@ mod journal;
 pub(crate) mod position;
 mod publish;
 mod recover;
+mod traces;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -86,6 +87,7 @@ pub(crate) use journal::NoSuccessor;
 pub use journal::{Intent, Journal};
 pub(crate) use position::Position;
 pub(crate) use publish::{Entry, Write, publication};
+pub use traces::Traces;
 
 /// Descriptors that a look ahead passes over at most, however long the chains are.
 const LOOK_AHEAD: u16 = 4 * AHEAD as u16;
@@ -119,6 +121,13 @@ pub(crate) struct Head {
     slots: u16,
     /// The driver's name for it, which stands in its last descriptor.
     id: u16,
+}
+
+/// A size that a packed ring can have.
+fn checked_size(size: u16) -> Result<u16, RingFault> {
+    let (part, value) = (LayoutPart::Size, u64::from(size));
+    let refused = RingFault::Layout { part, value, defect: LayoutDefect::NotAPackedSize };
+    Some(size).filter(|size| (1..=MAX_SIZE).contains(size)).ok_or(refused)
 }
 
 /// The device's side of a packed virtqueue.
@@ -165,11 +174,7 @@ impl PackedRing {
         flow: Flow,
         journal: Box<dyn Journal>,
     ) -> Result<Self, RingFault> {
-        let size = layout.size;
-        if !(1..=MAX_SIZE).contains(&size) {
-            let (part, value) = (LayoutPart::Size, u64::from(size));
-            return Err(RingFault::Layout { part, value, defect: LayoutDefect::NotAPackedSize });
-        }
+        let size = checked_size(layout.size)?;
         let len = usize::from(size).saturating_mul(DESC_LEN);
         let descs = locate(&memory, LayoutPart::Desc, layout.desc, len, DESC_LEN)?;
         let driver = locate(&memory, LayoutPart::Avail, layout.avail, EVENT_LEN, EVENT_LEN)?;
@@ -214,7 +219,11 @@ impl PackedRing {
         }
         match write {
             Write::Intent(intent) => self.journal.note(intent),
-            Write::Used(at, rest) => self.descs.publish(at, rest),
+            Write::Used(at, rest) => {
+                self.descs.publish(at, rest);
+                #[cfg(feature = "fault-injection")]
+                self.journal.stored(at.word());
+            }
         }
     }
 

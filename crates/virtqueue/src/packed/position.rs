@@ -37,6 +37,11 @@ impl Position {
         if self.wrap { self.offset | WRAP } else { self.offset }
     }
 
+    /// The word of the same offset in the lap with this wrap counter.
+    pub(crate) fn word_in_lap(self, wrap: bool) -> u16 {
+        Self { wrap, ..self }.word()
+    }
+
     /// Descriptors before it.
     #[inline]
     pub(crate) fn offset(self) -> u16 {

@@ -1,4 +1,4 @@
-//! Where a packed ring stands: its journal, two words of the ring's block.
+//! Where a packed ring stands: its journal, and which ring it is about.
 //!
 //! # Theory of operation
 //! A publication is noted in two words, each with a check, written in this order (how they are read
@@ -7,24 +7,34 @@
 //! ```text
 //! 80  from | how many buffers << 16 | index of the first << 32
 //! 72  from | to << 16
+//! 88  which ring it is, paired: the checksum of what tells it from others
+//! 96  the ring has its place in this connection, paired 1
 //! ```
 //! A new publication begins where the last one ended. So whoever dies between the two stores leaves a
 //! first word that begins at the *end* of the second: the last publication was made, and nothing is
-//! under way. Two words that do not fit so are damaged.
+//! under way. The very first note of a ring finds the second word empty, and has nothing under way
+//! itself: so a first word without buffers is enough. Two words that do not fit so are damaged.
+//!
+//! The first three outlive the connection: a front end that was cut off comes back with the same ring,
+//! and cannot say where that stands (`vhost/place.rs`). The third word is taken away before the others
+//! change in any other way than by a note, so it never vouches for the words of another ring.
 //!
 //! The words change with every batch, outside of requests, so they are not under the port's seal. The
-//! worker writes them while the ring runs, the dispatcher empties them when a front end says where
-//! the ring is to begin.
+//! worker writes the first two while the ring runs, the dispatcher all of them while it does not.
 
 use virtqueue::{Intent, Journal};
 
 use super::PortRecord;
-use crate::names::Side;
+use crate::counters::{Counter, Counters};
+use crate::faults::{self, Point};
+use crate::names::{Owner, Side};
 use crate::state::StateMemory;
-use crate::state::seal::{counted, uncounted};
+use crate::state::seal::{counted, pair, uncounted, unpair};
 
 const SPAN_AT: usize = 72;
 const BUFFERS_AT: usize = 80;
+const RING_AT: usize = 88;
+pub(super) const PLACED_AT: usize = 96;
 
 /// The journal of one ring.
 #[derive(Clone, Debug)]
@@ -41,6 +51,7 @@ impl RingJournal {
 }
 
 impl Journal for RingJournal {
+    #[inline]
     fn note(&self, intent: Intent) {
         let Intent { from, to, first, buffers } = intent;
         let word = |parts: [u16; 3]| {
@@ -48,14 +59,29 @@ impl Journal for RingJournal {
             counted(a | b << 16 | c << 32)
         };
         self.state.put(self.buffers, word([from, buffers, first]));
+        if buffers > 0 {
+            faults::pass(Point::PackedNoting);
+        }
         self.state.put(self.span, word([from, to, 0]));
+        if buffers > 0 {
+            faults::pass(Point::PackedNoted);
+        }
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn stored(&self, place: u16) {
+        let first = self.last().is_some_and(|intent| intent.from == place);
+        faults::pass(if first { Point::PackedHead } else { Point::PackedTail });
     }
 
     fn last(&self) -> Option<Intent> {
         let (span, buffers) = self.words();
         let parts = |word: u64| [word as u16, (word >> 16) as u16, (word >> 32) as u16];
-        let [from, to, _] = parts(uncounted(span)?);
         let [of, buffers, first] = parts(uncounted(buffers)?);
+        if span == 0 && buffers == 0 {
+            return Some(Intent::resting(of, first));
+        }
+        let [from, to, _] = parts(uncounted(span)?);
         if of == from {
             Some(Intent { from, to, first, buffers })
         } else if of == to {
@@ -66,6 +92,17 @@ impl Journal for RingJournal {
     }
 }
 
+/// What an earlier connection left about a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remembered {
+    /// Nothing, or it is about another ring.
+    Nothing,
+    /// Its journal is whole.
+    Whole,
+    /// It is this ring's, and cannot be believed.
+    Damaged,
+}
+
 impl PortRecord {
     /// A ring's journal. While the ring runs it is the worker's.
     pub fn journal(&self, side: Side) -> RingJournal {
@@ -73,20 +110,56 @@ impl PortRecord {
         RingJournal { state: self.state.clone(), span: at(SPAN_AT), buffers: at(BUFFERS_AT) }
     }
 
-    /// Where a packed ring stands is for the front end to say.
-    pub fn forget_position(&self, side: Side) {
-        self.put_ring(side, SPAN_AT, 0);
-        self.put_ring(side, BUFFERS_AT, 0);
+    /// Notes where a packed ring begins, and which ring it is.
+    pub fn place(&self, side: Side, ring: u32, intent: Intent) {
+        self.forget_position(side);
+        self.journal(side).note(intent);
+        self.put_ring(side, RING_AT, pair(ring));
+        self.keep_place(side);
     }
 
-    /// Whether it was said, or found out, where a packed ring stands.
-    pub fn has_position(&self, side: Side) -> bool {
-        self.journal(side).words() != (0, 0)
+    /// A packed ring goes on where an earlier connection left it.
+    pub fn keep_place(&self, side: Side) {
+        self.put_ring(side, PLACED_AT, pair(1));
+    }
+
+    /// What an earlier connection left about this ring.
+    pub fn remembered(&self, side: Side, ring: u32) -> Remembered {
+        if unpair(self.get_ring(side, RING_AT)) != Some(ring) {
+            return Remembered::Nothing;
+        }
+        self.journal(side).last().map_or(Remembered::Damaged, |_| Remembered::Whole)
+    }
+
+    /// Whether this connection's ring has its place.
+    pub fn is_placed(&self, side: Side) -> bool {
+        self.get_ring(side, PLACED_AT) != 0
+    }
+
+    /// There is no ring, but one may come back.
+    pub(super) fn displace(&self, side: Side) {
+        self.put_ring(side, PLACED_AT, 0);
+    }
+
+    /// Where a packed ring stands is for the front end to say.
+    pub fn forget_position(&self, side: Side) {
+        for at in [PLACED_AT, RING_AT, SPAN_AT, BUFFERS_AT] {
+            self.put_ring(side, at, 0);
+        }
+    }
+
+    /// A packed ring went on at a place that nothing vouches for.
+    pub fn count_renegotiated(&self) {
+        // The dispatcher alone counts this.
+        Counters::of(&self.state, Owner::Port(self.id)).add(Counter::PortRenegotiated, 1);
     }
 
     /// Whether what says where a packed ring stands cannot be believed.
     pub(super) fn position_is_damaged(&self, side: Side) -> bool {
-        self.has_position(side) && self.journal(side).last().is_none()
+        match self.get_ring(side, PLACED_AT) {
+            0 => false,
+            placed => unpair(placed) != Some(1) || self.journal(side).last().is_none(),
+        }
     }
 }
 
@@ -101,28 +174,44 @@ mod tests {
         PortRecord::of(&StateMemory::create().unwrap().0, PortId(3))
     }
 
+    const RING: u32 = 0x1234_5678;
     const BEFORE: Intent = Intent { from: 0x8005, to: 0x8009, first: 65_535, buffers: 3 };
     const AFTER: Intent = Intent { from: 0x8009, to: 3, first: 2, buffers: 6 };
 
     #[test]
     fn an_intent_comes_back_and_each_ring_has_its_own() {
         let record = record();
-        assert!(!record.has_position(Side::Rx));
+        assert!(!record.is_placed(Side::Rx));
         assert_eq!(record.journal(Side::Rx).last(), None);
-        record.journal(Side::Rx).note(BEFORE);
+        record.place(Side::Rx, RING, BEFORE);
         assert_eq!(record.journal(Side::Rx).last(), Some(BEFORE));
         record.journal(Side::Rx).note(AFTER);
         assert_eq!(record.journal(Side::Rx).last(), Some(AFTER));
-        assert!(!record.has_position(Side::Tx));
+        assert!(record.is_placed(Side::Rx) && !record.is_placed(Side::Tx));
+    }
+
+    #[test]
+    fn where_a_ring_stood_outlives_its_connection_and_is_of_no_meaning_to_another_ring() {
+        let record = record();
+        record.place(Side::Rx, RING, BEFORE);
         record.forget_negotiation();
-        assert!(!record.has_position(Side::Rx) && !record.position_is_damaged(Side::Rx));
+        assert!(!record.is_placed(Side::Rx) && !record.position_is_damaged(Side::Rx));
+        assert_eq!(record.remembered(Side::Rx, RING), Remembered::Whole);
+        assert_eq!(record.remembered(Side::Rx, RING + 1), Remembered::Nothing);
+        assert_eq!(record.remembered(Side::Tx, RING), Remembered::Nothing);
+        record.keep_place(Side::Rx);
+        assert_eq!(record.journal(Side::Rx).last(), Some(BEFORE));
+        record.put_ring(Side::Rx, SPAN_AT, 7);
+        assert_eq!(record.remembered(Side::Rx, RING), Remembered::Damaged);
+        record.clear();
+        assert_eq!(record.remembered(Side::Rx, RING), Remembered::Nothing);
     }
 
     #[test]
     fn a_death_between_the_two_stores_leaves_a_ring_that_rests_where_the_last_one_ended() {
         let record = record();
         for before in [BEFORE, Intent::resting(0x8009, 2)] {
-            record.journal(Side::Tx).note(before);
+            record.place(Side::Tx, RING, before);
             let span = record.get_ring(Side::Tx, SPAN_AT);
             record.journal(Side::Tx).note(AFTER);
             record.put_ring(Side::Tx, SPAN_AT, span);
@@ -131,15 +220,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_death_in_the_very_first_note_leaves_a_ring_that_rests_where_it_begins() {
+        let record = record();
+        let begins = Intent::resting(0x8003, 0);
+        record.place(Side::Tx, RING, begins);
+        record.put_ring(Side::Tx, SPAN_AT, 0);
+        assert!(!record.position_is_damaged(Side::Tx));
+        assert_eq!(record.journal(Side::Tx).last(), Some(begins));
+        // Buffers are never under way in it.
+        record.journal(Side::Tx).note(AFTER);
+        record.put_ring(Side::Tx, SPAN_AT, 0);
+        assert!(record.position_is_damaged(Side::Tx));
+    }
+
     proptest! {
         #[test]
-        fn any_damaged_octet_is_noticed(at in SPAN_AT..BUFFERS_AT + 8, by in 1..=255u8) {
+        fn any_damaged_octet_is_noticed(
+            at in prop_oneof![SPAN_AT..BUFFERS_AT + 8, PLACED_AT..PLACED_AT + 8],
+            by in 1..=255u8,
+        ) {
             let record = record();
-            record.journal(Side::Rx).note(BEFORE);
+            record.place(Side::Rx, RING, BEFORE);
             let octet = record.at + PortRecord::ring_at(Side::Rx, at);
             let octet = record.state.memory().u8_at(octet).unwrap();
             octet.fetch_xor(by, std::sync::atomic::Ordering::Relaxed);
             prop_assert!(record.position_is_damaged(Side::Rx));
+        }
+
+        #[test]
+        fn a_damaged_octet_of_which_ring_it_is_makes_it_no_ring_of_ours(at in 0..8usize, by in 1..=255u8) {
+            let record = record();
+            record.place(Side::Rx, RING, BEFORE);
+            let octet = record.at + PortRecord::ring_at(Side::Rx, RING_AT + at);
+            let octet = record.state.memory().u8_at(octet).unwrap();
+            octet.fetch_xor(by, std::sync::atomic::Ordering::Relaxed);
+            prop_assert_eq!(record.remembered(Side::Rx, RING), Remembered::Nothing);
         }
     }
 }

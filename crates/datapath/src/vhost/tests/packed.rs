@@ -1,13 +1,18 @@
 //! Front ends with packed rings: where the rings begin, where they go on, and what a death costs.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use vhost::vhost_user::message::FrontendReq;
-use virtqueue::{Intent, Journal};
+use virtqueue::driver::{DriverRx, DriverTx, PackedQueue, Shape};
+use virtqueue::{GuestAddress, Intent, Journal, NetHeader, QueueFeatures, QueueLayout, TxQueue};
 
 use super::stage::{
-    FEATURES, FrontEnd, Guest, ID, Message, PATIENCE, STOPPED_AT, Stage, Step, pair,
+    FEATURES, FrontEnd, Guest, ID, Message, PATIENCE, RING_SIZE, STOPPED_AT, Stage, Step, pair,
 };
 use crate::counters::{Counter, Counters};
 use crate::names::{Owner, Side};
+use crate::state::suspicion::Quarantine;
 use crate::vhost::{PortEvent, Renegotiate, features};
 
 /// A ring's beginning, as virtio-user says it: the lower half alone.
@@ -115,38 +120,204 @@ fn a_front_end_with_packed_rings_notices_nothing_of_a_takeover() {
     }
 }
 
-#[test]
-fn a_death_in_the_middle_of_a_request_is_counted_where_the_rings_are_packed() {
-    for packed in [false, true] {
+/// A driver with packed rings, and the device's side of them.
+struct Packed {
+    guest: Guest,
+    tx: DriverTx<PackedQueue>,
+    rx: DriverRx<PackedQueue>,
+}
+
+impl Packed {
+    fn new() -> Self {
         let guest = Guest::new();
-        let stage = Stage::listening();
-        let said = if packed { conversation(&guest, BEGINNING) } else { guest.conversation() };
-        let mut front = stage.connect();
-        front.say(&said);
-        let mut stage = stage;
-        for times in 1..=3 {
-            assert!(stage.handle.answers_within(PATIENCE));
-            stage.record().open_request(FrontendReq::SET_MEM_TABLE.into());
-            stage = stage.succeed();
-            stage.add(stage.door()).unwrap();
-            assert!(front.is_hung_up());
-            assert_eq!(lost(&stage), if packed { times } else { 0 });
-            front = stage.connect();
-            front.say(&said);
-            assert_eq!(stage.owner.running(), 2);
+        let features = QueueFeatures::from_bits(FEATURES | features::RING_PACKED);
+        let ring =
+            || PackedQueue::new(Arc::clone(&guest.memory), RING_SIZE, features, BEGINNING as u16);
+        let (tx, rx) = (DriverTx::over(ring(), 256), DriverRx::over(ring(), 256));
+        Self { guest, tx, rx }
+    }
+
+    fn layout(&self, side: Side) -> QueueLayout {
+        match side {
+            Side::Rx => self.rx.queue.layout(),
+            Side::Tx => self.tx.queue.layout(),
         }
+    }
+
+    /// What the front end says whose connection was cut, and who only knows where the rings began.
+    fn conversation(&self) -> Vec<Message> {
+        let user = self.guest.memory.regions()[0].user();
+        let mut said = conversation(&self.guest, BEGINNING);
+        for message in &mut said {
+            if message.request == u32::from(FrontendReq::SET_VRING_ADDR) {
+                let side = if message.body[0] == 0 { Side::Rx } else { Side::Tx };
+                let QueueLayout { desc, avail, used, .. } = self.layout(side);
+                let words = [pair(side, 0), desc.0 + user, used.0 + user, avail.0 + user, 0];
+                message.body = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+            }
+        }
+        said
+    }
+
+    /// The worker's part: takes so many frames of the driver's.
+    fn carry(&mut self, stage: &Stage, frames: u16) {
+        let features = self.tx.queue.features();
+        let journal = Box::new(stage.record().journal(Side::Tx));
+        let memory = self.guest.memory.share();
+        let layout = self.layout(Side::Tx);
+        let mut device = TxQueue::resume_packed(memory, layout, features, journal).unwrap();
+        for n in 0..frames {
+            assert!(
+                self.tx.send(&NetHeader::default(), &[n as u8; 60], Shape::default()).is_some()
+            );
+            self.tx.queue.expose();
+            assert!(device.copy_next(&mut [0; 200]).unwrap().is_some());
+            device.complete().unwrap();
+        }
+        assert_eq!(self.tx.reclaim(), usize::from(frames), "the driver saw something else");
+    }
+
+    /// The driver sets its rings up anew, where they were.
+    fn boot(&mut self) {
+        let features = self.tx.queue.features();
+        let ring =
+            |layout| PackedQueue::at(Arc::clone(&self.guest.memory), layout, features, 0x8000);
+        let (tx, rx) = (ring(self.layout(Side::Tx)), ring(self.layout(Side::Rx)));
+        (self.tx, self.rx) = (DriverTx::over(tx, 256), DriverRx::over(rx, 256));
     }
 }
 
+/// The base dies in the middle of a request, and its successor shuts the front end out.
+fn cut_off(stage: Stage, front: &mut FrontEnd) -> Stage {
+    assert!(stage.handle.answers_within(PATIENCE));
+    stage.record().open_request(FrontendReq::SET_MEM_TABLE.into());
+    let stage = stage.succeed();
+    stage.add(stage.door()).unwrap();
+    assert!(front.is_hung_up());
+    stage
+}
+
 #[test]
-fn a_packed_ring_whose_position_was_damaged_costs_the_connection_and_is_counted() {
+fn a_front_end_that_was_cut_off_goes_on_where_its_packed_rings_stood_whatever_it_says() {
+    let mut driver = Packed::new();
+    let mut stage = Stage::listening();
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
+    for times in 1..=3 {
+        driver.carry(&stage, 50);
+        stage = cut_off(stage, &mut front);
+        front = stage.connect();
+        front.say(&driver.conversation());
+        assert_eq!(stage.owner.running(), 2);
+        let journal = intent(&stage, Side::Tx).unwrap();
+        assert_eq!(journal.first.wrapping_add(journal.buffers), 50 * times);
+        assert_eq!(intent(&stage, Side::Rx), Some(Intent::resting(0x8000, 0)));
+    }
+    driver.carry(&stage, 50);
+    assert_eq!(lost(&stage), 0);
+}
+
+#[test]
+fn a_guest_that_booted_while_it_was_cut_off_begins_at_the_beginning() {
+    let mut driver = Packed::new();
+    let mut stage = Stage::listening();
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
+    driver.carry(&stage, 50);
+    stage = cut_off(stage, &mut front);
+    driver.boot();
+    front = stage.connect();
+    front.say(&driver.conversation());
+    assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000, 0)));
+    driver.carry(&stage, 50);
+    // So does another one in its place.
+    stage = cut_off(stage, &mut front);
+    driver = Packed::new();
+    stage.connect().say(&driver.conversation());
+    assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000, 0)));
+    driver.carry(&stage, 50);
+    assert_eq!(lost(&stage), 0);
+}
+
+#[test]
+fn a_front_end_that_names_a_place_that_cannot_be_is_put_right_by_the_ring_and_that_is_counted() {
+    let mut driver = Packed::new();
+    let stage = Stage::listening();
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
+    driver.carry(&stage, 50);
+    let mut stage = cut_off(stage, &mut front);
+    // Nothing is left of the record but its name.
+    stage.record().forget_position(Side::Tx);
+    stage = stage.succeed();
+    stage.add(stage.door()).unwrap();
+    stage.connect().say(&driver.conversation());
+    assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000 | 50, 0)));
+    assert_eq!(lost(&stage), 1);
+    driver.carry(&stage, 50);
+}
+
+#[test]
+fn a_port_that_was_quarantined_for_its_front_end_loses_no_place() {
+    let mut driver = Packed::new();
+    let stage = Stage::listening();
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
+    driver.carry(&stage, 50);
+    assert!(stage.handle.answers_within(PATIENCE));
+    stage.record().open_request(FrontendReq::SET_MEM_TABLE.into());
+    stage.record().suspicion().set_quarantine(Quarantine::Request(5));
+    let stage = stage.succeed();
+    stage.add(stage.door()).unwrap();
+    assert!(front.is_hung_up());
+    assert!(stage.record().suspicion().release().is_some());
+    stage.handle.free_port(ID).unwrap();
+    stage.connect().say(&driver.conversation());
+    driver.carry(&stage, 50);
+    assert_eq!(lost(&stage), 0);
+}
+
+#[test]
+fn a_packed_ring_that_does_not_run_is_said_to_stand_where_it_does() {
+    let mut driver = Packed::new();
+    let stage = Stage::listening();
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
+    driver.carry(&stage, 50);
+    assert!(stage.handle.answers_within(PATIENCE));
+    // The worker has stopped it; what it was about to give back is still the device's.
+    stage.record().set_fault(Side::Tx, Some(3));
+    let last = intent(&stage, Side::Tx).unwrap();
+    let next = Intent { from: last.to, to: last.to + 1, first: 50, buffers: 1 };
+    stage.record().journal(Side::Tx).note(next);
+    let stage = stage.succeed();
+    stage.add(stage.door()).unwrap();
+    assert_eq!(stage.owner.running(), 1);
+    let get = Message::new(FrontendReq::GET_VRING_BASE, &[pair(Side::Tx, 0)]);
+    assert_eq!(front.ask(&get).map(|answer| (answer >> 32) as u32), Some(0x8032_8032));
+    // Where the ring cannot be followed, the journal says it alone.
+    let next = Intent { from: 0x8033, to: 0x8035, first: 51, buffers: 2 };
+    stage.record().journal(Side::Tx).note(next);
+    driver.tx.send(&NetHeader::default(), &[0; 60], Shape::default()).unwrap();
+    let at = driver.tx.queue.descriptor_at(0x33).0 + 8;
+    let endless = u64::from(1u16 | 1 << 7) << 48;
+    driver.guest.memory.u64_at(GuestAddress(at)).store(endless, Ordering::Relaxed);
+    assert_eq!(front.ask(&get).map(|answer| (answer >> 32) as u32), Some(0x8035_8035));
+}
+
+#[test]
+fn a_packed_ring_whose_position_was_damaged_costs_the_connection_and_the_ring_tells_it() {
     for (at, by) in [(72, 1), (79, 0x80), (80, 4), (87, 1)] {
-        let guest = Guest::new();
-        let (stage, mut front) = negotiated(&guest);
-        // The block of the rx ring.
-        let place = crate::state::port_at(ID) + 256 + at;
+        let mut driver = Packed::new();
+        let stage = Stage::listening();
+        let mut front = stage.connect();
+        front.say(&driver.conversation());
+        driver.carry(&stage, 50);
+        assert!(stage.handle.answers_within(PATIENCE));
+        // The block of the tx ring.
+        let place = crate::state::port_at(ID) + 256 + 128 + at;
         let octet = stage.state.memory().u8_at(place).unwrap();
-        octet.fetch_xor(by, std::sync::atomic::Ordering::Relaxed);
+        octet.fetch_xor(by, Ordering::Relaxed);
         let stage = stage.succeed();
         stage.add(stage.door()).unwrap();
         match stage.event() {
@@ -156,8 +327,9 @@ fn a_packed_ring_whose_position_was_damaged_costs_the_connection_and_is_counted(
             other => panic!("{other:?}"),
         }
         assert!(front.is_hung_up());
-        assert_eq!(lost(&stage), 1);
-        stage.connect().say(&conversation(&guest, BEGINNING));
+        stage.connect().say(&driver.conversation());
         assert_eq!(stage.owner.running(), 2);
+        assert_eq!(lost(&stage), 1);
+        driver.carry(&stage, 50);
     }
 }

@@ -1,0 +1,82 @@
+//! Where a packed ring goes on.
+//!
+//! # Why it exists
+//! A front end whose connection was cut cannot say it. QEMU, above all, names the place at which the
+//! ring stood when it was told last; a ring that went on there would stand still for good, with its
+//! driver waiting at another place. So when a front end comes back with the ring that it had, the
+//! base's own record says where that stood, as far as the ring bears it out.
+//!
+//! # Theory of operation
+//! Within a connection SET_VRING_BASE places a ring, and from then on its journal does
+//! (`state/port/position.rs`). In a new one, at the ring's first start:
+//!
+//! ```text
+//! the same ring as before (file, place in it, size), and used by a device since it was set up?
+//!    yes --> the journal is whole?
+//!               yes --> it says, together with the ring: nothing is lost
+//!               no ---> the ring says, where it can; else the front end    (port_renegotiated)
+//!    no ---> the ring contradicts the front end?
+//!               no ---> the front end says
+//!               yes --> the ring says, where it can; else the front end    (port_renegotiated)
+//! ```
+//! A guest that booted meanwhile has set its ring up anew, perhaps at the same place: then nothing in it
+//! was ever used, and what the journal knows is of no meaning.
+
+use std::sync::Arc;
+
+use virtqueue::{Intent, Journal, QueueFeatures, QueueLayout, RxQueue, Traces, TxQueue};
+
+use super::negotiation::Negotiation;
+use crate::names::Side;
+use crate::state::port::Remembered;
+
+impl Negotiation {
+    /// Places a packed ring that no request of this connection has placed yet. `base` is what the front
+    /// end says.
+    pub(super) fn place(&self, side: Side, layout: QueueLayout, base: u32) {
+        if self.record.is_placed(side) {
+            return;
+        }
+        let ring = self.table.identity(layout);
+        let told = Intent::at_base(base, layout.size);
+        let Ok(traces) = Traces::of(self.table.memory(), layout) else {
+            // It will turn out broken.
+            return self.record.place(side, ring, told);
+        };
+        let by_ring = || traces.place().map_or(told, |place| Intent::resting(place, 0));
+        match self.record.remembered(side, ring) {
+            Remembered::Whole if !traces.is_fresh() => self.record.keep_place(side),
+            Remembered::Damaged if !traces.is_fresh() => {
+                self.record.place(side, ring, by_ring());
+                self.record.count_renegotiated();
+            }
+            _ if !traces.is_fresh() && traces.contradict(told.from) => {
+                self.record.place(side, ring, by_ring());
+                self.record.count_renegotiated();
+            }
+            _ => self.record.place(side, ring, told),
+        }
+    }
+
+    /// Where a packed ring stands that the worker does not have, as GET_VRING_BASE tells it: by ring
+    /// and journal or, if the ring cannot be followed, by the journal alone. `None` if it has no place.
+    pub(super) fn standing(&self, side: Side, layout: Option<QueueLayout>) -> Option<u32> {
+        if !self.record.is_placed(side) {
+            return None;
+        }
+        let journal = self.record.journal(side);
+        let last = journal.last()?;
+        let features = QueueFeatures::from_bits(self.record.features());
+        let memory = Arc::clone(self.table.memory());
+        let found = layout.and_then(|layout| match side {
+            Side::Rx => RxQueue::resume_packed(memory, layout, features, Box::new(journal))
+                .map(|queue| queue.base())
+                .ok(),
+            Side::Tx => TxQueue::resume_packed(memory, layout, features, Box::new(journal))
+                .map(|queue| queue.base())
+                .ok(),
+        });
+        let place = u32::from(last.to);
+        Some(found.unwrap_or(place | place << 16))
+    }
+}
