@@ -12,7 +12,7 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use virtqueue::driver::{Buffer, DriverMemory, DriverQueue, Notebook};
 use virtqueue::{Delivered, GuestAddress, GuestMemory, NetHeader, QueueFeatures, QueueLayout};
-use virtqueue::{Intent, RxQueue, TxQueue};
+use virtqueue::{Intent, RxQueue, Traces, TxQueue};
 
 /// Two small regions that touch, and one far away.
 const REGIONS: [(u64, u64); 3] = [(0x1000, 0x2000), (0x3000, 0x1000), (1 << 32, 0x1000)];
@@ -178,6 +178,10 @@ fn run(memory: &Arc<DriverMemory>, shared: &Arc<GuestMemory>, data: &[u8]) -> Op
     let journal = if features.packed {
         let intent = Intent { from: start, to: start ^ ahead, first: 0, buffers: 1 };
         fill_packed(memory, size, &mut input)?;
+        let traces = Traces::of(shared, layout).ok()?;
+        // What the ring says of itself never contradicts it.
+        assert!(traces.place().is_none_or(|place| !traces.contradict(place)));
+        let _ = traces.contradict(start);
         Some(Notebook::new(Some(intent)))
     } else {
         fill_split(memory, layout, features, start, ahead, &mut input)?;

@@ -39,7 +39,20 @@ struct Vm<Q = DriverQueue> {
     rings: [Ring; 2],
 }
 
-impl<Q: DriverRing> Vm<Q> {
+/// A ring's layout, and the feature that asks for it.
+trait Layout: DriverRing {
+    const FEATURE: u64;
+}
+
+impl Layout for DriverQueue {
+    const FEATURE: u64 = 0;
+}
+
+impl Layout for PackedQueue {
+    const FEATURE: u64 = features::RING_PACKED;
+}
+
+impl<Q: Layout> Vm<Q> {
     fn attach(worker: &WorkerHandle, id: u16) -> Self {
         Self::attach_with(worker, id, FEATURES)
     }
@@ -52,7 +65,7 @@ impl<Q: DriverRing> Vm<Q> {
     }
 
     fn attach_without_buffers(worker: &WorkerHandle, id: u16, features: u64) -> Self {
-        let features = features | if Q::PACKED { features::RING_PACKED } else { 0 };
+        let features = features | Q::FEATURE;
         let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
         let mac = Mac([2, 0, 0, 0, 0, id as u8]);
         let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
@@ -190,7 +203,7 @@ fn a_datagram_arrives_as_it_was_sent_behind_the_bases_own_ethernet_header() {
     arrives_as_it_was_sent::<PackedQueue>();
 }
 
-fn arrives_as_it_was_sent<Q: DriverRing>() {
+fn arrives_as_it_was_sent<Q: Layout>() {
     let (state, worker) = world();
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     let frame = a.udp(b.address, b"hello");
@@ -214,7 +227,7 @@ fn a_port_that_has_fallen_asleep_is_woken_by_its_kick_and_gets_its_buffers_back(
     is_woken::<PackedQueue>();
 }
 
-fn is_woken<Q: DriverRing>() {
+fn is_woken<Q: Layout>() {
     let (_state, worker) = world();
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     for n in 0..1000u32 {
@@ -238,7 +251,7 @@ fn datagrams_of_every_shape_arrive_in_the_order_in_which_they_were_sent() {
     arrive_in_order::<PackedQueue>();
 }
 
-fn arrive_in_order<Q: DriverRing>() {
+fn arrive_in_order<Q: Layout>() {
     let (state, worker) = world();
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     let shapes: [(&[usize], Option<usize>); 5] =
@@ -421,7 +434,7 @@ fn what_killed_a_base_is_left_out_and_all_around_it_arrives() {
     what_killed_is_left_out::<PackedQueue>();
 }
 
-fn what_killed_is_left_out<Q: DriverRing>() {
+fn what_killed_is_left_out<Q: Layout>() {
     let (state, worker) = world();
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     for side in Side::BOTH {

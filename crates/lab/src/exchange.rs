@@ -10,8 +10,6 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use virtqueue::driver::{DriverQueue, DriverRing};
-
 use crate::capture::Tap;
 use crate::driver::DriverPort;
 use crate::error::{Attempt, LabError, Result};
@@ -34,16 +32,16 @@ pub trait End {
 }
 
 /// A VM's driver.
-pub struct DriverEnd<Q = DriverQueue> {
+pub struct DriverEnd {
     /// The driver.
-    pub port: DriverPort<Q>,
+    pub port: DriverPort,
     /// The MAC address of the VM's card.
     pub own: Mac,
     /// Where its frames go: the base's MAC address on the last inch.
     pub base: Mac,
 }
 
-impl<Q: DriverRing> End for DriverEnd<Q> {
+impl End for DriverEnd {
     fn put(&mut self, datagram: &[u8]) -> Result<()> {
         self.port.send_plain(&frames::carry(self.base, self.own, datagram))
     }

@@ -8,11 +8,9 @@
 //! ```
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use virtqueue::NetHeader;
-use virtqueue::driver::{DriverQueue, DriverRing, PackedQueue};
 
 use crate::capture::{Frame, Tap};
 use crate::driver::{DriverPort, Settings};
@@ -28,12 +26,12 @@ pub const MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 0xa], [2, 0, 0, 0, 0, 0xb]];
 /// Names of the two VMs.
 pub const NAMES: [&str; 2] = ["a", "b"];
 
-/// Everything, wired: drivers with split rings, if nothing else is said.
-pub struct Wired<Q = DriverQueue> {
+/// Everything, wired.
+pub struct Wired {
     /// The first driver.
-    pub a: DriverPort<Q>,
+    pub a: DriverPort,
     /// The second driver.
-    pub b: DriverPort<Q>,
+    pub b: DriverPort,
     /// On the LAN's end of the cable.
     pub tap: Tap,
     /// The base.
@@ -83,23 +81,6 @@ impl Wired {
 
     /// The same on a scene that was set, and perhaps changed, before.
     pub fn on(scene: Scene, wiring: &Wiring) -> Result<Self> {
-        Self::by(scene, wiring, DriverPort::connect)
-    }
-}
-
-impl Wired<PackedQueue> {
-    /// Sets the scene, starts the base, attaches drivers with packed rings.
-    pub fn up_packed(wiring: &Wiring) -> Result<Self> {
-        Self::by(Scene::set()?, wiring, DriverPort::connect_packed)
-    }
-}
-
-impl<Q: DriverRing> Wired<Q> {
-    fn by(
-        scene: Scene,
-        wiring: &Wiring,
-        connect: impl Fn(&Path, &Settings) -> Result<DriverPort<Q>>,
-    ) -> Result<Self> {
         for (space, card) in [(&scene.host, CARD), (&scene.outside, LAN_CARD)] {
             space.run(&format!("ip link set {card} mtu {}", wiring.mtu))?;
         }
@@ -117,7 +98,8 @@ impl<Q: DriverRing> Wired<Q> {
             ));
         }
         let instance = Instance::up(&scene.host, &config)?;
-        let connect = |n: usize| connect(&instance.socket(NAMES[n]), &wiring.drivers[n]);
+        let connect =
+            |n: usize| DriverPort::connect(&instance.socket(NAMES[n]), &wiring.drivers[n]);
         let (mut a, b) = (connect(0)?, connect(1)?);
         let base_mac = ask_for_mac(&mut a)?;
         let card_mac = scene.card_mac()?;
@@ -164,10 +146,7 @@ impl<Q: DriverRing> Wired<Q> {
 }
 
 /// The first frame that carries exactly this datagram, within [`LIMIT`].
-pub fn delivered<Q: DriverRing>(
-    port: &mut DriverPort<Q>,
-    datagram: &[u8],
-) -> Result<(NetHeader, Vec<u8>)> {
+pub fn delivered(port: &mut DriverPort, datagram: &[u8]) -> Result<(NetHeader, Vec<u8>)> {
     let found = port.receive_matching(LIMIT, |_, f| frames::datagram_of(f) == datagram)?;
     found.ok_or_else(|| LabError::Timeout {
         what: format!("delivery of a datagram of {} octets", datagram.len()),
@@ -176,7 +155,7 @@ pub fn delivered<Q: DriverRing>(
 }
 
 /// Asks for a LAN address by ARP, as the first VM, and gives the MAC address that answers.
-pub fn ask_for_mac<Q: DriverRing>(port: &mut DriverPort<Q>) -> Result<Mac> {
+pub fn ask_for_mac(port: &mut DriverPort) -> Result<Mac> {
     let [own, asked]: [Pair; 2] = [vm(0), crate::scene::GATEWAY];
     let (IpAddr::V4(own), IpAddr::V4(asked)) = (own[0], asked[0]) else {
         return Err(LabError::Unexpected("no IPv4 addresses in the scene".to_owned()));

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lab::chance::Chance;
 use lab::command::wait_until;
+use lab::driver::Rings;
 use lab::instance::{Counters, Instance};
 use lab::netns::Netns;
 use lab::scene::vm;
@@ -31,6 +32,8 @@ const BURST: u32 = 256;
 const BATCH: u64 = 64;
 /// The driver's rings are packed.
 const PACKED: &str = ",packed_vq=1";
+/// They are not.
+const SPLIT: &str = "";
 /// Drops that a driver can cause by not being there or not giving buffers.
 const RECEIVER: [&str; 3] = ["drop.rx_no_buffer", "drop.rx_port_down", "drop.rx_port_broken"];
 
@@ -78,7 +81,11 @@ impl House {
         let environment = vec![("IPVISOR_LOG", "debug".into())];
         let program = lab::paths::ipvisor_release().unwrap();
         let instance = Instance::up_by(&program, &space, &config, environment).unwrap();
-        Self { instance, openers, sockets, options: "", _space: space, _dir: dir }
+        let options = match Rings::chosen() {
+            Rings::Split => SPLIT,
+            Rings::Packed => PACKED,
+        };
+        Self { instance, openers, sockets, options, _space: space, _dir: dir }
     }
 
     /// The drivers' options: `,packed_vq=1` ...
@@ -327,7 +334,7 @@ fn surplus(of: &[Statistics; 2]) -> [i64; 2] {
 #[test]
 fn stock_drivers_notice_nothing_when_the_base_is_killed() {
     let _alone = lab::paths::alone().unwrap();
-    let house = House::up(EITHER);
+    let house = House::up(EITHER).with(SPLIT);
     kill_under(&house, 8192);
     assert_eq!(packed(&house), 0);
     house.instance.down().unwrap();

@@ -9,13 +9,12 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use lab::chance::Chance;
-use lab::driver::Settings;
+use lab::driver::{Rings, Settings};
 use lab::exchange::{DriverEnd, Exchange, SocketEnd, TapEnd};
 use lab::instance::Instance;
 use lab::numbered::{Flow, Stream};
 use lab::scene::{HOST, OUTSIDE, Scene, vm};
 use lab::wired::{MACS, Wired, Wiring};
-use virtqueue::driver::DriverRing;
 
 const KILLS: u64 = 10;
 /// Datagrams that the base handles as one batch.
@@ -80,12 +79,12 @@ fn between_vms_nothing_is_lost_when_the_base_is_killed() {
 fn between_vms_with_packed_rings_nothing_is_lost_when_the_base_is_killed() {
     let _alone = lab::paths::alone().unwrap();
     // No power of two.
-    let settings = Settings { ring: 500, ..Settings::plain() };
+    let settings = Settings { ring: 500, rings: Rings::Packed, ..Settings::plain() };
     let wiring = Wiring { drivers: [settings; 2], ..Wiring::default() };
-    between_vms(Wired::up_packed(&wiring).unwrap());
+    between_vms(Wired::up(&wiring).unwrap());
 }
 
-fn between_vms<Q: DriverRing + 'static>(wired: Wired<Q>) {
+fn between_vms(wired: Wired) {
     let Wired { a, b, instance, base_mac, scene: _scene, .. } = wired;
     let mut exchange = Exchange::default();
     let [a, b] = [(a, MACS[0]), (b, MACS[1])]

@@ -24,6 +24,8 @@ pub struct Case {
     pub kind: Kind,
     /// Over IPv6.
     pub ip6: bool,
+    /// Both VMs have packed rings.
+    pub packed: bool,
     /// Octets of each frame, without FCS.
     pub octets: usize,
     /// Datagrams of the short and of the long run: their difference is what counts. The longer, the
@@ -34,11 +36,12 @@ pub struct Case {
 
 impl Case {
     const fn udp(name: &'static str, way: Way, octets: usize) -> Self {
-        Self { name, way, kind: Kind::Udp, ip6: false, octets, runs: [2048, 8192] }
+        Self { name, way, kind: Kind::Udp, ip6: false, packed: false, octets, runs: [2048, 8192] }
     }
 
     const fn large(name: &'static str, way: Way) -> Self {
-        Self { name, way, kind: Kind::LargeTcp, ip6: false, octets: LARGE, runs: [64, 256] }
+        let udp = Self::udp(name, way, LARGE);
+        Self { kind: Kind::LargeTcp, runs: [64, 256], ..udp }
     }
 
     /// Whether a card is needed, and so root.
@@ -48,8 +51,9 @@ impl Case {
 }
 
 /// All cases, in the order in which they are shown.
-pub const ALL: [Case; 7] = [
+pub const ALL: [Case; 8] = [
     Case::udp("between_64_ip4", Way::Between, 64),
+    Case { packed: true, ..Case::udp("between_64_ip4_packed", Way::Between, 64) },
     Case { ip6: true, ..Case::udp("between_64_ip6", Way::Between, 64) },
     Case::udp("between_1500_ip4", Way::Between, 1514),
     Case::large("between_64k_ip4", Way::Between),

@@ -26,7 +26,7 @@ use datapath::vhost::{Ring, RingOwner, features};
 use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
 use rustix::event::{EventfdFlags, eventfd};
 use virtqueue::QueueFeatures;
-use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
+use virtqueue::driver::{AnyQueue, DriverMemory, DriverRing, DriverRx, DriverTx, Shape};
 
 use crate::cable::{self, HOST, OUTSIDE, PATIENCE, ROUTER};
 use crate::cases::{Case, Way};
@@ -34,8 +34,8 @@ use crate::cases::{Case, Way};
 const NETWORK: NetworkId = NetworkId(0);
 /// Addresses of each of the two VMs.
 const ADDRESSES: u16 = 500;
-/// What a Linux guest takes of what is offered.
-const FEATURES: u64 = features::OFFERED & !features::ANY_LAYOUT;
+/// What a Linux guest takes of what is offered, whose device was not told to have packed rings.
+const FEATURES: u64 = features::OFFERED & !(features::ANY_LAYOUT | features::RING_PACKED);
 /// Entries of the rings that carry nothing.
 const IDLE_RING: u16 = 64;
 /// Octets of a receive buffer: as Linux posts them, and for large receives a page.
@@ -73,14 +73,16 @@ fn inch(guest_mac: Option<Mac>, own: Option<Ipv4Addr>) -> LastInch {
 /// One VM's driver.
 struct Vm {
     number: u16,
-    tx: DriverTx,
-    rx: DriverRx,
+    tx: DriverTx<AnyQueue>,
+    rx: DriverRx<AnyQueue>,
     rings: [Ring; 2],
 }
 
 impl Vm {
-    /// A driver that can send `send` frames of `octets` octets, and receive `receive` of them.
-    fn new(number: u16, send: u16, receive: u16, octets: usize) -> Self {
+    /// A driver that can send `send` frames of a case, and receive `receive` of them.
+    fn new(number: u16, send: u16, receive: u16, case: &Case) -> Self {
+        let octets = case.octets;
+        let features = FEATURES | if case.packed { features::RING_PACKED } else { 0 };
         let (buffer, each) = match octets {
             0..BUFFER => (BUFFER, 1),
             _ => (LARGE_BUFFER, (octets + 12).div_ceil(LARGE_BUFFER) as u16),
@@ -92,9 +94,10 @@ impl Vm {
         let octets = usize::from(send) * room + usize::from(buffers) * buffer + 2 * rings;
         let octets = octets.next_multiple_of(4096) as u64;
         let memory = DriverMemory::new(&[(0, octets)]).expect("memory for a guest");
-        let queue = QueueFeatures::from_bits(FEATURES);
-        let tx = DriverTx::new(memory.clone(), send, queue, room);
-        let mut rx = DriverRx::new(memory.clone(), buffers, queue, buffer);
+        let queue = QueueFeatures::from_bits(features);
+        let ring = |size| AnyQueue::set_up(memory.clone(), size, queue);
+        let tx = DriverTx::over(ring(send), room);
+        let mut rx = DriverRx::over(ring(buffers), buffer);
         rx.fill(buffer);
         rx.queue.expose();
         rx.queue.disarm();
@@ -103,7 +106,7 @@ impl Vm {
         let ring = |layout| Ring {
             memory: shared.clone(),
             layout,
-            features: FEATURES,
+            features,
             kick: Some(event()),
             call: Some(event()),
             err: None,
@@ -174,7 +177,7 @@ pub fn run(case: &Case, count: u16) {
         Way::Out => (most + 1, 0),
         Way::In => (0, most),
     };
-    let mut vms = [Vm::new(1, send, 0, case.octets), Vm::new(2, 0, receive, case.octets)];
+    let mut vms = [Vm::new(1, send, 0, case), Vm::new(2, 0, receive, case)];
     if case.needs_card() {
         let uplink = cable::lay(&state, NETWORK, most.into());
         worker.set_uplink(NETWORK, Some(uplink)).expect("a worker").expect("a card to watch");

@@ -61,4 +61,12 @@ points! {
     Accepted = "reload.accepted",
     /// The base that yields has come to rest, and has not said so.
     Resting = "reload.resting",
+    /// Of what is to be published in a packed ring one word is written down, and the other is not.
+    PackedNoting = "packed.noting",
+    /// It is written down, and nothing of it done.
+    PackedNoted = "packed.noted",
+    /// Of several buffers some of the last are used, and the first is not.
+    PackedTail = "packed.tail",
+    /// All of them are: the driver sees them.
+    PackedHead = "packed.head",
 }

@@ -14,6 +14,7 @@
 //! is a good one whose octets are changed afterwards.
 
 mod front_end;
+mod ring;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,12 +23,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use virtqueue::driver::{
-    DriverMemory, DriverQueue, DriverRing, DriverRx, DriverTx, PackedQueue, Shape,
-};
+use virtqueue::driver::{AnyQueue, DriverMemory, DriverRing, DriverRx, DriverTx, Shape};
 use virtqueue::{GuestAddress, NetHeader, QueueFeatures};
 
 pub use front_end::{FrontEnd, MEM_SLOTS, REPLY_ACK, Region, request};
+pub use ring::{RINGS, Rings};
 
 use crate::command::wait_until;
 use crate::error::{Attempt, LabError, Result};
@@ -54,7 +54,8 @@ pub mod features {
 
     /// Everything that leaves work to the device.
     pub const OFFLOADS: u64 = CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | HOST_TSO4 | HOST_TSO6;
-    /// What the driver here knows, whatever a device offers; packed rings it wants where it has some.
+    /// What the driver here knows, whatever a device offers; packed rings it wants where it is to have
+    /// them ([`super::Rings`]).
     pub const ALL: u64 = OFFLOADS
         | GUEST_ECN
         | HOST_ECN
@@ -79,6 +80,8 @@ const JUMBO: usize = 9_300;
 pub struct Settings {
     /// Virtio features that are wanted; what the device does not offer is left out.
     pub features: u64,
+    /// The rings' layout. A legacy driver (without VERSION_1) has split ones in any case.
+    pub rings: Rings,
     /// Entries of each ring.
     pub ring: u16,
     /// Octets of each receive buffer; zero for what the features call for.
@@ -91,7 +94,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { features: features::ALL, ring: 256, buffer: 0, room: LARGE, memory: 64 << 20 }
+        Self {
+            features: features::ALL,
+            rings: Rings::chosen(),
+            ring: 256,
+            buffer: 0,
+            room: LARGE,
+            memory: 64 << 20,
+        }
     }
 }
 
@@ -99,6 +109,12 @@ impl Settings {
     /// A driver that leaves no work to the device and takes none from it.
     pub fn plain() -> Self {
         Self { features: features::ALL & !features::OFFLOADS, ..Self::default() }
+    }
+
+    /// The feature that asks for the rings' layout.
+    fn layout(&self) -> u64 {
+        let modern = self.features & features::VERSION_1 != 0;
+        if modern && self.rings == Rings::Packed { features::RING_PACKED } else { 0 }
     }
 
     fn buffer(&self, negotiated: u64) -> usize {
@@ -112,16 +128,16 @@ impl Settings {
     }
 }
 
-/// A driver with its front end, attached to a port: with split rings, if nothing else is said.
-pub struct DriverPort<Q = DriverQueue> {
+/// A driver with its front end, attached to a port.
+pub struct DriverPort {
     /// The connection.
     pub front_end: FrontEnd,
     /// The pretended guest's memory.
     pub memory: Arc<DriverMemory>,
     /// The output ring.
-    pub tx: DriverTx<Q>,
+    pub tx: DriverTx<AnyQueue>,
     /// The input ring.
-    pub rx: DriverRx<Q>,
+    pub rx: DriverRx<AnyQueue>,
     /// Wakes the device: input ring, output ring.
     pub kick: [OwnedFd; 2],
     /// Woken by the device: input ring, output ring.
@@ -130,6 +146,9 @@ pub struct DriverPort<Q = DriverQueue> {
     pub features: u64,
     /// Octets of each receive buffer.
     buffer: usize,
+    /// Where input and output ring stand, as the front end was told last: when it is cut off, it knows
+    /// no better.
+    told: [u16; 2],
 }
 
 impl DriverPort {
@@ -142,34 +161,26 @@ impl DriverPort {
     pub fn accepted(stream: UnixStream, settings: &Settings) -> Result<Self> {
         Self::over(FrontEnd::over(stream)?, settings)
     }
-}
 
-impl DriverPort<PackedQueue> {
-    /// Connects to a port that listens at `socket` (within 5 s) and starts two packed rings.
-    pub fn connect_packed(socket: &Path, settings: &Settings) -> Result<Self> {
-        Self::over(FrontEnd::connect(socket, Duration::from_secs(5))?, settings)
-    }
-}
-
-impl<Q: DriverRing> DriverPort<Q> {
     fn over(mut front_end: FrontEnd, settings: &Settings) -> Result<Self> {
         let memory = DriverMemory::new(&[(0, settings.memory), (1 << 32, settings.memory)])
             .attempt(|| "make a memory file".to_owned())?;
-        let layout = if Q::PACKED { features::RING_PACKED } else { 0 };
+        let layout = settings.layout();
         let features = negotiate(&mut front_end, settings.features | layout, &memory)?;
         if features & layout != layout {
             return Err(LabError::Unexpected("packed rings are not offered".to_owned()));
         }
         let buffer = settings.buffer(features);
         let of_ring = QueueFeatures::from_bits(features);
-        let ring = || Q::set_up(Arc::clone(&memory), settings.ring, of_ring);
+        let ring = || AnyQueue::set_up(Arc::clone(&memory), settings.ring, of_ring);
         let (mut rx, tx) = (DriverRx::over(ring(), buffer), DriverTx::over(ring(), settings.room));
         rx.fill(buffer);
         rx.queue.expose();
 
         let pair = || -> Result<[OwnedFd; 2]> { Ok([event()?, event()?]) };
         let (kick, call) = (pair()?, pair()?);
-        let mut port = Self { front_end, memory, tx, rx, kick, call, features, buffer };
+        let told = [rx.queue.base(), tx.queue.base()];
+        let mut port = Self { front_end, memory, tx, rx, kick, call, features, buffer, told };
         port.start_rings()?;
         Ok(port)
     }
@@ -195,7 +206,7 @@ impl<Q: DriverRing> DriverPort<Q> {
                 [layout.desc, layout.used, layout.avail].map(|a| user_address(&self.memory, a));
             let front_end = &mut self.front_end;
             front_end.set_ring_size(ring, layout.size)?;
-            front_end.set_ring_base(ring, queue.base())?;
+            front_end.set_ring_base(ring, self.told[ring as usize])?;
             front_end.set_ring_addresses(ring, desc, used, avail)?;
             let [kick, call] = [&self.kick, &self.call].map(|both| &both[ring as usize]);
             front_end.set_ring_call(ring, Some(call.as_fd()))?;
@@ -295,7 +306,9 @@ impl<Q: DriverRing> DriverPort<Q> {
 
     /// Stops both rings and gives the indices at which the device stopped: input, output.
     pub fn stop(&mut self) -> Result<(u16, u16)> {
-        Ok((self.front_end.stop_ring(RX)?, self.front_end.stop_ring(TX)?))
+        self.told[RX as usize] = self.front_end.stop_ring(RX)?;
+        self.told[TX as usize] = self.front_end.stop_ring(TX)?;
+        Ok(self.told.into())
     }
 }
 

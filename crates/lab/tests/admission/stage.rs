@@ -10,6 +10,7 @@ use lab::instance::Counters;
 use lab::neighbor::QuietNeighbor;
 use lab::scene::{GATEWAY, HOST, LAN_CARD, OUTSIDE, Pair, Scene, vm};
 use lab::wired::{LIMIT, Wired, Wiring};
+use virtqueue::driver::DriverRing;
 
 /// The way into the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lab::frames::{self, datagram_of, pattern, protocol};
 use lab::scene::vm;
-use virtqueue::driver::{Buffer, DriverMemory};
+use virtqueue::driver::{Buffer, DriverMemory, DriverRing};
 use virtqueue::{GuestAddress, NetHeader};
 
 use super::checks::{Stage, source};

@@ -301,8 +301,6 @@ impl PackedQueue {
 }
 
 impl DriverRing for PackedQueue {
-    const PACKED: bool = true;
-
     fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self {
         Self::new(memory, size, features, 0x8000)
     }
@@ -337,6 +335,10 @@ impl DriverRing for PackedQueue {
 
     fn arm(&mut self) -> bool {
         Self::arm(self)
+    }
+
+    fn disarm(&mut self) {
+        Self::disarm(self);
     }
 
     fn base(&self) -> u16 {

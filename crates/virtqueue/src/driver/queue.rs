@@ -32,9 +32,6 @@ pub struct UsedBuffer {
 /// What [`DriverTx`](super::DriverTx) and [`DriverRx`](super::DriverRx) need of a ring, whatever its
 /// layout.
 pub trait DriverRing {
-    /// Whether it is a packed one.
-    const PACKED: bool;
-
     /// Sets up a ring at its beginning.
     fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self;
 
@@ -61,6 +58,9 @@ pub trait DriverRing {
 
     /// Asks for a notification when the next buffer comes back. True if one is there already.
     fn arm(&mut self) -> bool;
+
+    /// Asks for no notifications.
+    fn disarm(&mut self);
 
     /// Where the device is to go on, as SET_VRING_BASE says it.
     fn base(&self) -> u16;
@@ -338,8 +338,6 @@ impl DriverQueue {
 }
 
 impl DriverRing for DriverQueue {
-    const PACKED: bool = false;
-
     fn set_up(memory: Arc<DriverMemory>, size: u16, features: QueueFeatures) -> Self {
         Self::new(memory, size, features, 0)
     }
@@ -374,6 +372,10 @@ impl DriverRing for DriverQueue {
 
     fn arm(&mut self) -> bool {
         Self::arm(self)
+    }
+
+    fn disarm(&mut self) {
+        Self::disarm(self);
     }
 
     fn base(&self) -> u16 {

@@ -57,6 +57,10 @@ pub trait Journal: Send {
 
     /// The intent written last; `None` if there is none that could be believed.
     fn last(&self) -> Option<Intent>;
+
+    /// The used descriptor at this place was written: for a base that is told to die there.
+    #[cfg(feature = "fault-injection")]
+    fn stored(&self, _place: u16) {}
 }
 
 /// The journal of a ring that was just set up, and that nobody is to take over.

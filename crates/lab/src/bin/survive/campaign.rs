@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 
 use lab::chance::Chance;
 use lab::command::{self, Background};
+use lab::driver::Rings;
 use lab::error::LabError;
 use lab::instance::Instance;
 use lab::{Result, interrupt};
@@ -71,6 +72,8 @@ const BY_SUCCESSORS: &str = "takeover.";
 const SELDOM: &str = "neighbor.";
 /// Points passed only when the configuration changes begin so.
 const BY_RELOADS: &str = "reload.";
+/// Points passed over packed rings only begin so.
+const OF_PACKED_RINGS: &str = "packed.";
 /// Points passed by others than the worker begin so: it may be reading from the TUN device then. At all
 /// others it is elsewhere, or at rest.
 const BESIDE_THE_WORKER: [&str; 3] = ["vhost.", "holder.", "reload.accepted"];
@@ -122,6 +125,8 @@ pub struct Campaign<'a> {
     pub chance: Chance,
     /// Says whether the load still runs.
     pub alive: &'a dyn Fn() -> bool,
+    /// Points that are passed over such rings.
+    pub possible: Vec<usize>,
     /// Begins to change the configuration, so that the points of that are passed.
     pub reload: &'a dyn Fn() -> Result<Background>,
     pub kills: Vec<Kill>,
@@ -164,16 +169,21 @@ impl<'a> Campaign<'a> {
         instance: &'a Instance,
         watch: &'a Watch,
         points: &'a Points,
+        rings: Rings,
         chance: Chance,
         alive: &'a dyn Fn() -> bool,
         reload: &'a dyn Fn() -> Result<Background>,
     ) -> Result<Self> {
+        let names = points.names()?;
+        let of_rings = |name: &str| rings == Rings::Packed || !name.starts_with(OF_PACKED_RINGS);
+        let possible = (0..names.len()).filter(|point| of_rings(&names[*point])).collect();
         Ok(Self {
             instance,
             file: BaseFile::of(instance),
             watch,
             points,
-            names: points.names()?,
+            names,
+            possible,
             chance,
             alive,
             reload,
@@ -216,7 +226,7 @@ impl<'a> Campaign<'a> {
     fn left(&self) -> Vec<usize> {
         let hit =
             |point| self.kills.iter().any(|k| matches!(k.way, Way::Point(p, _) if p == point));
-        (0..self.names.len()).filter(|point| !hit(*point)).collect()
+        self.possible.iter().copied().filter(|point| !hit(*point)).collect()
     }
 
     fn check(&self) -> Result<()> {
@@ -297,14 +307,14 @@ impl<'a> Campaign<'a> {
     /// The point whose turn it is: of those that are left only, if there is no more time than for
     /// them.
     fn next_point(&mut self, over: bool) -> Option<usize> {
-        let among = if over { self.left() } else { (0..self.names.len()).collect() };
+        let among = if over { self.left() } else { self.possible.clone() };
         self.turn += 1;
         among.get((self.turn - 1) % among.len().max(1)).copied()
     }
 
     /// Kills at the point whose turn it is; `None` if nobody passed it.
     fn at_a_point(&mut self, hang: bool, over: bool) -> Result<Option<Kill>> {
-        let round = self.turn / self.names.len().max(1);
+        let round = self.turn / self.possible.len().max(1);
         let Some(point) = self.next_point(over) else { return Ok(None) };
         let Some(name) = self.names.get(point).cloned() else { return Ok(None) };
         let changing = name.starts_with(BY_RELOADS);

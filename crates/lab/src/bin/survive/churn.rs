@@ -16,12 +16,12 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use lab::chance::Chance;
-use lab::driver::{DriverPort, FrontEnd, Settings};
+use lab::driver::{DriverPort, FrontEnd, Rings, Settings};
 use lab::error::{Attempt, LabError};
 use lab::numbered::Flow;
 use lab::{Result, frames};
 use virtqueue::NetHeader;
-use virtqueue::driver::Shape;
+use virtqueue::driver::{DriverRing, Shape};
 
 use crate::stage::{CHURN_MAC, churned_flow};
 
@@ -46,9 +46,10 @@ pub struct Churn {
 }
 
 impl Churn {
-    /// Begins to come and go at `socket`; `sent` tells how much was sent.
+    /// Begins to come and go at `socket`, with such rings; `sent` tells how much was sent.
     pub fn start(
         socket: PathBuf,
+        rings: Rings,
         base_mac: frames::Mac,
         sent: Arc<AtomicU64>,
         chance: Chance,
@@ -56,7 +57,8 @@ impl Churn {
         let shared = Arc::new(Shared::default());
         let told = Arc::clone(&shared);
         let work = move || {
-            let settings = Settings { ring: 256, buffer: 2048, room: 2048, ..Settings::plain() };
+            let settings =
+                Settings { ring: 256, buffer: 2048, room: 2048, rings, ..Settings::plain() };
             let port = DriverPort::connect(&socket, &settings)?;
             let flow = churned_flow();
             Visitor { socket, base_mac, flow, port, sent, chance, shared: told }.run()

@@ -126,8 +126,8 @@ impl Found {
 
     fn points_left(&self) -> Option<String> {
         let hit = |point: &usize| self.at(*point).next().is_some();
-        let left: Vec<_> = (0..self.points.len()).filter(|point| !hit(point)).collect();
-        let killed = self.points.len() - left.len();
+        let left: Vec<_> = self.possible.iter().copied().filter(|point| !hit(point)).collect();
+        let killed = self.possible.len() - left.len();
         if self.time < WHOLE {
             let few = killed < POINTS;
             return few.then(|| format!("kills at {killed} points only, {POINTS} are needed"));

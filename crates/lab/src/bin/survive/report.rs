@@ -25,6 +25,8 @@ pub struct Found {
     pub upgrades: Vec<(Kill, Duration)>,
     /// All points by name, and how often each was passed.
     pub points: Vec<(String, u64)>,
+    /// Those of them that are passed over such rings.
+    pub possible: Vec<usize>,
     /// What came of the load.
     pub total: Total,
     /// Longest silences in spans without kills.
@@ -108,7 +110,8 @@ impl Found {
         );
         let random: Vec<_> = self.kills.iter().filter(|k| k.way == Way::Random).collect();
         row(&mut text, self, "random moments", None, &random);
-        for (number, (name, passes)) in self.points.iter().enumerate() {
+        let possible = |(number, _): &(usize, _)| self.possible.contains(number);
+        for (number, (name, passes)) in self.points.iter().enumerate().filter(possible) {
             let kills: Vec<_> = self.at(number).collect();
             row(&mut text, self, name, Some(*passes), &kills);
         }

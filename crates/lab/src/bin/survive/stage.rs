@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use lab::driver::{DriverPort, Settings};
+use lab::driver::{DriverPort, Rings, Settings};
 use lab::error::{Attempt, LabError};
 use lab::exchange::{DriverEnd, End, SocketEnd};
 use lab::instance::Instance;
@@ -79,15 +79,16 @@ pub struct Stage {
 }
 
 /// A VM's settings: no offloads, so that every octet is as it was sent.
-fn settings() -> Settings {
-    Settings { ring: RING, buffer: 2048, room: 2048, ..Settings::plain() }
+fn settings(rings: Rings) -> Settings {
+    Settings { ring: RING, buffer: 2048, room: 2048, rings, ..Settings::plain() }
 }
 
 impl Stage {
-    /// Starts `program` on a scene of its own, with these variables; gives the ends of the load too:
-    /// a, b, the LAN, the host.
+    /// Starts `program` on a scene of its own, with these variables, and VMs with such rings; gives the
+    /// ends of the load too: a, b, the LAN, the host.
     pub fn set(
         program: &std::path::Path,
+        rings: Rings,
         environment: Vec<(&'static str, PathBuf)>,
     ) -> Result<(Self, Vec<Box<dyn End + Send>>)> {
         let scene = Scene::set()?;
@@ -103,8 +104,8 @@ impl Stage {
             ));
         }
         let instance = Instance::up_by(program, &scene.host, &config, environment)?;
-        let mut a = DriverPort::connect(&instance.socket("a"), &settings())?;
-        let b = accept(&instance, "b")?;
+        let mut a = DriverPort::connect(&instance.socket("a"), &settings(rings))?;
+        let b = accept(&instance, "b", rings)?;
         let base_mac = ask_for_mac(&mut a)?;
         let mut ends: Vec<Box<dyn End + Send>> = Vec::new();
         for (port, own) in [(a, MACS[0]), (b, MACS[1])] {
@@ -120,7 +121,7 @@ impl Stage {
 }
 
 /// Waits at a port's socket for the base, which connects.
-fn accept(instance: &Instance, name: &str) -> Result<DriverPort> {
+fn accept(instance: &Instance, name: &str, rings: Rings) -> Result<DriverPort> {
     let path = instance.socket(name);
     let what = || format!("listen at {}", path.display());
     let listener = UnixListener::bind(&path).attempt(what)?;
@@ -131,7 +132,7 @@ fn accept(instance: &Instance, name: &str) -> Result<DriverPort> {
         || Ok(listener.accept().ok()),
     )?;
     stream.set_nonblocking(false).attempt(what)?;
-    DriverPort::accepted(stream, &settings())
+    DriverPort::accepted(stream, &settings(rings))
 }
 
 fn from_host() -> Flow {

@@ -1,25 +1,34 @@
 //! A driver that rewrites its packed ring while the device is at work in it, in one mapping.
+//!
+//! Two of them do it: one on a thread of its own, at any moment, and one between the device's looks, so
+//! that each look finds another ring, however seldom the thread gets a processor.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use super::*;
 use crate::driver::Buffer;
 use crate::{Delivered, GuestAddress};
 
-/// Rewrites descriptors, tables, wishes and buffers of a ring until told to stop.
-fn rewrite(queue: &PackedQueue, tables: &[GuestAddress], data: &[GuestAddress], stop: &AtomicBool) {
-    let memory = queue.memory();
-    let size = queue.layout().size;
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    while !stop.load(Ordering::Relaxed) {
+/// Who rewrites descriptors, tables, wishes and buffers of a ring.
+struct Rewriter {
+    memory: Arc<DriverMemory>,
+    layout: QueueLayout,
+    tables: Vec<GuestAddress>,
+    data: Vec<GuestAddress>,
+    dice: Dice,
+}
+
+impl Rewriter {
+    /// One store.
+    fn step(&mut self) {
+        let Self { memory, layout, tables, data, dice } = self;
         let r = dice.roll();
-        let slot = (r >> 8) as u16 % size;
+        let slot = (r >> 8) % u64::from(layout.size);
         let table = tables[r as usize / 16 % tables.len()].0 + (r >> 20) % 3 * 16;
         let own = r & 1 == 0;
-        let at = if own { queue.descriptor_at(slot) } else { GuestAddress(table) };
+        let at = if own { layout.desc.0 + slot * 16 } else { table };
         let wild = dice.roll().is_multiple_of(16);
         let address = data[(r >> 32) as usize % data.len()].0 + if wild { 1 << 45 } else { 0 };
         let kind = [0, 1, 4, 1, 0, 0, 1, if wild { 7 } else { 0 }][(r >> 40) as usize % 8];
@@ -29,9 +38,9 @@ fn rewrite(queue: &PackedQueue, tables: &[GuestAddress], data: &[GuestAddress], 
         let len = [0, 12, 60, 400, 48, 16, 100, if wild { 1 << 31 } else { 32 }];
         let rest = len[(r >> 36) as usize % 8] | ((r >> 44) & 0xffff) << 32 | flags << 48;
         match r >> 60 {
-            0..4 => memory.u64_at(at).store(address, Ordering::Relaxed),
-            4..12 => memory.u64_at(GuestAddress(at.0 + 8)).store(rest, Ordering::Release),
-            12 => memory.u32_at(queue.driver_event_at()).store(r as u32, Ordering::Relaxed),
+            0..4 => memory.u64_at(GuestAddress(at)).store(address, Ordering::Relaxed),
+            4..12 => memory.u64_at(GuestAddress(at + 8)).store(rest, Ordering::Release),
+            12 => memory.u32_at(layout.avail).store(r as u32, Ordering::Relaxed),
             _ => memory.write(data[r as usize % data.len()], &r.to_le_bytes().repeat(20)),
         }
     }
@@ -40,6 +49,10 @@ fn rewrite(queue: &PackedQueue, tables: &[GuestAddress], data: &[GuestAddress], 
 #[test]
 fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more() {
     const ENOUGH: u64 = 500;
+    /// Looks of the device, each at a ring that was set up anew: far more than it takes.
+    const LOOKS: usize = 200_000;
+    /// Stores between two of them, and frames in one.
+    const STORES: usize = 64;
     for writable in [false, true] {
         let memory = memory();
         let mut queue = PackedQueue::new(memory.clone(), 16, RICH, 0x8000);
@@ -53,40 +66,52 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
         let tables: Vec<_> = tables.iter().map(|&h| queue.table_at(h).unwrap()).collect();
         let (layout, shared) = (queue.layout(), memory.share_same());
         let stop = Arc::new(AtomicBool::new(false));
+        let rewriter = |seed| {
+            let (tables, data) = (tables.clone(), data.clone());
+            Rewriter { memory: memory.clone(), layout, tables, data, dice: Dice(seed) }
+        };
+        let mut own = rewriter(0x6c62_272e_07bb_0142);
         let driver = {
-            let stop = stop.clone();
-            thread::spawn(move || rewrite(&queue, &tables, &data, &stop))
+            let (stop, mut rewriter) = (stop.clone(), rewriter(0x9e37_79b9_7f4a_7c15));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    rewriter.step();
+                }
+            })
         };
         let (frames, faults) = (Cell::new(0), Cell::new(0));
         let count = |fault: Option<RingFault>| {
             let counter = if fault.is_none() { &frames } else { &faults };
             counter.set(counter.get() + 1);
         };
-        let limit = Instant::now() + Duration::from_secs(240);
         let mut room = [0; 300];
-        while (frames.get() < ENOUGH || faults.get() < ENOUGH) && Instant::now() < limit {
+        for _ in 0..LOOKS {
+            if frames.get() >= ENOUGH && faults.get() >= ENOUGH {
+                break;
+            }
+            (0..STORES).for_each(|_| own.step());
             if writable {
                 let Ok(mut rx) = RxQueue::resume(shared.clone(), layout, RICH) else { continue };
-                let last = loop {
+                for _ in 0..STORES {
                     match rx.deliver(&HEADER, &[&room]) {
                         Ok(Delivered::Written) => count(rx.publish().err()),
-                        other => break other,
+                        other => {
+                            other.err().into_iter().for_each(|fault| count(Some(fault)));
+                            break;
+                        }
                     }
-                };
-                if let Err(fault) = last {
-                    count(Some(fault));
                 }
                 let _ = (rx.publish(), rx.arm());
             } else {
                 let Ok(mut tx) = TxQueue::resume(shared.clone(), layout, RICH) else { continue };
-                let last = loop {
+                for _ in 0..STORES {
                     match tx.copy_next(&mut room) {
                         Ok(Some(_)) => count(tx.complete().err()),
-                        other => break other,
+                        other => {
+                            other.err().into_iter().for_each(|fault| count(Some(fault)));
+                            break;
+                        }
                     }
-                };
-                if let Err(fault) = last {
-                    count(Some(fault));
                 }
                 let _ = (tx.complete(), tx.arm());
             }
