@@ -42,8 +42,11 @@ test-long:
 	scripts/needs test
 	scripts/faults
 	scripts/test --workspace --features lab/long
+	IPVISOR_TEST_RINGS=packed scripts/test -p lab --test claims --test hostile --test hostile_base \
+	    --test takeover --test stock_drivers
 	$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
 	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 600
+	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 300 --rings packed
 	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh
 	SECONDS_EACH=120 fuzz/run.sh

@@ -138,6 +138,20 @@ impl Ring {
         Ok(())
     }
 
+    /// Asks for what the next `n` entries lead to, and where they go back.
+    #[inline]
+    fn foresee_entries(&self, n: u16) {
+        let (heads, avail, next) = (self.heads, self.avail, self.next);
+        for i in 0..n {
+            heads.foresee(avail.entry(next.wrapping_add(i)));
+        }
+        if self.for_writing {
+            for i in (0..n).step_by(USED_ENTRIES_OF_A_LINE) {
+                self.used.foresee(self.next.wrapping_add(i));
+            }
+        }
+    }
+
     /// Entries known of and not taken.
     #[inline]
     fn known(&self) -> u16 {
@@ -205,16 +219,17 @@ impl Walk for Ring {
     }
 
     #[inline]
-    fn foresee_chains(&self, n: u16) {
-        let (heads, avail, next) = (self.heads, self.avail, self.next);
-        for i in 0..n {
-            heads.foresee(avail.entry(next.wrapping_add(i)));
-        }
-        if self.for_writing {
-            for i in (0..n).step_by(USED_ENTRIES_OF_A_LINE) {
-                self.used.foresee(self.next.wrapping_add(i));
-            }
-        }
+    fn foresee(&mut self, most: u16, flags: u16, purpose: Use) -> Result<u16, RingFault> {
+        let n = self.ready(most)?;
+        self.foresee_entries(n);
+        self.foresee_buffers(n, flags, purpose);
+        Ok(n)
+    }
+
+    #[inline]
+    fn foresee_chains(&self, most: u16) -> Result<(), RingFault> {
+        self.foresee_entries(self.ready(most)?);
+        Ok(())
     }
 
     #[inline]

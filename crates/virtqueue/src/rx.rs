@@ -194,9 +194,7 @@ impl<R: Walk> Rx<R> {
 
     #[inline]
     fn foresee_chains(&mut self, n: u16) -> Result<(), RingFault> {
-        let n = self.ring.ready(n)?;
-        self.ring.foresee_chains(n);
-        Ok(())
+        self.ring.foresee_chains(n)
     }
 
     #[inline]

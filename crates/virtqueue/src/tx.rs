@@ -208,10 +208,7 @@ impl<R: Walk> Tx<R> {
 
     #[inline]
     fn foresee(&mut self, most: u16) -> Result<u16, RingFault> {
-        let n = self.ring.ready(most)?;
-        self.ring.foresee_chains(n);
-        self.ring.foresee_buffers(n, 0, Use::Read);
-        Ok(n)
+        self.ring.foresee(most, 0, Use::Read)
     }
 
     #[inline]

@@ -188,8 +188,13 @@ pub(crate) trait Walk {
     /// How many of the next `most` buffers can be taken now.
     fn ready(&self, most: u16) -> Result<u16, RingFault>;
 
-    /// Asks for the descriptors of the next `n` buffers that are [`Walk::ready`].
-    fn foresee_chains(&self, n: u16);
+    /// Asks for the descriptors of the next `most` buffers, as far as they can be taken now and lie
+    /// elsewhere than what says that they can.
+    fn foresee_chains(&self, most: u16) -> Result<(), RingFault>;
+
+    /// [`Walk::ready`], after [`Walk::foresee_chains`] and [`Walk::foresee_buffers`]: perhaps fewer than
+    /// there are, but not none.
+    fn foresee(&mut self, most: u16, flags: u16, purpose: Use) -> Result<u16, RingFault>;
 
     /// Finds the next `n` buffers, [`AHEAD`] at most, as far as each is one descriptor with these
     /// flags, and asks for their first lines.

@@ -71,8 +71,7 @@ impl<'s> Campaign<'s> {
         }
         let broken = Rig::filled(Build::PLAIN)?;
         stage.attach(Who::Broken, &broken, broken.rings())?;
-        let wild = broken.build.start.wrapping_add(30_000).to_le_bytes();
-        broken.memory.write(broken.tx.queue.avail_index_at(), &wild);
+        rings::spoil(&broken);
         broken.kick(1);
         idle.push(broken);
         let receiver = |stage: &mut dyn Stage, who, build| -> Result<(Rig, Judge)> {

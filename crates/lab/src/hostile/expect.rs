@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::driver::Rings;
 use crate::error::{LabError, Result};
 
 /// Counters by name; those not named are zero.
@@ -78,6 +79,16 @@ pub const RECEIVERS: [&str; 7] = [
     "drop.rx_port_broken",
     "drop.rx_port_quarantined",
     "drop.mac_unknown",
+];
+
+/// Those of [`DRIVERS`] that concern what packed rings have not, or (a loop) cannot have as long as other
+/// buffers lie in them.
+const OF_SPLIT_RINGS: &[&str] = &[
+    "break.avail_index",
+    "break.used_index",
+    "break.head_index",
+    "break.next_index",
+    "break.chain_loop",
 ];
 
 /// Reasons that a driver can cause with nothing but its port.
@@ -204,7 +215,12 @@ const OTHERS: &[&str] = &[
 
 /// Reasons that a driver can cause; `wired`: on a network with a card.
 pub fn by_drivers(wired: bool) -> Vec<&'static str> {
-    [DRIVERS, if wired { DRIVERS_WIRED } else { DRIVERS_ALONE }].concat()
+    let mut all = [DRIVERS, if wired { DRIVERS_WIRED } else { DRIVERS_ALONE }].concat();
+    if Rings::chosen() == Rings::Packed {
+        all.retain(|name| !OF_SPLIT_RINGS.contains(name));
+        all.push("break.chain_flags");
+    }
+    all
 }
 
 /// Reasons that a peer on the LAN can cause.

@@ -12,16 +12,18 @@ use datapath::counters::{Counter, Counters};
 use datapath::event::Event;
 use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
 use datapath::state::StateMemory;
+use datapath::state::port::PortRecord;
 use datapath::vhost::{Ring, RingOwner};
 use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
-use virtqueue::QueueLayout;
 use virtqueue::driver::DriverMemory;
+use virtqueue::{Intent, QueueLayout};
 
 use super::cast::Who;
 use super::expect::Tally;
 use super::rig::Rig;
 use super::speech::MTU;
 use super::stage::Stage;
+use crate::driver::features;
 use crate::error::{Attempt, LabError, Result};
 
 const NETWORK: NetworkId = NetworkId(0);
@@ -126,6 +128,11 @@ impl Stage for Inside {
                 call: Some(Arc::clone(&rig.calls[n])),
                 err: None,
             };
+            if ring.features & features::RING_PACKED != 0 {
+                // What the dispatcher does in a base.
+                let begins = Intent::at_base(rig.bases()[n].into(), layout.size);
+                PortRecord::of(&self.state, port(who)).place(side, 0, begins);
+            }
             self.worker.start(port(who), side, ring);
         }
         self.shared.insert(who, Arc::clone(&rig.memory));

@@ -106,7 +106,7 @@ impl Stage for Outside {
             let user = |at: GuestAddress| rig.user(at);
             let n = number as usize;
             front.set_ring_size(number, layout.size)?;
-            front.set_ring_base(number, 0)?;
+            front.set_ring_base(number, rig.bases()[n])?;
             front.set_ring_addresses(
                 number,
                 user(layout.desc),

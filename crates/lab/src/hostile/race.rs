@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use virtqueue::GuestAddress;
-use virtqueue::driver::{DriverMemory, DriverQueue, Shape};
+use virtqueue::driver::{AnyQueue, DriverMemory, DriverRing, Shape};
 
 use super::cast::Who;
 use super::dice::Dice;
@@ -35,7 +35,7 @@ struct Places {
 
 impl Places {
     fn of(rig: &Rig, rings: bool) -> Self {
-        let queue: &DriverQueue = &rig.tx.queue;
+        let queue = &rig.tx.queue;
         let layout = queue.layout();
         let mut buffers = Vec::new();
         for index in 0..layout.size {
@@ -56,8 +56,12 @@ impl Places {
         if rings {
             let size = usize::from(layout.size);
             ring.push((layout.desc.0, size * 16));
-            ring.push((layout.avail.0, size * 2 + 6));
-            ring.push((layout.used.0, size * 8 + 6));
+            let (avail, used) = match queue {
+                AnyQueue::Split(_) => (size * 2 + 6, size * 8 + 6),
+                AnyQueue::Packed(_) => (4, 4),
+            };
+            ring.push((layout.avail.0, avail));
+            ring.push((layout.used.0, used));
         }
         Self { memory: Arc::clone(&rig.memory), buffers, ring }
     }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
-use virtqueue::driver::{DriverMemory, DriverRx, DriverTx, Shape};
+use virtqueue::driver::{
+    AnyQueue, DriverMemory, DriverQueue, DriverRing, DriverRx, DriverTx, PackedQueue, Shape,
+};
 use virtqueue::{GuestAddress, NetHeader, QueueFeatures, QueueLayout};
 
 use super::stage::PATIENCE;
-use crate::driver::features;
+use crate::driver::{Rings, features};
 use crate::error::{Attempt, LabError, Result};
 
 /// The memory's regions: two that touch, and one far away.
@@ -19,7 +21,7 @@ pub const REGIONS: [(u64, u64); 3] =
 /// What a rig is like.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
-    /// Virtio features that it has negotiated.
+    /// Virtio features that it has negotiated; packed rings are added where drivers are to have them.
     pub features: u64,
     /// Entries of each ring.
     pub ring: u16,
@@ -27,7 +29,8 @@ pub struct Build {
     pub tx_room: usize,
     /// Octets of each receive buffer.
     pub rx_buffer: usize,
-    /// The index that both rings begin with.
+    /// The index that both rings begin with; of packed ones their place, with the wrap counter in bit
+    /// 15, modulo their size.
     pub start: u16,
 }
 
@@ -62,9 +65,9 @@ pub struct Rig {
     /// The pretended guest's memory.
     pub memory: Arc<DriverMemory>,
     /// The output ring.
-    pub tx: DriverTx,
+    pub tx: DriverTx<AnyQueue>,
     /// The input ring.
-    pub rx: DriverRx,
+    pub rx: DriverRx<AnyQueue>,
     /// Wakes the device: input ring, output ring.
     pub kicks: [Arc<OwnedFd>; 2],
     /// Woken by the device: input ring, output ring.
@@ -73,12 +76,19 @@ pub struct Rig {
 
 impl Rig {
     /// Makes one. No receive buffer is posted yet.
-    pub fn new(build: Build) -> Result<Self> {
+    pub fn new(mut build: Build) -> Result<Self> {
+        if Rings::chosen() == Rings::Packed {
+            build.features |= features::RING_PACKED;
+        }
         let memory = DriverMemory::new(&REGIONS).attempt(|| "make a memory file".to_owned())?;
         let of_ring = QueueFeatures::from_bits(build.features);
         let ring = || {
             let memory = Arc::clone(&memory);
-            virtqueue::driver::DriverQueue::new(memory, build.ring, of_ring, build.start)
+            let Build { ring, start, .. } = build;
+            match of_ring.packed {
+                true => AnyQueue::Packed(PackedQueue::new(memory, ring, of_ring, start)),
+                false => AnyQueue::Split(DriverQueue::new(memory, ring, of_ring, start)),
+            }
         };
         let (rx, tx) = (ring(), ring());
         let rx = DriverRx::over(rx, build.rx_buffer);
@@ -101,6 +111,11 @@ impl Rig {
     /// Where the rings lie: input, output.
     pub fn rings(&self) -> [QueueLayout; 2] {
         [self.rx.queue.layout(), self.tx.queue.layout()]
+    }
+
+    /// Where the rings are to go on, as SET_VRING_BASE says it: input, output.
+    pub fn bases(&self) -> [u16; 2] {
+        [self.rx.queue.base(), self.tx.queue.base()]
     }
 
     /// Posts all receive buffers that are free.

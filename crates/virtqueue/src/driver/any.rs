@@ -6,6 +6,7 @@ use crate::driver::memory::DriverMemory;
 use crate::driver::packed::PackedQueue;
 use crate::driver::queue::{Buffer, DriverQueue, DriverRing, UsedBuffer};
 use crate::layout::{QueueFeatures, QueueLayout};
+use crate::memory::GuestAddress;
 
 /// The driver's side of a ring: packed if that was negotiated.
 pub enum AnyQueue {
@@ -22,6 +23,18 @@ macro_rules! of {
             AnyQueue::Packed($queue) => $what,
         }
     };
+}
+
+impl AnyQueue {
+    /// Where descriptor `index` of the ring lies: 16 octets.
+    pub fn descriptor_at(&self, index: u16) -> GuestAddress {
+        of!(self, queue => queue.descriptor_at(index))
+    }
+
+    /// Where the indirect table of `head` lies, if it has had one.
+    pub fn table_at(&self, head: u16) -> Option<GuestAddress> {
+        of!(self, queue => queue.table_at(head))
+    }
 }
 
 impl DriverRing for AnyQueue {

@@ -3,6 +3,7 @@
 //! What was added is hidden from the device by one word that is not written yet: the flags of the
 //! first descriptor behind what it has seen.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex};
@@ -58,7 +59,7 @@ pub struct PackedQueue {
     /// Behind what the device sees.
     exposed: Position,
     /// The word that hides the rest.
-    hidden: Option<(Position, u64)>,
+    hidden: Cell<Option<(Position, u64)>>,
     /// Where the next used descriptor comes.
     used: Position,
     notebook: Notebook,
@@ -98,7 +99,7 @@ impl PackedQueue {
             tables: vec![None; size.into()],
             avail: start,
             exposed: start,
-            hidden: None,
+            hidden: Cell::new(None),
             used: start,
             notebook: Notebook::new(Some(Intent::resting(start.word(), 0))),
         };
@@ -138,6 +139,23 @@ impl PackedQueue {
 
     fn rest_at(&self, slot: u16) -> &std::sync::atomic::AtomicU64 {
         self.memory.u64_at(GuestAddress(self.descriptor_at(slot).0 + 8))
+    }
+
+    /// The second half of descriptor `slot` (length, id, flags) as the device will see it, before or
+    /// after it does.
+    pub fn second_half(&self, slot: u16) -> u64 {
+        match self.hidden.get() {
+            Some((at, word)) if at.offset() == slot => word,
+            _ => u64::from_le(self.rest_at(slot).load(Ordering::Acquire)),
+        }
+    }
+
+    /// Makes it another.
+    pub fn set_second_half(&self, slot: u16, word: u64) {
+        match self.hidden.get() {
+            Some((at, _)) if at.offset() == slot => self.hidden.set(Some((at, word))),
+            _ => self.rest_at(slot).store(word.to_le(), Ordering::Release),
+        }
     }
 
     /// The first slot of the chain of `head`.
@@ -201,8 +219,8 @@ impl PackedQueue {
             let rest = Rest { len: buffer.len, id, flags: flag | more | lap }.word();
             let address = self.memory.u64_at(self.descriptor_at(at.offset()));
             address.store(buffer.address.0.to_le(), Ordering::Relaxed);
-            if n == 0 && self.hidden.is_none() {
-                self.hidden = Some((at, rest));
+            if n == 0 && self.hidden.get().is_none() {
+                self.hidden.set(Some((at, rest)));
             } else {
                 self.rest_at(at.offset()).store(rest.to_le(), Ordering::Release);
             }
@@ -251,7 +269,8 @@ impl PackedQueue {
         let mut at = self.used;
         let mut pending = 0;
         for &id in &self.order {
-            if self.used_at(at).is_none() || self.hidden.is_some_and(|(first, _)| first == at) {
+            if self.used_at(at).is_none() || self.hidden.get().is_some_and(|(first, _)| first == at)
+            {
                 break;
             }
             at = at.plus(self.chains[usize::from(id)].1, self.layout.size);

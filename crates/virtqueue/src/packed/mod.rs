@@ -437,8 +437,20 @@ impl Walk for PackedRing {
     }
 
     #[inline]
-    fn foresee_chains(&self, _: u16) {
-        // Descriptors lie one behind the other, and were looked at just now.
+    fn foresee_chains(&self, _: u16) -> Result<(), RingFault> {
+        // Descriptors lie one behind the other.
+        Ok(())
+    }
+
+    #[inline]
+    fn foresee(&mut self, most: u16, flags: u16, purpose: Use) -> Result<u16, RingFault> {
+        self.foresee_buffers(most, flags, purpose);
+        // One walk over the descriptors is enough, if it found anything.
+        if self.ahead_len == 0 {
+            return self.ready(most);
+        }
+        self.whole()?;
+        Ok(self.ahead_len)
     }
 
     #[inline]

@@ -40,7 +40,17 @@ pub(crate) fn publication(
 ) -> (Position, u16) {
     let (mut at, mut first) = from;
     let mut left = entries;
-    while !left.is_empty() {
+    while let Some((one, others)) = left.split_first() {
+        if flow == Flow::In && one.get().ends_frame {
+            // The common case, at the price of one descriptor.
+            let Entry { id, slots, len, .. } = one.get();
+            let to = at.plus(slots, size);
+            write(Write::Intent(Intent { from: at.word(), to: to.word(), first, buffers: 1 }));
+            write(Write::Used(at, Rest::used(id, len, at.wrap())));
+            (at, first) = (to, first.wrapping_add(1));
+            left = others;
+            continue;
+        }
         let together = match flow {
             Flow::Out => left.len(),
             Flow::In => {

@@ -1,7 +1,7 @@
 //! One change to a valid chain: what it needs of the chain, how it is made, and what must follow.
 
 use virtqueue::GuestAddress;
-use virtqueue::driver::{DriverMemory, DriverQueue, Shape};
+use virtqueue::driver::{AnyQueue, DriverMemory, DriverQueue, DriverRing, PackedQueue, Shape};
 
 use crate::driver::features;
 use crate::hostile::dice::Dice;
@@ -10,6 +10,9 @@ use crate::hostile::rig::{Build, REGIONS};
 pub(super) const NEXT: u16 = 1;
 pub(super) const WRITE: u16 = 2;
 pub(super) const INDIRECT: u16 = 4;
+/// The bits of a packed ring's descriptor that say whose it is.
+pub(super) const AVAIL: u16 = 1 << 7;
+pub(super) const USED: u16 = 1 << 15;
 /// Octets of a descriptor.
 pub(super) const DESCRIPTOR: u64 = 16;
 /// Entries that an indirect table may have, however small the ring is.
@@ -30,7 +33,7 @@ pub enum Outcome {
 
 /// The chain that is changed, in a queue in which nothing was ever given back.
 pub(super) struct Chain<'q> {
-    pub(super) queue: &'q DriverQueue,
+    pub(super) queue: &'q AnyQueue,
     pub(super) memory: &'q DriverMemory,
     pub(super) size: u16,
     pub(super) head: u16,
@@ -47,15 +50,39 @@ impl Chain<'_> {
         self.plain + self.inner
     }
 
+    /// The split ring that it is in: no change that asks is made in another.
+    pub(super) fn split(&self) -> &DriverQueue {
+        match self.queue {
+            AnyQueue::Split(queue) => queue,
+            AnyQueue::Packed(_) => panic!("a change of split rings in a packed one"),
+        }
+    }
+
+    /// The packed ring, likewise.
+    pub(super) fn packed(&self) -> &PackedQueue {
+        match self.queue {
+            AnyQueue::Packed(queue) => queue,
+            AnyQueue::Split(_) => panic!("a change of packed rings in a split one"),
+        }
+    }
+
+    /// The ring's `i`th descriptor of the chain.
+    fn own(&self, i: usize) -> GuestAddress {
+        self.queue.descriptor_at(match self.queue {
+            AnyQueue::Split(_) => self.head + i as u16,
+            AnyQueue::Packed(queue) => (queue.slot_of(self.head) + i as u16) % self.size,
+        })
+    }
+
     /// The ring's descriptor that names the table.
     pub(super) fn table_descriptor(&self) -> GuestAddress {
-        self.queue.descriptor_at(self.head + self.plain as u16)
+        self.own(self.plain)
     }
 
     /// The `i`th descriptor with data.
     pub(super) fn descriptor(&self, i: usize) -> GuestAddress {
         match i.checked_sub(self.plain) {
-            None => self.queue.descriptor_at(self.head + i as u16),
+            None => self.own(i),
             Some(i) => {
                 let table = self.queue.table_at(self.head).unwrap_or(GuestAddress(0));
                 GuestAddress(table.0 + i as u64 * DESCRIPTOR)
@@ -63,36 +90,77 @@ impl Chain<'_> {
         }
     }
 
-    pub(super) fn put(&self, at: GuestAddress, offset: u64, octets: &[u8]) {
-        self.memory.write(GuestAddress(at.0 + offset), octets);
+    /// The slot of a packed ring whose descriptor lies there.
+    fn slot(&self, at: GuestAddress) -> Option<(&PackedQueue, u16)> {
+        let AnyQueue::Packed(queue) = self.queue else { return None };
+        let offset = at.0.checked_sub(queue.layout().desc.0)?;
+        let slot = u16::try_from(offset / DESCRIPTOR).ok()?;
+        (slot < self.size).then_some((queue, slot))
+    }
+
+    /// The second half of a descriptor: its length, and two words.
+    fn second_half(&self, at: GuestAddress) -> [u8; 8] {
+        let mut octets = [0; 8];
+        match self.slot(at) {
+            Some((queue, slot)) => queue.second_half(slot).to_le_bytes(),
+            None => {
+                self.memory.read(GuestAddress(at.0 + 8), &mut octets);
+                octets
+            }
+        }
+    }
+
+    fn put_second_half(&self, at: GuestAddress, octets: [u8; 8]) {
+        match self.slot(at) {
+            Some((queue, slot)) => queue.set_second_half(slot, u64::from_le_bytes(octets)),
+            None => self.memory.write(GuestAddress(at.0 + 8), &octets),
+        }
+    }
+
+    /// Where in a second half the flags stand.
+    fn flags_in(&self) -> usize {
+        match self.queue {
+            AnyQueue::Split(_) => 4,
+            AnyQueue::Packed(_) => 6,
+        }
     }
 
     pub(super) fn set_address(&self, at: GuestAddress, value: u64) {
-        self.put(at, 0, &value.to_le_bytes());
+        self.memory.write(at, &value.to_le_bytes());
     }
 
     pub(super) fn set_len(&self, at: GuestAddress, value: u32) {
-        self.put(at, 8, &value.to_le_bytes());
+        let [_, _, _, _, rest @ ..] = self.second_half(at);
+        let [a, b, c, d] = value.to_le_bytes();
+        let [e, f, g, h] = rest;
+        self.put_second_half(at, [a, b, c, d, e, f, g, h]);
     }
 
     pub(super) fn len_of(&self, at: GuestAddress) -> u32 {
-        let mut octets = [0; 4];
-        self.memory.read(GuestAddress(at.0 + 8), &mut octets);
-        u32::from_le_bytes(octets)
+        let [a, b, c, d, ..] = self.second_half(at);
+        u32::from_le_bytes([a, b, c, d])
     }
 
     pub(super) fn flags_of(&self, at: GuestAddress) -> u16 {
-        let mut octets = [0; 2];
-        self.memory.read(GuestAddress(at.0 + 12), &mut octets);
-        u16::from_le_bytes(octets)
+        let (octets, flags) = (self.second_half(at), self.flags_in());
+        u16::from_le_bytes([octets[flags], octets[flags + 1]])
     }
 
     pub(super) fn set_flags(&self, at: GuestAddress, value: u16) {
-        self.put(at, 12, &value.to_le_bytes());
+        let (mut octets, flags) = (self.second_half(at), self.flags_in());
+        octets[flags..flags + 2].copy_from_slice(&value.to_le_bytes());
+        self.put_second_half(at, octets);
     }
 
     pub(super) fn set_next(&self, at: GuestAddress, value: u16) {
-        self.put(at, 14, &value.to_le_bytes());
+        self.memory.write(GuestAddress(at.0 + 14), &value.to_le_bytes());
+    }
+
+    /// The driver's name for a buffer, in a packed ring.
+    pub(super) fn set_id(&self, at: GuestAddress, value: u16) {
+        let mut octets = self.second_half(at);
+        octets[4..6].copy_from_slice(&value.to_le_bytes());
+        self.put_second_half(at, octets);
     }
 
     /// Any descriptor with data.
@@ -195,42 +263,8 @@ pub(super) fn no_tables(_: &Form, build: Build) -> bool {
     build.features & features::INDIRECT_DESC == 0
 }
 
-/// Changes to a chain that neither side has seen yet.
+/// Changes to a chain that neither side has seen yet, whatever the ring's layout.
 pub(super) const CHANGES: &[Change] = &[
-    Change {
-        name: "a head beyond the table",
-        fits: any,
-        make: |d, c| {
-            let entry = c.queue.avail_entry_at(c.position);
-            let head = d.range(c.size.into(), 65_536) as u16;
-            c.memory.write(entry, &head.to_le_bytes());
-        },
-        outcome: Outcome::Break("break.head_index"),
-    },
-    Change {
-        name: "a next beyond the table",
-        fits: is_linked,
-        make: |d, c| {
-            let (at, entries) = c.linked(d);
-            c.set_next(at, d.range(entries.into(), 65_536) as u16);
-        },
-        outcome: Outcome::Break("break.next_index"),
-    },
-    Change {
-        name: "a loop",
-        fits: any,
-        make: |d, c| {
-            let i = d.index(c.len());
-            let at = c.descriptor(i);
-            let back = match i.checked_sub(c.plain) {
-                None => c.head + d.index(i + 1) as u16,
-                Some(i) => d.index(i + 1) as u16,
-            };
-            c.set_flags(at, c.flags_of(at) | NEXT);
-            c.set_next(at, back);
-        },
-        outcome: Outcome::Break("break.chain_loop"),
-    },
     Change {
         name: "an address of nowhere",
         fits: any,
@@ -281,7 +315,8 @@ pub(super) const CHANGES: &[Change] = &[
         name: "a table with a next",
         fits: has_table,
         make: |d, c| {
-            c.set_flags(c.table_descriptor(), INDIRECT | NEXT | d.pick(&[0, WRITE]));
+            let at = c.table_descriptor();
+            c.set_flags(at, c.flags_of(at) & !WRITE | INDIRECT | NEXT | d.pick(&[0, WRITE]));
         },
         outcome: Outcome::Break("break.indirect_table"),
     },
@@ -308,6 +343,53 @@ pub(super) const CHANGES: &[Change] = &[
         outcome: Outcome::Break("break.indirect_table"),
     },
     Change {
+        name: "a direction of the table itself",
+        fits: has_table,
+        make: |_, c| {
+            let at = c.table_descriptor();
+            c.set_flags(at, c.flags_of(at) | WRITE);
+        },
+        outcome: Outcome::Harmless,
+    },
+];
+
+/// Those of split rings alone.
+pub(super) const SPLIT: &[Change] = &[
+    Change {
+        name: "a head beyond the table",
+        fits: any,
+        make: |d, c| {
+            let entry = c.split().avail_entry_at(c.position);
+            let head = d.range(c.size.into(), 65_536) as u16;
+            c.memory.write(entry, &head.to_le_bytes());
+        },
+        outcome: Outcome::Break("break.head_index"),
+    },
+    Change {
+        name: "a next beyond the table",
+        fits: is_linked,
+        make: |d, c| {
+            let (at, entries) = c.linked(d);
+            c.set_next(at, d.range(entries.into(), 65_536) as u16);
+        },
+        outcome: Outcome::Break("break.next_index"),
+    },
+    Change {
+        name: "a loop",
+        fits: any,
+        make: |d, c| {
+            let i = d.index(c.len());
+            let at = c.descriptor(i);
+            let back = match i.checked_sub(c.plain) {
+                None => c.head + d.index(i + 1) as u16,
+                Some(i) => d.index(i + 1) as u16,
+            };
+            c.set_flags(at, c.flags_of(at) | NEXT);
+            c.set_next(at, back);
+        },
+        outcome: Outcome::Break("break.chain_loop"),
+    },
+    Change {
         name: "a next that nobody follows",
         fits: any,
         make: |d, c| c.set_next(c.descriptor(c.len() - 1), d.word()),
@@ -323,17 +405,11 @@ pub(super) const CHANGES: &[Change] = &[
         outcome: Outcome::Harmless,
     },
     Change {
-        name: "a direction of the table itself",
-        fits: has_table,
-        make: |_, c| c.set_flags(c.table_descriptor(), INDIRECT | WRITE),
-        outcome: Outcome::Harmless,
-    },
-    Change {
         name: "what the device alone may write",
         fits: any,
         make: |d, c| {
-            c.memory.write(c.queue.used_flags_at(), &d.octets(2));
-            c.memory.write(c.queue.used_entry_at(c.position), &d.octets(8));
+            c.memory.write(c.split().used_flags_at(), &d.octets(2));
+            c.memory.write(c.split().used_entry_at(c.position), &d.octets(8));
         },
         outcome: Outcome::Harmless,
     },
@@ -341,9 +417,58 @@ pub(super) const CHANGES: &[Change] = &[
         name: "when it wants to be notified",
         fits: any,
         make: |d, c| {
-            c.memory.write(c.queue.avail_flags_at(), &d.octets(2));
-            c.memory.write(c.queue.used_event_at(), &d.octets(2));
+            c.memory.write(c.split().avail_flags_at(), &d.octets(2));
+            c.memory.write(c.split().used_event_at(), &d.octets(2));
         },
+        outcome: Outcome::Harmless,
+    },
+];
+
+/// Those of packed rings alone.
+pub(super) const PACKED: &[Change] = &[
+    Change {
+        name: "an end that leads on",
+        fits: |form, _| form.inner == 0,
+        make: |_, c| {
+            let at = c.descriptor(c.len() - 1);
+            c.set_flags(at, c.flags_of(at) | NEXT);
+        },
+        outcome: Outcome::Break("break.chain_flags"),
+    },
+    Change {
+        name: "a gap in the chain",
+        fits: |form, _| form.plain >= 2,
+        make: |d, c| {
+            let at = c.descriptor(1 + d.index(c.plain - 1));
+            c.set_flags(at, c.flags_of(at) ^ d.pick(&[AVAIL, USED, AVAIL | USED]));
+        },
+        outcome: Outcome::Break("break.chain_flags"),
+    },
+    Change {
+        name: "a name before the end",
+        fits: |form, _| form.plain >= 2 && form.inner == 0,
+        make: |d, c| c.set_id(c.descriptor(d.index(c.plain - 1)), d.word()),
+        outcome: Outcome::Harmless,
+    },
+    Change {
+        name: "flags that mean nothing",
+        fits: any,
+        make: |d, c| {
+            let at = c.any(d);
+            c.set_flags(at, c.flags_of(at) | d.word() & !(7 | AVAIL | USED));
+        },
+        outcome: Outcome::Harmless,
+    },
+    Change {
+        name: "what the device alone may write",
+        fits: any,
+        make: |d, c| c.memory.write(c.packed().device_event_at(), &d.octets(4)),
+        outcome: Outcome::Harmless,
+    },
+    Change {
+        name: "when it wants to be notified",
+        fits: any,
+        make: |d, c| c.memory.write(c.packed().driver_event_at(), &d.octets(4)),
         outcome: Outcome::Harmless,
     },
 ];

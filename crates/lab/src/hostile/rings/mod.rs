@@ -3,7 +3,7 @@
 
 mod changes;
 
-use virtqueue::driver::Shape;
+use virtqueue::driver::{AnyQueue, DriverQueue, DriverRing, Shape};
 use virtqueue::{GuestAddress, NetHeader};
 
 use changes::*;
@@ -13,7 +13,7 @@ use super::dice::Dice;
 use super::expect::Tally;
 use super::rig::{Build, REGIONS, Rig};
 use super::stage::{Stage, wait_for_break};
-use crate::driver::features;
+use crate::driver::{Rings, features};
 use crate::error::{Attempt, LabError, Result};
 use crate::frames::{self, protocol};
 
@@ -105,8 +105,20 @@ const EITHER: [Outcome; 7] = [
     Outcome::Harmless,
 ];
 
+/// The same of packed rings.
+const EITHER_PACKED: [Outcome; 5] = [
+    Outcome::Break("break.chain_flags"),
+    Outcome::Break("break.descriptor_address"),
+    Outcome::Break("break.descriptor_direction"),
+    Outcome::Break("break.indirect_table"),
+    Outcome::Harmless,
+];
+
 /// Plays one round; every outcome is as frequent as any other.
 pub fn strike(stage: &mut dyn Stage, d: &mut Dice) -> Result<Blow> {
+    if Rings::chosen() == Rings::Packed {
+        return strike_packed(stage, d);
+    }
     match d.index(EITHER.len() + 6) {
         0 => output_chain(stage, d, Outcome::Break("break.chain_too_short")),
         1 => output_chain(stage, d, Outcome::Drop("drop.frame_length")),
@@ -116,6 +128,50 @@ pub fn strike(stage: &mut dyn Stage, d: &mut Dice) -> Result<Blow> {
         5 => torn(stage, d),
         n if d.once_in(2) => output_chain(stage, d, EITHER[n - 6]),
         n => input_chain(stage, d, EITHER[n - 6]),
+    }
+}
+
+/// The same, where rings are packed.
+fn strike_packed(stage: &mut dyn Stage, d: &mut Dice) -> Result<Blow> {
+    match d.index(EITHER_PACKED.len() + 4) {
+        0 => output_chain(stage, d, Outcome::Break("break.chain_too_short")),
+        1 => output_chain(stage, d, Outcome::Drop("drop.frame_length")),
+        2 => layout(stage, d),
+        3 => torn(stage, d),
+        n if d.once_in(2) => output_chain(stage, d, EITHER_PACKED[n - 4]),
+        n => input_chain(stage, d, EITHER_PACKED[n - 4]),
+    }
+}
+
+/// Breaks the output ring of a rig that has sent nothing.
+pub fn spoil(rig: &Rig) {
+    match &rig.tx.queue {
+        AnyQueue::Split(queue) => {
+            let wild = rig.build.start.wrapping_add(30_000).to_le_bytes();
+            rig.memory.write(queue.avail_index_at(), &wild);
+        }
+        AnyQueue::Packed(queue) => {
+            // Available, and leads on to one that is not.
+            let begin = queue.base();
+            let lap = if begin & 0x8000 == 0 { USED } else { AVAIL };
+            queue.set_second_half(begin & 0x7fff, u64::from(lap | NEXT) << 48);
+        }
+    }
+}
+
+/// The split ring that a rig is to have here.
+fn split(queue: &AnyQueue) -> Result<&DriverQueue> {
+    match queue {
+        AnyQueue::Split(queue) => Ok(queue),
+        AnyQueue::Packed(_) => Err(LabError::Unexpected("a packed ring".to_owned())),
+    }
+}
+
+/// The changes that fit rings of the chosen layout.
+fn of_layout() -> &'static [Change] {
+    match Rings::chosen() {
+        Rings::Split => SPLIT,
+        Rings::Packed => PACKED,
     }
 }
 
@@ -131,7 +187,7 @@ fn output_chain(stage: &mut dyn Stage, d: &mut Dice, outcome: Outcome) -> Result
         rig.add(&NetHeader::default(), &carried(datagram), Shape::default());
     }
     let before = arrived.len() as u16;
-    let (change, form) = choose(d, build, outcome, &[CHANGES, OUTPUT], 60);
+    let (change, form) = choose(d, build, outcome, &[CHANGES, of_layout(), OUTPUT], 60);
     let last = datagram(d);
     let head = rig.tx.send(&NetHeader::default(), &carried(&last), form.shape());
     let chain = Chain {
@@ -176,7 +232,7 @@ fn input_chain(stage: &mut dyn Stage, d: &mut Dice, outcome: Outcome) -> Result<
     rig.rx.queue.expose();
     stage.attach(Who::Hostile, &rig, rig.rings())?;
     let broken = stage.breaks(Who::Hostile)?;
-    let (change, form) = choose(d, build, outcome, &[CHANGES], 25);
+    let (change, form) = choose(d, build, outcome, &[CHANGES, of_layout()], 25);
     // Smaller than the answer, so that all of it is looked at, though a loop be followed.
     let small = form.cuts.iter().sum::<usize>() + d.range(1, 25) as usize;
     let len = if outcome == Outcome::Harmless { 2048 } else { small };
@@ -223,9 +279,9 @@ fn available_index(stage: &mut dyn Stage, d: &mut Dice) -> Result<Blow> {
     let index = build.start.wrapping_add(jump).to_le_bytes();
     let mut counted = one("break.avail_index");
     if output {
-        rig.memory.write(rig.tx.queue.avail_index_at(), &index);
+        rig.memory.write(split(&rig.tx.queue)?.avail_index_at(), &index);
     } else {
-        rig.memory.write(rig.rx.queue.avail_index_at(), &index);
+        rig.memory.write(split(&rig.rx.queue)?.avail_index_at(), &index);
         rig.add(&NetHeader::default(), &carried(&echo_request(100)), Shape::default());
         rig.expose();
         counted.add("taken", 1);
@@ -249,7 +305,7 @@ fn used_index(stage: &mut dyn Stage, d: &mut Dice) -> Result<Blow> {
     // More than the ring has entries before the available index, or after it.
     let back = d.range(u64::from(build.ring) + 1, 65_536) as u16;
     let used = avail.wrapping_sub(back);
-    rig.memory.write(queue.used_index_at(), &used.to_le_bytes());
+    rig.memory.write(split(queue)?.used_index_at(), &used.to_le_bytes());
     let broken = stage.breaks(Who::Hostile)?;
     stage.attach(Who::Hostile, &rig, rig.rings())?;
     wait_for_break(stage, Who::Hostile, broken).map_err(|e| after(name, e))?;
@@ -267,12 +323,16 @@ fn layout(stage: &mut dyn Stage, d: &mut Dice) -> Result<Blow> {
     let skew = |d: &mut Dice, at: GuestAddress, align: u64| GuestAddress(at.0 + d.range(1, align));
     // Beyond the end of all memory by some octets.
     let over = |d: &mut Dice| GuestAddress(REGIONS[2].0 + REGIONS[2].1 - d.range(1, 4) * 16);
-    // A base that is asked in messages refuses the first three before they come to be rings.
-    match d.range(if stage.is_wired() { 3 } else { 0 }, 6) {
+    let packed = Rings::chosen() == Rings::Packed;
+    // A base that is asked in messages refuses the first three before they come to be rings. The two
+    // small parts of a packed ring are four octets: one fits nowhere so that it reaches beyond the end,
+    // but where it is not aligned.
+    match d.range(if stage.is_wired() { 3 } else { 0 }, if packed { 5 } else { 6 }) {
         0 => ring.desc = skew(d, ring.desc, 16),
-        1 => ring.avail = skew(d, ring.avail, 2),
+        1 => ring.avail = skew(d, ring.avail, if packed { 4 } else { 2 }),
         2 => ring.used = skew(d, ring.used, 4),
         3 => ring.desc = over(d),
+        4 if packed => ring.avail = GuestAddress(REGIONS[2].0 + REGIONS[2].1 - 2),
         4 => ring.avail = over(d),
         _ => ring.used = over(d),
     }
