@@ -54,7 +54,8 @@ pub fn name(number: usize) -> String {
 /// Small rings and buffers, nothing left to offload.
 pub fn settings() -> Settings {
     let known = features::ALL & !features::OFFLOADS & !features::MRG_RXBUF;
-    Settings { features: known, ring: 64, buffer: 1600, room: 1600, memory: 1 << 18 }
+    let most = Settings::default();
+    Settings { features: known, ring: 64, buffer: 1600, room: 1600, memory: 1 << 18, ..most }
 }
 
 /// Lets this process have as many descriptors as so many ports take.

@@ -287,6 +287,8 @@ fn a_packed_ring_that_does_not_run_is_said_to_stand_where_it_does() {
     assert!(stage.handle.answers_within(PATIENCE));
     // The worker has stopped it; what it was about to give back is still the device's.
     stage.record().set_fault(Side::Tx, Some(3));
+    driver.tx.send(&NetHeader::default(), &[0; 60], Shape::default()).unwrap();
+    driver.tx.queue.expose();
     let last = intent(&stage, Side::Tx).unwrap();
     let next = Intent { from: last.to, to: last.to + 1, first: 50, buffers: 1 };
     stage.record().journal(Side::Tx).note(next);

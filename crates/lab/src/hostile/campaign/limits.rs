@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use virtqueue::driver::Shape;
+use virtqueue::driver::{DriverRing, Shape};
 
 use super::{Campaign, FLIGHT, TINY, receivers};
 use crate::error::{LabError, Result};

@@ -1,7 +1,7 @@
 //! One change to a valid chain: what it needs of the chain, how it is made, and what must follow.
 
 use virtqueue::GuestAddress;
-use virtqueue::driver::{AnyQueue, DriverMemory, DriverQueue, DriverRing, PackedQueue, Shape};
+use virtqueue::driver::{AnyQueue, DriverMemory, DriverQueue, PackedQueue, Shape};
 
 use crate::driver::features;
 use crate::hostile::dice::Dice;

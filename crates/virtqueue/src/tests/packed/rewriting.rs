@@ -9,7 +9,7 @@ use std::thread;
 
 use super::*;
 use crate::driver::Buffer;
-use crate::{Delivered, GuestAddress};
+use crate::{Delivered, GuestAddress, QueueLayout};
 
 /// Who rewrites descriptors, tables, wishes and buffers of a ring.
 struct Rewriter {
