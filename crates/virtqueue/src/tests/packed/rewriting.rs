@@ -17,13 +17,15 @@ struct Rewriter {
     layout: QueueLayout,
     tables: Vec<GuestAddress>,
     data: Vec<GuestAddress>,
+    /// The flag of buffers in the queue's direction.
+    direction: u64,
     dice: Dice,
 }
 
 impl Rewriter {
     /// One store.
     fn step(&mut self) {
-        let Self { memory, layout, tables, data, dice } = self;
+        let Self { memory, layout, tables, data, direction, dice } = self;
         let r = dice.roll();
         let slot = (r >> 8) % u64::from(layout.size);
         let table = tables[r as usize / 16 % tables.len()].0 + (r >> 20) % 3 * 16;
@@ -34,7 +36,8 @@ impl Rewriter {
         let kind = [0, 1, 4, 1, 0, 0, 1, if wild { 7 } else { 0 }][(r >> 40) as usize % 8];
         // Mostly available, in one lap or the other.
         let lap = [1 << 7, 1 << 15, 1 << 7, 0][(r >> 50) as usize % 4];
-        let flags = if own { kind | lap } else { kind };
+        let direction = if wild { *direction ^ 2 } else { *direction };
+        let flags = kind | direction | if own { lap } else { 0 };
         let len = [0, 12, 60, 400, 48, 16, 100, if wild { 1 << 31 } else { 32 }];
         let rest = len[(r >> 36) as usize % 8] | ((r >> 44) & 0xffff) << 32 | flags << 48;
         match r >> 60 {
@@ -50,7 +53,7 @@ impl Rewriter {
 fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more() {
     const ENOUGH: u64 = 500;
     /// Looks of the device, each at a ring that was set up anew: far more than it takes.
-    const LOOKS: usize = 200_000;
+    const LOOKS: usize = 50_000;
     /// Stores between two of them, and frames in one.
     const STORES: usize = 64;
     for writable in [false, true] {
@@ -68,7 +71,8 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
         let stop = Arc::new(AtomicBool::new(false));
         let rewriter = |seed| {
             let (tables, data) = (tables.clone(), data.clone());
-            Rewriter { memory: memory.clone(), layout, tables, data, dice: Dice(seed) }
+            let direction = if writable { 2 } else { 0 };
+            Rewriter { memory: memory.clone(), layout, tables, data, direction, dice: Dice(seed) }
         };
         let mut own = rewriter(0x6c62_272e_07bb_0142);
         let driver = {
@@ -93,7 +97,7 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
             if writable {
                 let Ok(mut rx) = RxQueue::resume(shared.clone(), layout, RICH) else { continue };
                 for _ in 0..STORES {
-                    match rx.deliver(&HEADER, &[&room]) {
+                    match rx.deliver(&HEADER, &[&room[..40]]) {
                         Ok(Delivered::Written) => count(rx.publish().err()),
                         other => {
                             other.err().into_iter().for_each(|fault| count(Some(fault)));
