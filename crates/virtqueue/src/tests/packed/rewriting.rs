@@ -89,7 +89,9 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
             counter.set(counter.get() + 1);
         };
         let mut room = [0; 300];
-        for _ in 0..LOOKS {
+        let mut looks = 0;
+        while looks < LOOKS {
+            looks += 1;
             if frames.get() >= ENOUGH && faults.get() >= ENOUGH {
                 break;
             }
@@ -119,10 +121,10 @@ fn a_driver_that_rewrites_everything_meanwhile_gets_frames_or_faults_and_no_more
                 }
                 let _ = (tx.complete(), tx.arm());
             }
-            thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);
         driver.join().unwrap();
+        println!("{looks} looks: {} frames, {} faults", frames.get(), faults.get());
         assert!(frames.get() >= ENOUGH, "{} frames: no contest", frames.get());
         assert!(faults.get() >= ENOUGH, "{} faults: no contest", faults.get());
     }
