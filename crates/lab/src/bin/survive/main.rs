@@ -18,8 +18,8 @@
 //! ```
 //! `survive --seconds N` kills for so long, after some time without kills, and ends with one line; its
 //! status is 0 only if that line and all else is as it must be. `survive --ports N` measures takeovers
-//! with so many ports. `--slack N` lets the times, and nothing else, be N times as long: for machines
-//! that others use as well.
+//! with so many ports. `--driver packet|xdp` is how the card is reached. `--slack N` lets the times, and
+//! nothing else, be N times as long: for machines that others use as well.
 
 mod base;
 mod campaign;
@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 use lab::chance::Chance;
 use lab::error::{Attempt, LabError};
 use lab::instance::Instance;
-use lab::{Result, interrupt, paths};
+use lab::{Result, interrupt, paths, scene};
 
 use base::{BaseFile, Holdings};
 use campaign::Campaign;
@@ -73,10 +73,11 @@ const TELL: Duration = Duration::from_secs(10);
 /// A campaign that kills for less shows nothing.
 const LEAST: Duration = Duration::from_secs(20);
 /// Counters of the load's VMs and card that stay zero when buffers are always there.
-const ZERO: [&str; 9] = [
+const ZERO: [&str; 10] = [
     "drop.uplink_ring_full",
     "drop.uplink_send",
     "drop.uplink_down",
+    "drop.rx_card_lost",
     "drop.host_send",
     "drop.rx_no_buffer",
     "drop.rx_port_down",
@@ -89,9 +90,9 @@ fn main() -> ExitCode {
     let asked = asked().and_then(|asked| interrupt::watch().map(|()| asked));
     let judged = match asked {
         Ok(Asked { ports: Some(ports), slack, .. }) => crowd::measure(ports, slack),
-        Ok(Asked { time, seed, slack, .. }) => campaign(time, seed, slack).map(|found| {
-            println!("{}", found.table(slack));
-            (found.judge(slack), found.line(slack))
+        Ok(asked) => campaign(&asked).map(|found| {
+            println!("{}", found.table(asked.slack));
+            (found.judge(asked.slack), found.line(asked.slack))
         }),
         Err(error) => Err(error),
     };
@@ -113,16 +114,18 @@ struct Asked {
     time: Duration,
     seed: Option<u64>,
     ports: Option<usize>,
+    driver: Option<String>,
     slack: u32,
 }
 
 fn asked() -> Result<Asked> {
     let usage = || {
-        let line =
-            "usage: survive [--seconds N] [--seed 0xN] [--slack N] | survive --ports N [--slack N]";
+        let line = "usage: survive [--seconds N] [--seed 0xN] [--driver packet|xdp] [--slack N] | \
+                    survive --ports N [--slack N]";
         LabError::Unexpected(line.to_owned())
     };
-    let mut asked = Asked { time: Duration::from_secs(90), seed: None, ports: None, slack: 1 };
+    let (time, driver) = (Duration::from_secs(90), scene::driver());
+    let mut asked = Asked { time, seed: None, ports: None, driver, slack: 1 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(usage)?;
@@ -130,6 +133,7 @@ fn asked() -> Result<Asked> {
         match word.as_str() {
             "--seconds" => asked.time = Duration::from_secs(number()?),
             "--slack" => asked.slack = u32::try_from(number()?).map_err(|_| usage())?,
+            "--driver" if ["packet", "xdp"].contains(&value.as_str()) => asked.driver = Some(value),
             "--ports" => asked.ports = Some(number()? as usize),
             "--seed" => {
                 let digits = u64::from_str_radix(value.trim_start_matches("0x"), 16);
@@ -145,7 +149,8 @@ fn asked() -> Result<Asked> {
     Ok(asked)
 }
 
-fn campaign(time: Duration, seed: Option<u64>, slack: u32) -> Result<Found> {
+fn campaign(asked: &Asked) -> Result<Found> {
+    let &Asked { time, seed, slack, .. } = asked;
     if !rustix::process::geteuid().is_root() {
         let why = "network namespaces are made by root only: run it as root";
         return Err(LabError::Unexpected(why.to_owned()));
@@ -161,7 +166,7 @@ fn campaign(time: Duration, seed: Option<u64>, slack: u32) -> Result<Found> {
         // A panic that looks up the names of all it was in takes a second.
         ("RUST_BACKTRACE", "0".into()),
     ];
-    let (stage, ends) = Stage::set(&program, environment)?;
+    let (stage, ends) = Stage::set(&program, environment, asked.driver.as_deref())?;
 
     let (watch, churned) = (Arc::new(Watch::new(lane::COUNT)), Arc::new(AtomicU64::new(0)));
     let lanes = stage::lanes(Arc::clone(&churned));

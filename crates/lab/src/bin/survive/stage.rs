@@ -84,14 +84,15 @@ fn settings() -> Settings {
 }
 
 impl Stage {
-    /// Starts `program` on a scene of its own, with these variables; gives the ends of the load too:
-    /// a, b, the LAN, the host.
+    /// Starts `program` on a scene of its own, with these variables and this driver of the card; gives
+    /// the ends of the load too: a, b, the LAN, the host.
     pub fn set(
         program: &std::path::Path,
         environment: Vec<(&'static str, PathBuf)>,
+        driver: Option<&str>,
     ) -> Result<(Self, Vec<Box<dyn End + Send>>)> {
         let scene = Scene::set()?;
-        let mut config = format!("{}receive_ring = {CARD_RING}\n", scene.network());
+        let mut config = format!("{}receive_ring = {CARD_RING}\n", scene.network_by(driver));
         let sockets = ["\"a.sock\"", "{ connect = \"b.sock\" }", "\"c.sock\""];
         for (number, socket) in (0u8..).zip(sockets) {
             let (name, [v4, v6]) = (["a", "b", "c"][usize::from(number)], vm(number));
@@ -103,6 +104,9 @@ impl Stage {
             ));
         }
         let instance = Instance::up_by(program, &scene.host, &config, environment)?;
+        if driver == Some("xdp") {
+            instance.wait_event("driver", "network/lan", "AF_XDP carries")?;
+        }
         let mut a = DriverPort::connect(&instance.socket("a"), &settings())?;
         let b = accept(&instance, "b")?;
         let base_mac = ask_for_mac(&mut a)?;
