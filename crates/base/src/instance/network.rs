@@ -514,6 +514,8 @@ impl NetworkSide {
 
     /// Undoes everything: filters, settings, device and routes.
     pub fn close(self, around: &Around<'_>, netlink: &mut Netlink) {
+        // The program goes now, not when the last of its descriptors does.
+        let _ = around.worker.end_xdp(self.id);
         let _ = around.worker.set_uplink(self.id, None);
         if let Some(side) = self.host {
             side.close(around.worker);

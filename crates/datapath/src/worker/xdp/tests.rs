@@ -68,7 +68,11 @@ fn what_goes_with_the_card_is_counted_once_and_never_as_sent_after_it() {
         assert_eq!((counts(A), counts(B), counts(UPLINK)), ([2, 0, 0], [0, 1, 0], [0, 0, 2]));
         // From now on the packet socket is asked, which says so.
         stage.send(B, 64, Offload::default());
-        assert_eq!((stage.batch.len(), stage.side.unsent_due), (1, None));
+        assert_eq!(stage.batch.len(), 1);
+        let later = Instant::now() + 2 * AGAIN;
+        stage.side.go_on(later, true, Counters::of(&stage.state, UPLINK));
+        assert_eq!(stage.side.unsent_due, None);
+        assert_eq!(stage.count(UPLINK, Counter::RxCardLost), 2);
         assert_eq!(stage.count(B, Counter::DropUplinkDown), 1);
     });
 }
