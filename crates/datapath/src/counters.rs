@@ -233,6 +233,8 @@ counters! {
     BreakPublication = "break.publication",
     /// Its front end had to negotiate anew after a death of the base: what lay in its packed rings may be lost.
     PortRenegotiated = "port_renegotiated",
+    /// Sent by AF_XDP, and thrown away by the card's driver or with the card afterwards.
+    RxCardLost = "drop.rx_card_lost",
 }
 
 /// The counters of one owner.

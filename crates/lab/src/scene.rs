@@ -10,6 +10,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use datapath::uplink::LARGEST_XDP_MTU;
+
 use crate::command::{finish, wait_until};
 use crate::error::{LabError, Result};
 use crate::guest::{Guest, Output};
@@ -17,7 +19,7 @@ use crate::netns::{Netns, cable, mac};
 
 /// The host's card.
 pub const CARD: &str = "eth1";
-/// Which driver reaches the card where a test does not say: `auto`, `packet` or `xdp`.
+/// Which driver reaches the card where a test does not say: `packet` or `xdp`.
 pub const DRIVER: &str = "IPVISOR_TEST_DRIVER";
 /// The other end of its cable.
 pub const LAN_CARD: &str = "lan0";
@@ -45,6 +47,21 @@ pub fn vm(n: u8) -> Pair {
     // So that both end in the same digits.
     let shown = u16::from(number / 10 * 16 + number % 10);
     [lan4(number), lan6(shown)]
+}
+
+/// What [`DRIVER`] says, which is read nowhere else.
+pub fn driver() -> Option<String> {
+    std::env::var(DRIVER).ok().filter(|name| !name.is_empty())
+}
+
+/// The line that says so in the table of a network that is not the scene's own.
+pub fn driver_line(driver: Option<&str>) -> String {
+    driver.map(|name| format!("driver = \"{name}\"\n")).unwrap_or_default()
+}
+
+/// Whether a card with this MTU is reached by AF_XDP where a test does not say.
+pub fn by_xdp(mtu: u16) -> bool {
+    driver().as_deref() == Some("xdp") && u32::from(mtu) <= LARGEST_XDP_MTU
 }
 
 /// Host and outside, wired, with their addresses.
@@ -99,13 +116,13 @@ impl Scene {
     /// The configuration's network: this card, these prefixes, this gateway. The card is reached as
     /// [`DRIVER`] says, so that any test can be run with any driver.
     pub fn network(&self) -> String {
-        self.network_by(std::env::var(DRIVER).ok().as_deref())
+        self.network_by(driver().as_deref())
     }
 
     /// The same, with the card reached by this driver.
     pub fn network_by(&self, driver: Option<&str>) -> String {
         let [v4, v6] = GATEWAY;
-        let driver = driver.map(|name| format!("driver = \"{name}\"\n")).unwrap_or_default();
+        let driver = driver_line(driver);
         format!(
             "[network.lan]\nuplink = \"{CARD}\"\n\
              prefixes = [\"203.0.113.0/24\", \"2001:db8:1::/64\"]\n\

@@ -17,7 +17,7 @@ use crate::driver::{DriverPort, Settings};
 use crate::error::{LabError, Result};
 use crate::frames::{self, Mac};
 use crate::instance::Instance;
-use crate::scene::{CARD, LAN_CARD, Pair, Scene, vm};
+use crate::scene::{CARD, LAN_CARD, Pair, Scene, by_xdp, vm};
 
 /// How long something that must happen may take.
 pub const LIMIT: Duration = Duration::from_secs(5);
@@ -98,6 +98,9 @@ impl Wired {
             ));
         }
         let instance = Instance::up(&scene.host, &config)?;
+        if wiring.table.is_none() && by_xdp(wiring.mtu) {
+            instance.wait_event("driver", "network/lan", "AF_XDP carries")?;
+        }
         let connect =
             |n: usize| DriverPort::connect(&instance.socket(NAMES[n]), &wiring.drivers[n]);
         let (mut a, b) = (connect(0)?, connect(1)?);

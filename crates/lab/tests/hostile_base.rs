@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use lab::hostile::{Campaign, Dice, Lan, Outside, Pair, by_drivers, by_lan, often_enough};
+use lab::scene::by_xdp;
 
 /// Rounds of each kind.
 const SPEECH: u64 = 15_000;
@@ -29,7 +30,10 @@ fn a_running_base_stays_what_it_is_whatever_a_driver_and_the_lan_do() {
     campaign.scan().unwrap();
     campaign.lan(&lan, LAN).unwrap();
     campaign.effort().unwrap();
-    campaign.outrun(&lan).unwrap();
+    let slow = !by_xdp(1500);
+    if slow {
+        campaign.outrun(&lan).unwrap();
+    }
     campaign.speech(SPEECH).unwrap();
     campaign.check().unwrap();
     campaign.rings(RINGS).unwrap();
@@ -43,7 +47,9 @@ fn a_running_base_stays_what_it_is_whatever_a_driver_and_the_lan_do() {
     println!("{} rounds in {:?}, {} frames judged", report.rounds, begun.elapsed(), report.judged);
     println!("drivers: {:?}\nLAN: {:?}", report.seen.0, report.lan.0);
     println!("neighbours: {fared:?}");
-    often_enough(&report.seen, &by_drivers(true), 100).unwrap();
+    let mut reasons = by_drivers(true);
+    reasons.retain(|reason| slow || *reason != "drop.uplink_send");
+    often_enough(&report.seen, &reasons, 100).unwrap();
     often_enough(&report.lan, by_lan(), 100).unwrap();
     assert!(fared.datagrams > 1000);
     stage.instance().ps().unwrap();

@@ -11,7 +11,7 @@ use lab::frames::{self, Mac, protocol};
 use lab::instance::Instance;
 use lab::measure;
 use lab::netns::mac;
-use lab::scene::{CARD, GATEWAY, HOST, LAN_CARD, OUTSIDE, Place, Scene, vm};
+use lab::scene::{CARD, GATEWAY, HOST, LAN_CARD, OUTSIDE, Place, Scene, driver, driver_line, vm};
 use lab::stack::{self, Address, ECHO, Stack};
 use lab::wired::{LIMIT, MACS, Wired, Wiring};
 
@@ -244,7 +244,9 @@ fn the_cards_mtu_is_followed() {
     flows(&mut wired);
     let set = |wired: &Wired, mtu: u16| {
         for (space, card) in [(&wired.scene.host, CARD), (&wired.scene.outside, LAN_CARD)] {
-            space.run(&format!("ip link set {card} mtu {mtu}")).unwrap();
+            let line = format!("ip link set {card} mtu {mtu}");
+            // A card with an XDP program bounds that of the other end, until the base has ended it.
+            wait_until(LIMIT, || line.clone(), || Ok(space.run(&line).ok())).unwrap();
         }
     };
     let large = |family: usize, length: usize, from: [IpAddr; 2], to: [IpAddr; 2]| {
@@ -403,9 +405,10 @@ fn a_routed_address_with_a_router_outside_its_prefix_reaches_everybody() {
     }
     let config = format!(
         "[network.provider]\nuplink = \"{CARD}\"\nprefixes = [\"{own4}/32\", \"2001:db8:77::/64\"]\n\
-         gateway = [\"{router}\", \"fe80::1\"]\non_link = false\n\
+         gateway = [\"{router}\", \"fe80::1\"]\non_link = false\n{}\
          [vm.a]\nengine = \"external\"\nsocket = \"a.sock\"\nmac = \"{}\"\n\
          addresses = [\"{own4}\", \"{own6}\"]\n",
+        driver_line(driver().as_deref()),
         written(MACS[0])
     );
     let capture = Capture::start(&scene.outside, LAN_CARD).unwrap();

@@ -16,7 +16,7 @@ type Numbered = &'static [(u32, &'static str)];
 /// Cases that belong in one picture, a panel for each.
 const PICTURES: [(&str, &[&str]); 5] = [
     ("bench-rates.svg", &["64 B", "1500 B", "64 KiB"]),
-    ("bench-card.svg", &["64 B to the card", "64 KiB to the card"]),
+    ("bench-card.svg", &["64 B to the card", "64 B to the card by AF_XDP", "64 KiB to the card"]),
     ("bench-idle-ports.svg", &["64 B among 1,000 idle ports"]),
     (
         "bench-round-trips.svg",

@@ -120,6 +120,10 @@ impl Card {
     ) -> Result<Opened, CardError> {
         let takeover = state.takeovers() > 0;
         let opened = Self::attach(setup, inheritance, state, keeper, netlink);
+        if opened.is_err() {
+            // Its program would go on taking frames that nobody serves.
+            let _ = keeper.forget_all(&driver::prefix(setup.network));
+        }
         if opened.is_err() && !takeover {
             // The error that is told is the one that led here.
             let _ = Guard::detach(netlink, setup.link.index, setup.label);
@@ -182,7 +186,9 @@ impl Card {
         let card = PacketUplink::open(index, setup.frames, &filter, state, id).map_err(failed)?;
         keeper.keep(&key("uplink"), card.as_fd()).map_err(kept)?;
         guard.attach(netlink, index).map_err(failed)?;
-        Ok((Self { name, index, settled: true, by_xdp, guard, label, coalesce }, card, xdp))
+        // AF_XDP may have to be ended, which is for a worker that serves.
+        let settled = !by_xdp;
+        Ok((Self { name, index, settled, by_xdp, guard, label, coalesce }, card, xdp))
     }
 
     /// Brings what was taken over to how this base wants it. The VMs' traffic goes on meanwhile.

@@ -5,22 +5,23 @@
 //! cannot be. So nothing here is fatal: why it cannot be is told as the event `driver`.
 //!
 //! ```text
-//! wanted, not there    made; kept by the holder; given to the worker
+//! wanted, not there    made; kept by the holder; begun; given to the worker
 //! wanted, there        the program is renewed: card, maps or base may be others
-//! not wanted, there    the program goes, the worker serves what waits, the sockets are closed
+//! not wanted, there    the program goes, the worker serves what waits and sends what is left, the
+//!                      sockets are closed, the holder forgets them
 //! ```
 //! Sockets are for one card: when it comes back under another index, they are made anew.
 //!
 //! # Order
-//! What has been made is kept before the worker gets it, the program's link last: a successor that
-//! finds no link takes over nothing. At the end the holder forgets the link first, so that the
-//! program goes when the worker lets go of it.
-
-use std::os::fd::AsFd;
+//! What has been made is kept before any frame comes, the program's link last: a successor that finds
+//! no link takes over nothing, and nothing was there to lose. At the end the worker takes the program
+//! off the card, whoever keeps its link, and the holder forgets last: a successor that finds the rings
+//! of one that died in between ends them again. What lies there is for ports, so nothing is ended
+//! before the worker serves.
 
 use datapath::keeper::Keeper;
 use datapath::state::{Place, StateMemory};
-use datapath::uplink::{self, LARGEST_XDP_MTU, UplinkError, XdpProgram, XdpSetup, XdpUplink};
+use datapath::uplink::{self, LARGEST_XDP_MTU, UplinkError, XdpSetup, XdpUplink};
 use datapath::worker::Gone;
 
 use super::card::{Card, CardSetup};
@@ -80,8 +81,11 @@ impl NetworkSide {
         let there = around.worker.with_xdp(self.id, |card| card.index())?;
         if there.is_some_and(|index| !wanted || !fits || index != link.index) {
             self.end_xdp(around)?;
-        } else if card.by_xdp {
-            return self.renew_xdp(around);
+        } else if card.by_xdp && self.renew_xdp(around)? {
+            return Ok(());
+        } else if there.is_some() {
+            // Its program is gone: a predecessor died while it ended this.
+            self.end_xdp(around)?;
         }
         if !wanted {
             return Ok(());
@@ -123,6 +127,7 @@ impl NetworkSide {
             if made.is_zero_copy() { "without copies" } else { "with a copy in the kernel" },
             made.queues()
         );
+        made.begin()?;
         around.worker.set_xdp(self.id, made)?.map_err(NoXdp::Watch)?;
         if let Some(card) = &mut self.card {
             card.by_xdp = true;
@@ -130,29 +135,29 @@ impl NetworkSide {
         Ok(text)
     }
 
-    /// The program is made as this base makes it, for the card as it is.
-    fn renew_xdp(&self, around: &Around<'_>) -> Result<(), Gone> {
+    /// The program is made as this base makes it, for the card as it is; false if there is none at the
+    /// card that could be replaced.
+    fn renew_xdp(&self, around: &Around<'_>) -> Result<bool, Gone> {
         let Some(setup) = self.card.as_ref().and_then(|card| self.xdp_setup(card)) else {
-            return Ok(());
+            return Ok(true);
         };
-        let Some(map) = around.worker.with_xdp(self.id, |card| card.map())? else { return Ok(()) };
-        let renewed = match map.and_then(|map| XdpProgram::load(&setup, map.as_fd())) {
-            Ok(program) => around.worker.with_xdp(self.id, move |card| card.renew(&program))?,
-            Err(error) => Some(Err(error)),
+        let Some(control) = around.worker.with_xdp(self.id, |card| card.control())? else {
+            return Ok(false);
         };
-        if let Some(Err(error)) = renewed {
-            let text = format!("the program of AF_XDP is the old one: {}", causes(&error));
-            self.tell_driver(around, EventLevel::Warning, text);
-        }
-        Ok(())
+        let loaded = control.and_then(|control| Ok((control.load(&setup)?, control)));
+        let why = match loaded {
+            Ok((program, control)) => return Ok(control.renew(&program).is_ok()),
+            Err(error) => error,
+        };
+        let text = format!("the program of AF_XDP is the old one: {}", causes(&why));
+        self.tell_driver(around, EventLevel::Warning, text);
+        Ok(true)
     }
 
     fn end_xdp(&mut self, around: &Around<'_>) -> Result<(), Gone> {
-        let prefix = prefix(&self.name);
-        // That the holder cannot be told ends this base sooner or later.
-        let _ = around.keeper.forget(&format!("{prefix}link"));
         around.worker.end_xdp(self.id)?;
-        let _ = around.keeper.forget_all(&prefix);
+        // That the holder cannot be told ends this base sooner or later.
+        let _ = around.keeper.forget_all(&prefix(&self.name));
         if let Some(card) = &mut self.card {
             card.by_xdp = false;
         }

@@ -15,6 +15,7 @@ use datapath::worker::{Gone, NetworkSetup, UplinkSetup, WorkerHandle};
 use ipnet::IpNet;
 
 use super::card::{Card, CardError, CardSetup};
+use super::driver;
 use super::host_facts::HostFacts;
 use super::host_path::{HostPathError, HostSide};
 use super::ids::Ids;
@@ -174,7 +175,11 @@ impl NetworkSide {
             .set_uplink(self.id, Some(UplinkSetup { card: socket, facts, lan }))?
             .map_err(CardOpen::Watch)?;
         if let Some(xdp) = xdp {
-            around.worker.set_xdp(self.id, xdp)?.map_err(CardOpen::Watch)?;
+            let given = around.worker.set_xdp(self.id, xdp)?;
+            if let Err(why) = given {
+                let _ = keeper.forget_all(&driver::prefix(&self.name));
+                return Err(CardOpen::Watch(why));
+            }
         }
         if self.card.as_ref().is_some_and(|card| card.settled) {
             self.choose_driver(around)?;
@@ -509,6 +514,8 @@ impl NetworkSide {
 
     /// Undoes everything: filters, settings, device and routes.
     pub fn close(self, around: &Around<'_>, netlink: &mut Netlink) {
+        // The program goes now, not when the last of its descriptors does.
+        let _ = around.worker.end_xdp(self.id);
         let _ = around.worker.set_uplink(self.id, None);
         if let Some(side) = self.host {
             side.close(around.worker);

@@ -25,7 +25,7 @@ use hashbrown::HashMap;
 use crate::names::Owner;
 
 /// Octets that the kernel accounts for a frame besides its own, about.
-const OVERHEAD: usize = 1024;
+pub(super) const OVERHEAD: usize = 1024;
 
 /// What each sender has put into the buffer since the socket was last known to be writable.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ impl Worker {
                 uplink.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
             }
             if let Some(xdp) = &mut uplink.xdp {
-                xdp.go_on(now, uplink.facts.up);
+                xdp.go_on(now, uplink.facts.up, Counters::of(&self.state, Owner::Uplink(id)));
             }
             uplink.lan.poll(now, &mut uplink.outbox);
         }

@@ -154,6 +154,7 @@ impl WorkerHandle {
                 uplink.lan.set_link(now, facts.up);
                 uplink.facts = facts;
                 uplink.card.set_carrier(facts.up);
+                uplink.xdp.iter_mut().for_each(|xdp| xdp.look_soon(now));
             }
             worker.poll_lan(id, now);
         })

@@ -7,7 +7,10 @@
 //!
 //! When it is given, what waits at the packet socket is served first. When it is taken away, the
 //! program goes first: from then on frames take the other way, and what lies in the receive rings is
-//! served before those. So none is lost, and none overtaken.
+//! served before those; then the transmit ring is emptied. So none is lost, and none overtaken.
+//!
+//! What the card's driver throws away in the course of a batch is its sender's drop. What it throws away
+//! later, or keeps for ever because it is gone, was counted as sent: it is the card's (`rx_card_lost`).
 //!
 //! # Invariants
 //! - A datagram goes out whole or, where there is no room for all of its segments, not at all.
@@ -35,6 +38,9 @@ use crate::uplink::{LARGEST_XDP_MTU, XdpUplink};
 const MOST_BATCHES: usize = 512;
 /// When the kernel is asked again for frames that it has left lying.
 const AGAIN: Duration = Duration::from_millis(2);
+/// How often it is asked at the end, and the time in between.
+const LAST_TRIES: u32 = 20;
+const LAST_WAIT: Duration = Duration::from_millis(1);
 
 /// The sockets, and how they are served.
 pub struct XdpSide {
@@ -46,6 +52,10 @@ pub struct XdpSide {
     segment: Vec<u8>,
     /// When the kernel is to be asked again to send.
     pub unsent_due: Option<Instant>,
+    /// Frames that will never leave, not counted yet.
+    lost: u64,
+    /// The card is gone, and what is in the transmit ring with it.
+    gone: bool,
 }
 
 /// What became of a datagram that was to be put into frames.
@@ -58,7 +68,18 @@ enum Put {
 impl XdpSide {
     fn new(card: XdpUplink, cares: Vec<Care>) -> Self {
         let segment = vec![0; LARGEST_XDP_MTU as usize];
-        Self { card, cares, nobody: Care::default(), segment, unsent_due: None }
+        let (nobody, unsent_due, lost, gone) = (Care::default(), None, 0, false);
+        let mut side = Self { card, cares, nobody, segment, unsent_due, lost, gone };
+        // What a predecessor has left in the transmit ring wakes nobody.
+        side.look_soon(Instant::now());
+        side
+    }
+
+    /// What lies in the transmit ring is sent as soon as possible: a link that comes up does not.
+    pub fn look_soon(&mut self, now: Instant) {
+        if self.card.unsent() > 0 {
+            self.unsent_due = Some(now);
+        }
     }
 
     /// Its sockets.
@@ -72,7 +93,7 @@ impl XdpSide {
     }
 
     /// Sends `(datagram, next hop)` pairs and counts each at its owner. What does not fit a frame is
-    /// left in the batch.
+    /// left in the batch, and so is everything once the card is gone.
     pub fn send(
         &mut self,
         mac: Mac,
@@ -82,17 +103,16 @@ impl XdpSide {
         state: &StateMemory,
         from: Owner,
     ) {
-        if batch.is_empty() {
+        if batch.is_empty() || self.gone {
             return;
         }
         let counters = Counters::of(state, from);
-        let (mut frames, mut octets) = (0usize, 0usize);
-        for item in batch.iter().filter_map(|(index, _)| storage.item(*index)) {
+        let items = batch.iter().filter_map(|(index, _)| storage.item(*index));
+        let frames = items.fold(0usize, |sum, item| {
             let segments = item.offload.segmentation.map_or(1, |l| l.segments(item.octets()));
-            frames = frames.saturating_add(segments);
-            octets = octets.saturating_add(item.octets());
-        }
-        if !self.card.may_put(from, frames, octets) {
+            sum.saturating_add(segments)
+        });
+        if !self.card.may_put(from, frames) {
             counters.add(Counter::DropUplinkSend, batch.len() as u64);
             batch.clear();
             return;
@@ -111,16 +131,21 @@ impl XdpSide {
             }
             false
         });
-        let thrown_away = self.hand_over().min(put);
+        self.hand_over();
         faults::pass(Point::CardSent);
-        let lost = carried.checked_div(put).unwrap_or(0).saturating_mul(thrown_away);
-        let gone = put.saturating_sub(thrown_away);
-        counters.add(Counter::ToUplink, gone);
-        counters.add(Counter::DropUplinkSend, refused.saturating_add(thrown_away));
+        let all_lost = std::mem::take(&mut self.lost);
+        let lost = all_lost.min(put);
+        let octets_lost = carried.checked_div(put).unwrap_or(0).saturating_mul(lost);
+        let sent = put.saturating_sub(lost);
+        counters.add(Counter::ToUplink, sent);
+        counters.add(Counter::DropUplinkSend, refused);
+        let reason = if self.gone { Counter::DropUplinkDown } else { Counter::DropUplinkSend };
+        counters.add(reason, lost);
         let card = Counters::of(state, uplink);
-        card.add(Counter::Delivered, gone);
-        card.add(Counter::DeliveredBytes, carried.saturating_sub(lost));
+        card.add(Counter::Delivered, sent);
+        card.add(Counter::DeliveredBytes, carried.saturating_sub(octets_lost));
         card.add(Counter::Segmented, cut);
+        card.add(Counter::RxCardLost, all_lost.saturating_sub(lost));
     }
 
     /// Puts a datagram into as many frames as it needs.
@@ -128,6 +153,11 @@ impl XdpSide {
         let Some(offload) = storage.item(index).map(|item| item.offload) else {
             return Put::NoRoom;
         };
+        // Before anything is filled in: the packet socket gets it as it is.
+        let whole = offload.segmentation.is_none();
+        if whole && storage.datagram(index).len() > LARGEST_XDP_MTU as usize {
+            return Put::TooLong;
+        }
         // It goes on like this to a receiver that can do nothing by itself.
         match offload.header_for(Abilities::default(), ETHERNET as u16) {
             Handover::Whole(_) => {}
@@ -156,9 +186,6 @@ impl XdpSide {
             }
         }
         let datagram = storage.datagram(index);
-        if datagram.len() > LARGEST_XDP_MTU as usize {
-            return Put::TooLong;
-        }
         let room = self.make_room(1);
         match room.then(|| self.card.put(&header(to, mac, datagram), datagram)).flatten() {
             Some(()) => Put::Done,
@@ -169,30 +196,49 @@ impl XdpSide {
     /// Whether so many frames can be put, at the latest after what was put has gone.
     fn make_room(&mut self, frames: usize) -> bool {
         if self.card.free() < frames {
-            // What the card throws away here is not counted at anybody: the ring was full of it.
-            let _ = self.hand_over();
+            self.hand_over();
         }
         self.card.free() >= frames
     }
 
-    /// Gives what was put to the kernel; how many frames the card's driver threw away.
-    fn hand_over(&mut self) -> u64 {
-        // A link that is down keeps what lies in the ring until it is up.
-        let thrown_away = self.card.send().unwrap_or(0);
-        if !self.card.all_begun() && self.unsent_due.is_none() {
+    /// Gives what was put to the kernel, and notes how many frames will never leave.
+    fn hand_over(&mut self) {
+        let woken = self.card.send();
+        self.lost = self.lost.saturating_add(woken.lost.into());
+        if woken.gone && !self.gone {
+            self.gone = true;
+            self.lost = self.lost.saturating_add(self.card.unsent().into());
+        }
+        if self.card.unsent() > 0 && !self.gone && self.unsent_due.is_none() {
             self.unsent_due = Instant::now().checked_add(AGAIN);
         }
-        thrown_away.into()
     }
 
-    /// Asks the kernel again for what it has left lying, if it is time and the link is up.
-    pub fn go_on(&mut self, now: Instant, up: bool) {
+    /// Asks the kernel again for what it has left lying, if it is time and the link is up. What is lost
+    /// is counted at the card.
+    pub fn go_on(&mut self, now: Instant, up: bool, card: Counters<'_>) {
         if self.unsent_due.is_some_and(|due| due <= now) {
             self.unsent_due = None;
             if up {
                 self.hand_over();
+                card.add(Counter::RxCardLost, std::mem::take(&mut self.lost));
             }
         }
+    }
+
+    /// The last that is sent: waits a little until the card has everything. What is lost is counted at
+    /// the card.
+    fn finish(&mut self, up: bool, card: Counters<'_>) {
+        for _ in 0..if up { LAST_TRIES } else { 0 } {
+            self.hand_over();
+            if self.gone || self.card.all_gone() {
+                break;
+            }
+            std::thread::sleep(LAST_WAIT);
+        }
+        let left = if self.gone { 0 } else { self.card.unsent() };
+        card.add(Counter::RxCardLost, self.lost.saturating_add(left.into()));
+        self.lost = 0;
     }
 }
 
@@ -203,9 +249,17 @@ impl WorkerHandle {
         self.call(move |worker| worker.set_xdp(id, card))
     }
 
-    /// It is not used by AF_XDP any more. Nobody else must keep the program's link.
+    /// It is not used by AF_XDP any more. The worker must be serving: what lies in the receive rings
+    /// reaches the ports.
     pub fn end_xdp(&self, id: NetworkId) -> Result<(), Gone> {
-        self.call(move |worker| worker.end_xdp(id))
+        // To take a program off a card and to close a socket takes the kernel its time: it is not the
+        // worker's.
+        if let Some(Ok(control)) = self.with_xdp(id, |card| card.control())? {
+            // It fails if the card is gone, and the program with it.
+            let _ = control.detach();
+        }
+        drop(self.call(move |worker| worker.end_xdp(id))?);
+        Ok(())
     }
 
     /// Runs `change` on the network's card, if it is used by AF_XDP.
@@ -246,23 +300,27 @@ impl Worker {
         Ok(())
     }
 
-    fn end_xdp(&mut self, id: NetworkId) {
-        let uplink = |worker: &mut Self| -> Option<usize> {
-            let uplink = worker.networks.get_mut(id.0)?.uplink.as_mut()?;
-            uplink.xdp.as_mut().map(|xdp| {
-                xdp.card.detach();
-                xdp.card.queues()
-            })
-        };
-        for queue in 0..uplink(self).unwrap_or(0) {
-            while self.serve_card(id, Inlet::queue(queue), Instant::now()) > 0 {}
+    /// Its program is off the card.
+    fn end_xdp(&mut self, id: NetworkId) -> Option<XdpSide> {
+        let xdp = self.networks.get_mut(id.0)?.uplink.as_mut()?.xdp.as_ref()?;
+        let (queues, most) = (xdp.card.queues(), xdp.card.inward());
+        for queue in 0..queues {
+            // No more frames come, and each batch has one at least.
+            for _ in 0..most {
+                if self.serve_card(id, Inlet::queue(queue), Instant::now()) == 0 {
+                    break;
+                }
+            }
         }
-        let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) else {
-            return;
-        };
-        uplink.count_drops(Counters::of(&self.state, Owner::Uplink(id)));
-        if let Some(xdp) = uplink.xdp.take() {
-            xdp.sockets().for_each(|socket| self.unwatch(socket));
-        }
+        let uplink = self.networks.get_mut(id.0)?.uplink.as_mut()?;
+        let counters = Counters::of(&self.state, Owner::Uplink(id));
+        uplink.count_drops(counters);
+        let mut xdp = uplink.xdp.take()?;
+        xdp.finish(uplink.facts.up, counters);
+        xdp.sockets().for_each(|socket| self.unwatch(socket));
+        Some(xdp)
     }
 }
+
+#[cfg(test)]
+mod tests;

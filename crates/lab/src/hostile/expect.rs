@@ -211,6 +211,7 @@ const OTHERS: &[&str] = &[
     "drop.poison",
     "drop.rx_port_quarantined",
     "drop.state_damaged",
+    "drop.rx_card_lost",
 ];
 
 /// Reasons that a driver can cause; `wired`: on a network with a card.

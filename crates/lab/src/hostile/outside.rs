@@ -16,7 +16,7 @@ use super::stage::Stage;
 use crate::driver::{FrontEnd, REPLY_ACK, Region};
 use crate::error::{LabError, Result};
 use crate::instance::Instance;
-use crate::scene::{CARD, GATEWAY, LAN_CARD, Scene};
+use crate::scene::{CARD, GATEWAY, LAN_CARD, Scene, driver, driver_line};
 
 /// How long the base may take to answer an operator.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -42,8 +42,9 @@ impl Outside {
         scene.outside.run(&format!("ip link set {LAN_CARD} mtu 1600 gso_max_size 200000"))?;
         let mut config = format!(
             "[network.lan]\nuplink = \"{CARD}\"\ngateway = [\"{}\"]\n\
-             prefixes = [\"203.0.113.0/24\", \"2001:db8:1::/64\"]\n",
-            GATEWAY[0]
+             prefixes = [\"203.0.113.0/24\", \"2001:db8:1::/64\"]\n{}",
+            GATEWAY[0],
+            driver_line(driver().as_deref())
         );
         for who in Who::ALL {
             let (name, v4, v6) = (who.name(), who.ip(true), who.ip(false));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use lab::command::wait_until;
 use lab::driver::{DriverPort, Settings};
 use lab::numbered::Flow;
-use lab::scene::vm;
+use lab::scene::{CARD, vm};
 use lab::wired::MACS;
 
 use crate::stage::{LIMIT, Stage, ok, reload, say};
@@ -73,6 +73,38 @@ fn vms_and_addresses_come_and_go_under_the_traffic_of_others() {
     assert_eq!(ps["vms"].as_array().unwrap().len(), 2, "{ps}");
     stage.assert_complete(0);
     stage.assert_unnoticed();
+    stage.instance.down().unwrap();
+}
+
+/// The configuration with the card reached by this driver.
+fn by(driver: &str, text: &str) -> String {
+    let others = text.lines().filter(|line| !line.starts_with("driver"));
+    let table = format!("[network.lan]\ndriver = \"{driver}\"");
+    others.map(|line| line.replace("[network.lan]", &table) + "\n").collect()
+}
+
+#[test]
+fn the_way_to_the_card_changes_under_traffic_and_nothing_is_lost() {
+    let mut stage = Stage::set();
+    for (driver, event) in [
+        ("packet", None),
+        ("xdp", Some("AF_XDP carries")),
+        ("packet", Some("AF_XDP is not used any more")),
+        ("xdp", Some("AF_XDP carries")),
+    ] {
+        let said = stage.during(|instance| {
+            let said = reload(instance, |text| by(driver, &text));
+            event.map(|event| instance.wait_event("driver", "network/lan", event).unwrap());
+            said
+        });
+        assert_eq!(said.status, 0, "{driver}: {}", said.err);
+        let has_program =
+            stage.scene().host.run(&format!("ip link show dev {CARD}")).unwrap().contains("xdp");
+        assert_eq!(has_program, driver == "xdp");
+    }
+    stage.assert_complete(0);
+    stage.assert_unnoticed();
+    assert_eq!(stage.instance.counters().unwrap().get("uplink/lan", "drop.rx_card_lost"), 0);
     stage.instance.down().unwrap();
 }
 

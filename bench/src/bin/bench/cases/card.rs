@@ -12,8 +12,8 @@
 //! Large sends cross the cable as they are, so the far end counts frames of 64 KiB: one by one, if
 //! they were not cut.
 //!
-//! Each way out of the machine is a lane of [`run`]: a driver of another kind (AF_XDP) has its place
-//! beside the packet socket there.
+//! By AF_XDP the same, but for large sends, which it cuts; the card of both has a program then, which
+//! is one more thing that the kernel does for both alike.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -24,7 +24,7 @@ use lab::scene::{CARD, LAN_CARD, Scene, vm};
 
 use super::sizes::LARGE_SENDS;
 use super::{gigabits, mpps};
-use crate::contender::{Forwarder, Ours, Switch, Vm, ends};
+use crate::contender::{Forwarder, Ours, Switch, Vm, XdpForwarder, ends};
 use crate::generator::{FarEnd, Guest, Outward, Plan, Sender, Template};
 use crate::race::{Lane, race};
 use crate::results::Measured;
@@ -45,50 +45,96 @@ struct Size {
     value: fn(&Slice) -> f64,
 }
 
-const SIZES: [Size; 2] = [
-    Size {
-        name: "64 B to the card",
-        whole: "64 B at the far end",
-        kind: Kind::Udp,
-        plan: SHORT,
-        unit: "Mpps",
-        value: mpps,
+/// A bare forwarder between a guest and a scene's card.
+type Bare = fn(&Guest, &Plan, &Scene) -> Result<Box<dyn Switch>>;
+
+/// A way to the card.
+struct Way {
+    /// The driver as it is configured, and what its event begins with.
+    driver: &'static str,
+    told: Option<&'static str>,
+    bare: Bare,
+    sizes: &'static [Size],
+}
+
+const WAYS: [Way; 2] = [
+    Way {
+        driver: "packet",
+        told: None,
+        bare: |guest, plan, scene| Ok(Box::new(Forwarder::start(guest, plan, &scene.host, CARD)?)),
+        sizes: &[
+            Size {
+                name: "64 B to the card",
+                whole: "64 B at the far end",
+                kind: Kind::Udp,
+                plan: SHORT,
+                unit: "Mpps",
+                value: mpps,
+            },
+            Size {
+                name: "64 KiB to the card",
+                whole: "64 KiB at the far end",
+                kind: Kind::LargeTcp,
+                plan: LARGE_SENDS,
+                unit: "Gb/s",
+                value: gigabits,
+            },
+        ],
     },
-    Size {
-        name: "64 KiB to the card",
-        whole: "64 KiB at the far end",
-        kind: Kind::LargeTcp,
-        plan: LARGE_SENDS,
-        unit: "Gb/s",
-        value: gigabits,
+    Way {
+        driver: "xdp",
+        told: Some("AF_XDP carries"),
+        bare: |guest, plan, scene| {
+            Ok(Box::new(XdpForwarder::start(guest, plan, &scene.host, CARD)?))
+        },
+        sizes: &[Size {
+            name: "64 B to the card by AF_XDP",
+            whole: "64 B by AF_XDP at the far end",
+            kind: Kind::Udp,
+            plan: SHORT,
+            unit: "Mpps",
+            value: mpps,
+        }],
     },
 ];
 
-/// Races both, by size.
+/// Races both, by way and size.
 pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
-    let scenes = [Scene::set()?, Scene::set()?];
-    let ours = Ours::start_in(&scenes[0].host, &scenes[0].network(), &Vm::pair())?;
     let mut measured = Vec::new();
-    for size in &SIZES {
-        measured.extend(one(size, &ours, &scenes, stage)?);
+    for way in &WAYS {
+        let scenes = [Scene::set()?, Scene::set()?];
+        let network = scenes[0].network_by(Some(way.driver));
+        let ours = Ours::start_in(&scenes[0].host, &network, &Vm::pair())?;
+        if let Some(told) = way.told {
+            ours.instance.wait_event("driver", "network/lan", told)?;
+        }
+        for size in way.sizes {
+            measured.extend(one(way, size, &ours, &scenes, stage)?);
+        }
     }
     Ok(measured)
 }
 
-fn one(size: &Size, ours: &Ours, scenes: &[Scene; 2], stage: &Stage<'_>) -> Result<Vec<Measured>> {
+fn one(
+    way: &Way,
+    size: &Size,
+    ours: &Ours,
+    scenes: &[Scene; 2],
+    stage: &Stage<'_>,
+) -> Result<Vec<Measured>> {
     let [here, there] = scenes;
     let mut guests = [Guest::new(&size.plan)?, Guest::new(&size.plan)?];
     ours.resume()?;
     guests[0].attach(&ours.instance.socket("a"), &size.plan)?;
     std::thread::sleep(SETTLE);
     ours.pause()?;
-    let forwarder = Forwarder::start(&guests[1], &size.plan, &there.host, CARD)?;
+    let forwarder = (way.bare)(&guests[1], &size.plan, there)?;
     forwarder.pause()?;
     let to_base = Ends { addresses: [vm(0)[0], BEHIND], ..ends() };
     let macs = [there.card_mac()?, mac(&there.outside, LAN_CARD)?];
     let templates = [to_base, Ends { macs, ..to_base }]
         .map(|ends| Template::new(size.kind, ends, size.plan.frame));
-    let switches: [&dyn Switch; 2] = [ours, &forwarder];
+    let switches: [&dyn Switch; 2] = [ours, &*forwarder];
     let mut lanes = Vec::new();
     for (((switch, guest), template), scene) in
         switches.into_iter().zip(&guests).zip(&templates).zip([here, there])

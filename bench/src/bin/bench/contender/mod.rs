@@ -11,6 +11,7 @@ mod ours;
 mod ovs;
 mod testpmd;
 mod thread;
+mod xdp;
 
 use std::path::Path;
 
@@ -25,6 +26,7 @@ pub use kernel::{Kernel, Way};
 pub use ours::{MACS, MANY, Ours, Vm, ends, numbered};
 pub use ovs::{Ovs, Route};
 pub use testpmd::Io;
+pub use xdp::XdpForwarder;
 
 use crate::generator::{Guest, Plan};
 

@@ -15,6 +15,7 @@ const MAP_NEXT_KEY: u32 = 4;
 const PROG_LOAD: u32 = 5;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
+const LINK_DETACH: u32 = 34;
 
 /// What a link attaches: a program to the receive path of a card.
 const ATTACH_XDP: u32 = 37;
@@ -241,7 +242,7 @@ impl AsFd for SocketMap {
     }
 }
 
-/// A program at work at a card: it goes with the last descriptor of this.
+/// A program at work at a card: it goes with the last descriptor of this, if not before.
 #[derive(Debug)]
 pub(in super::super) struct Link(OwnedFd);
 
@@ -279,6 +280,15 @@ impl Link {
         // SAFETY: no pointers among the attributes.
         unsafe { attributes.call(LINK_UPDATE) }
             .map_err(|e| refused("replace an XDP program", e))?;
+        Ok(())
+    }
+
+    /// Takes the program off the card, whoever else has a descriptor of this.
+    pub fn detach(&self) -> Result<(), UplinkError> {
+        let attributes = Attributes::new().fd(0, self.0.as_fd());
+        // SAFETY: no pointers among the attributes.
+        unsafe { attributes.call(LINK_DETACH) }
+            .map_err(|e| refused("take an XDP program off a card", e))?;
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use crate::offload::{Checksum, Offload, complete_checksum};
 use crate::state::StateMemory;
 use crate::uplink::bpf::{self, Link, ProgramKind, SocketMap};
 use crate::uplink::sys;
-use crate::uplink::{Guard, GuardMaps, PacketUplink, UplinkError, XdpProgram, XdpSetup, XdpUplink};
+use crate::uplink::{Guard, GuardMaps, PacketUplink, UplinkError, Woken, XdpSetup, XdpUplink};
 
 /// A guard that knows one VM, as in [`numbered`] and with an IPv6 address.
 fn guard() -> Guard {
@@ -41,7 +41,9 @@ fn setup<'a>(world: &World, guard: &'a Guard) -> XdpSetup<'a> {
 }
 
 fn open(world: &World, guard: &Guard) -> XdpUplink {
-    XdpUplink::open(&setup(world, guard)).unwrap()
+    let uplink = XdpUplink::open(&setup(world, guard)).unwrap();
+    uplink.begin().unwrap();
+    uplink
 }
 
 /// The packet socket beside it.
@@ -101,7 +103,7 @@ fn a_datagram_comes_in_and_one_goes_out() {
         assert!(nothing(&mut uplink));
         assert!(!readable_within(uplink.socket(0).unwrap(), std::time::Duration::ZERO));
         send(&mut uplink, 8);
-        assert_eq!(uplink.send(), Ok(0));
+        assert_eq!(uplink.send(), Woken::default());
         let (_, frame) = peer.receive();
         assert_eq!(frame[..14], ethernet(PEER_MAC, CARD_MAC, 0x0800));
         assert_eq!(frame[14..], numbered(8)[14..]);
@@ -181,7 +183,7 @@ fn a_successor_finds_what_was_not_released_and_nothing_else() {
                 send(&mut uplink, n);
             }
             if round % 2 == 0 {
-                uplink.send().unwrap();
+                uplink.send();
                 (0..100).for_each(|n| assert_eq!(number(&peer.receive().1), n));
             }
             // What was put and not sent is nobody's loss: its senders still have it.
@@ -225,7 +227,7 @@ fn each_receive_queue_has_a_socket_and_each_flow_its_queue() {
         let first = queue_of.values().filter(|queue| **queue == 0).count();
         assert!(first > 0 && first < FLOWS.into(), "{first} of {FLOWS} by the first queue");
         send(&mut uplink, 1);
-        uplink.send().unwrap();
+        uplink.send();
         assert_eq!(number(&peer.receive().1), 1);
     });
 }
@@ -271,8 +273,8 @@ fn a_ring_that_is_full_refuses_until_the_kernel_has_sent() {
         (0..room as u32).for_each(|n| send(&mut uplink, n));
         let full = uplink.put(&ethernet(PEER_MAC, CARD_MAC, 0x0800), &numbered(0)[14..]);
         assert_eq!((full, uplink.free()), (None, 0));
-        let thrown_away = uplink.send().unwrap();
-        assert!(uplink.all_begun());
+        let thrown_away = uplink.send().lost;
+        assert_eq!(uplink.unsent(), 0);
         let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
         while uplink.free() < room {
             assert!(std::time::Instant::now() < end, "{} of {room} free", uplink.free());
@@ -329,18 +331,42 @@ fn a_foreign_program_is_left_where_it_is() {
 }
 
 #[test]
-fn the_program_goes_with_its_last_link() {
+fn no_frame_comes_before_everything_is_kept() {
+    World::run(|world| {
+        let guard = guard();
+        let mut uplink = XdpUplink::open(&setup(world, &guard)).unwrap();
+        let (mut packet, peer) = (open_packet(world, &guard), world.peer());
+        peer.send(&numbered(1));
+        assert_eq!(number(&super::packet::take(&mut packet).1), 1);
+        assert!(nothing(&mut uplink));
+        // Whoever finds all of it after a death begins.
+        let mut uplink = succeed(uplink, world);
+        peer.send(&numbered(2));
+        assert_eq!(number(&take(&mut uplink)), 2);
+    });
+}
+
+#[test]
+fn the_program_goes_though_somebody_keeps_its_link() {
     World::run(|world| {
         let guard = guard();
         let (mut uplink, peer) = (open(world, &guard), world.peer());
+        let kept = kept(&uplink);
         peer.send(&numbered(1));
-        assert_eq!(number(&take(&mut uplink)), 1);
-        uplink.detach();
+        uplink.control().unwrap().detach().unwrap();
         peer.send(&numbered(2));
+        assert_eq!(number(&take(&mut uplink)), 1);
         assert!(nothing(&mut uplink));
         let mut packet = open_packet(world, &guard);
         peer.send(&numbered(3));
         assert_eq!(number(&super::packet::take(&mut packet).1), 3);
+        // One who takes over what is left finds what was not released, and no program to replace.
+        drop(uplink);
+        let mut uplink = XdpUplink::adopt(kept, world.card.index).unwrap();
+        assert_eq!(number(&take(&mut uplink)), 1);
+        let control = uplink.control().unwrap();
+        let program = control.load(&setup(world, &guard)).unwrap();
+        assert!(control.renew(&program).is_err());
     });
 }
 
@@ -350,9 +376,9 @@ fn another_mac_address_takes_another_program() {
         let guard = guard();
         let (mut uplink, peer) = (open(world, &guard), world.peer());
         let mac = Mac([0x02, 7, 7, 7, 7, 7]);
-        let map = uplink.map().unwrap();
-        let program = XdpProgram::load(&XdpSetup { mac, ..setup(world, &guard) }, map.as_fd());
-        uplink.renew(&program.unwrap()).unwrap();
+        let control = uplink.control().unwrap();
+        let program = control.load(&XdpSetup { mac, ..setup(world, &guard) }).unwrap();
+        control.renew(&program).unwrap();
         peer.send(&numbered(1));
         let mut frame = numbered(2);
         frame[..6].copy_from_slice(&mac.0);

@@ -5,17 +5,22 @@ use std::time::{Duration, Instant};
 use virtqueue::NetHeader;
 
 use super::served::{Base, NETWORK, PORT, UPLINK};
-use super::world::{CARD, CARD_MAC, PEER_MAC, World, arp_request, frame_in, ip4};
+use super::world::{CARD, CARD_MAC, PEER_MAC, Peer, World, arp_request, ethernet, frame_in, ip4};
 use super::xdp::{completed, is_right, left_open};
 use crate::counters::{Counter, Counters};
 use crate::names::Owner;
 use crate::offload::{Checksum, Kind, Offload, Segmentation};
 use crate::pending::Pending;
 use crate::state::StateMemory;
-use crate::uplink::{Guard, XdpSetup, XdpUplink};
+use crate::uplink::{Guard, Woken, XdpSetup, XdpUplink};
+use crate::worker::UplinkFacts;
 
 /// Gives a base that has a card the same card by AF_XDP.
 fn give_xdp(base: &Base, world: &World) {
+    base.worker.set_xdp(NETWORK, open(world)).unwrap().unwrap();
+}
+
+fn open(world: &World) -> XdpUplink {
     let guard = Guard::open("xdp").unwrap();
     guard.add_vm("203.0.113.10/32".parse().unwrap()).unwrap();
     let card = XdpUplink::open(&XdpSetup {
@@ -26,7 +31,87 @@ fn give_xdp(base: &Base, world: &World) {
         frames: 256,
         maps: guard.descriptors(),
     });
-    base.worker.set_xdp(NETWORK, card.unwrap()).unwrap().unwrap();
+    let card = card.unwrap();
+    card.begin().unwrap();
+    card
+}
+
+/// A card in whose transmit ring a frame was left lying, because its link was down.
+fn with_a_frame_left(world: &mut World) -> XdpUplink {
+    let mut card = open(world);
+    world.netlink.set_link_up(world.card.index, false).unwrap();
+    card.put(
+        &ethernet(PEER_MAC, CARD_MAC, 0x0800),
+        &ip4("203.0.113.10", "203.0.113.2", 253, b"vm"),
+    );
+    assert_eq!((card.send(), card.unsent()), (Woken::default(), 1));
+    card
+}
+
+/// Whether that frame arrives.
+fn arrives(peer: &Peer) -> bool {
+    let end = Instant::now() + Duration::from_secs(1);
+    std::iter::from_fn(|| peer.receive_within(end.saturating_duration_since(Instant::now())))
+        .any(|(_, frame)| frame[12..14] == [8, 0])
+}
+
+#[test]
+fn what_a_predecessor_left_lying_is_sent_though_nobody_sends() {
+    World::run(|world| {
+        let (base, peer) = (Base::fresh(), world.peer());
+        base.give_card(world, true);
+        let card = with_a_frame_left(world);
+        world.netlink.set_link_up(world.card.index, true).unwrap();
+        base.worker.set_xdp(NETWORK, card).unwrap().unwrap();
+        assert!(arrives(&peer));
+    });
+}
+
+#[test]
+fn what_lay_while_the_link_was_down_is_sent_when_it_is_up_though_nobody_sends() {
+    World::run(|world| {
+        let (base, peer) = (Base::fresh(), world.peer());
+        base.give_card(world, false);
+        let card = with_a_frame_left(world);
+        base.worker.set_xdp(NETWORK, card).unwrap().unwrap();
+        // Long enough for all that it tries by itself.
+        std::thread::sleep(Duration::from_millis(50));
+        base.worker.comes_round().unwrap();
+        world.netlink.set_link_up(world.card.index, true).unwrap();
+        let facts = UplinkFacts { mac: CARD_MAC, mtu: 1500, up: true };
+        base.worker.set_facts(NETWORK, facts).unwrap();
+        assert!(arrives(&peer));
+    });
+}
+
+#[test]
+fn what_lies_in_the_rings_at_the_end_is_served_sent_or_counted() {
+    World::run(|world| {
+        let (base, peer) = (Base::fresh(), world.peer());
+        base.add_port(&["203.0.113.10/32"]);
+        base.give_card(world, true);
+        let card = with_a_frame_left(world);
+        let kept = card.descriptors().into_iter().map(|(_, fd)| fd.try_clone_to_owned().unwrap());
+        let kept: Vec<_> = kept.collect();
+        world.netlink.set_link_up(world.card.index, true).unwrap();
+        let frame = frame_in(0x0800, &ip4("203.0.113.2", "203.0.113.10", 253, b"vm"));
+        base.worker.set_xdp(NETWORK, card).unwrap().unwrap();
+        (0..50).for_each(|_| peer.send(&frame));
+        base.worker.end_xdp(NETWORK).unwrap();
+        // The holder keeps it all still: the other way is taken all the same.
+        (0..50).for_each(|_| peer.send(&frame));
+        base.wait(Counter::ToVm, 100);
+        assert!(arrives(&peer));
+        drop(kept);
+
+        let card = with_a_frame_left(world);
+        let facts = UplinkFacts { mac: CARD_MAC, mtu: 1500, up: false };
+        base.worker.set_facts(NETWORK, facts).unwrap();
+        base.worker.set_xdp(NETWORK, card).unwrap().unwrap();
+        assert_eq!(base.count(Counter::RxCardLost), 0);
+        base.worker.end_xdp(NETWORK).unwrap();
+        assert_eq!(base.count(Counter::RxCardLost), 1);
+    });
 }
 
 /// The answer to the base's question for its neighbour.

@@ -19,6 +19,16 @@
 //! receive rings. The program's link goes with its last descriptor, and with it the program: then
 //! everything takes the other way again.
 //!
+//! # Beginning and end
+//! ```text
+//! open      sockets, an empty map, the program at the card     everything is passed on
+//!           all descriptors are kept
+//! begin     the sockets are put into the map                   frames come
+//! detach    the program is taken off the card, whoever         everything is passed on
+//!           keeps its link (by [`XdpControl`])
+//! ```
+//! A base that dies before everything is kept leaves a program that passes everything on, or none.
+//!
 //! # What AF_XDP does not do
 //! No header comes with a frame. What a sender on this very machine left to offload (the other end of
 //! a veth does) arrives undone: its open checksum is found again by the sum that stands in the field
@@ -34,6 +44,7 @@
 //!   is left to the packet socket.
 //! - A tag that a card or a veth keeps beside the frame is not seen by an XDP program. Cards are told
 //!   not to; a veth whose other end has VLAN devices with `tx-vlan-offload` cannot be.
+//! - What is sent does not go through the card's queueing discipline.
 //! - The kernel merges nothing on this way in: TCP comes segment by segment.
 //! - An open checksum behind an IPv6 routing header is not found; the receiver drops that datagram.
 
@@ -49,12 +60,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+pub use self::outward::Woken;
 use self::socket::Socket;
 use self::umem::{FRAME, Layout, Umem};
 use super::bpf::{self, Link, ProgramKind, SocketMap};
 use super::guard::GuardMaps;
-use super::shares::Shares;
-use super::{Refusal, UplinkError, sys};
+use super::shares::{OVERHEAD, Shares};
+use super::{UplinkError, sys};
 use crate::counters::Counter;
 use crate::names::{Mac, Owner};
 use crate::port::ETHERNET;
@@ -127,13 +139,13 @@ pub struct XdpUplink {
     sockets: Vec<Socket>,
     umem: Umem,
     map: SocketMap,
-    /// What only [`XdpUplink::detach`] takes away.
-    link: Option<Link>,
+    link: Link,
     shares: Shares,
 }
 
 impl XdpUplink {
-    /// Makes sockets for all receive queues of a card, and attaches the program.
+    /// Makes sockets for all receive queues of a card, and attaches the program. No frames come before
+    /// [`XdpUplink::begin`].
     pub fn open(setup: &XdpSetup<'_>) -> Result<Self, UplinkError> {
         if setup.mtu > LARGEST_MTU {
             return Err(UplinkError::Card {
@@ -149,12 +161,18 @@ impl XdpUplink {
         let sockets: Vec<_> =
             (0..queues).map(|queue| Socket::open(&umem, queue)).collect::<Result<_, _>>()?;
         let map = SocketMap::create(queues)?;
-        for (queue, socket) in (0..).zip(&sockets) {
-            map.set(queue, socket.as_fd())?;
-        }
         let program = XdpProgram::load(setup, map.as_fd())?;
         let link = Link::create(&program.0, setup.index)?;
-        Ok(Self { sockets, umem, map, link: Some(link), shares: shares() })
+        Ok(Self { sockets, umem, map, link, shares: shares() })
+    }
+
+    /// Lets frames come: only when all that [`XdpUplink::descriptors`] names is kept, because what has
+    /// come is lost with these.
+    pub fn begin(&self) -> Result<(), UplinkError> {
+        for (queue, socket) in (0..).zip(&self.sockets) {
+            self.map.set(queue, socket.as_fd())?;
+        }
+        Ok(())
     }
 
     /// Takes over a predecessor's by the names of [`XdpUplink::descriptors`]. They must be of the card
@@ -177,7 +195,10 @@ impl XdpUplink {
         let sockets = (0..umem.layout.queues)
             .map(|queue| Socket::adopt(take(&queue.to_string())?, &umem, queue))
             .collect::<Result<_, _>>()?;
-        Ok(Self { sockets, umem, map, link: Some(link), shares: shares() })
+        let adopted = Self { sockets, umem, map, link, shares: shares() };
+        // It may have died before it did this.
+        adopted.begin()?;
+        Ok(adopted)
     }
 
     /// All that a successor needs, each with a name that ends its key at the keeper. The link comes
@@ -185,24 +206,21 @@ impl XdpUplink {
     pub fn descriptors(&self) -> Vec<(String, BorrowedFd<'_>)> {
         let sockets = self.sockets.iter().enumerate().map(|(n, s)| (n.to_string(), s.as_fd()));
         let rest = [("umem".to_owned(), self.umem.as_fd()), ("map".to_owned(), self.map.as_fd())];
-        let link = self.link.iter().map(|link| ("link".to_owned(), link.as_fd()));
-        sockets.chain(rest).chain(link).collect()
+        sockets.chain(rest).chain([("link".to_owned(), self.link.as_fd())]).collect()
     }
 
-    /// A duplicate of the map of the sockets, for [`XdpProgram::load`].
-    pub fn map(&self) -> Result<OwnedFd, UplinkError> {
-        let duplicate = self.map.as_fd().try_clone_to_owned();
-        duplicate.map_err(|e| refused("duplicate a descriptor", e))
+    /// What changes the program, for another thread than the one that serves the sockets.
+    pub fn control(&self) -> Result<XdpControl, UplinkError> {
+        let duplicate = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(|e| refused("duplicate a descriptor", e))
+        };
+        let (map, link) = (duplicate(self.map.as_fd())?, duplicate(self.link.as_fd())?);
+        Ok(XdpControl { map, link: Link::adopt(link) })
     }
 
-    /// Attaches another program in place of the one that is there.
-    pub fn renew(&self, program: &XdpProgram) -> Result<(), UplinkError> {
-        self.link.as_ref().map_or(Ok(()), |link| link.update(&program.0))
-    }
-
-    /// Lets go of the program: when nobody keeps its link either, no more frames come.
-    pub fn detach(&mut self) {
-        self.link = None;
+    /// Frames of each queue's way in: no more can wait there.
+    pub fn inward(&self) -> u32 {
+        self.umem.layout.inward
     }
 
     /// The interface that the sockets are on.
@@ -257,10 +275,11 @@ impl XdpUplink {
         })
     }
 
-    /// Whether `owner` may put so many frames, of so many octets in all, into the transmit ring: not
-    /// if it has used up its share of a ring that is more than half full.
-    pub fn may_put(&mut self, owner: Owner, frames: usize, octets: usize) -> bool {
+    /// Whether `owner` may put so many frames into the transmit ring: not if it has used up its share
+    /// of a ring that is more than half full. A frame takes one place there, whatever its length.
+    pub fn may_put(&mut self, owner: Owner, frames: usize) -> bool {
         let (free, all) = self.sockets.first().map_or((0, 0), Socket::free);
+        let octets = frames.saturating_mul((FRAME as usize).saturating_sub(OVERHEAD));
         self.shares.may_put(owner, frames, octets, || free > all / 2)
     }
 
@@ -283,15 +302,20 @@ impl XdpUplink {
         }
     }
 
-    /// Sends what was put, in order. How many of the frames under way the card's driver has thrown
-    /// away for want of room.
-    pub fn send(&mut self) -> Result<u32, Refusal> {
-        self.sockets.first_mut().map_or(Ok(0), Socket::send)
+    /// Sends what was put, in order, and what was left lying before.
+    pub fn send(&mut self) -> Woken {
+        self.sockets.first_mut().map_or(Woken::default(), Socket::send)
     }
 
-    /// Whether the kernel has begun to send everything.
-    pub fn all_begun(&self) -> bool {
-        self.sockets.first().is_none_or(|socket| socket.unsent() == 0)
+    /// Frames that the kernel has not begun to send.
+    pub fn unsent(&self) -> u32 {
+        self.sockets.first().map_or(0, Socket::unsent)
+    }
+
+    /// Whether nobody needs what was put any more: the kernel has a copy, or the card is done with it.
+    pub fn all_gone(&self) -> bool {
+        let (free, all) = self.sockets.first().map_or((0, 0), Socket::free);
+        self.unsent() == 0 && (free == all || !self.is_zero_copy())
     }
 }
 
@@ -300,13 +324,39 @@ fn shares() -> Shares {
     Shares::new((OUTWARD as usize).saturating_mul(FRAME as usize))
 }
 
+/// The program at a card that is used by AF_XDP, in the hands of somebody who may wait: the kernel
+/// takes its lock of all network devices for every change of it, which others hold for long.
+#[derive(Debug)]
+pub struct XdpControl {
+    map: OwnedFd,
+    link: Link,
+}
+
+impl XdpControl {
+    /// A program for the card as it is, and for these sockets.
+    pub fn load(&self, setup: &XdpSetup<'_>) -> Result<XdpProgram, UplinkError> {
+        XdpProgram::load(setup, self.map.as_fd())
+    }
+
+    /// Attaches another program in place of the one that is there. Refused if there is none any more.
+    pub fn renew(&self, program: &XdpProgram) -> Result<(), UplinkError> {
+        self.link.update(&program.0)
+    }
+
+    /// Takes the program off the card: no more frames come, whoever keeps its link. It fails if the
+    /// card is gone, and the program with it.
+    pub fn detach(&self) -> Result<(), UplinkError> {
+        self.link.detach()
+    }
+}
+
 /// The program that decides what the sockets get.
 #[derive(Debug)]
 pub struct XdpProgram(bpf::Program);
 
 impl XdpProgram {
     /// Made for a card as it is, and these sockets.
-    pub fn load(setup: &XdpSetup<'_>, sockets: BorrowedFd<'_>) -> Result<Self, UplinkError> {
+    fn load(setup: &XdpSetup<'_>, sockets: BorrowedFd<'_>) -> Result<Self, UplinkError> {
         let GuardMaps { vm4, vm6, .. } = setup.maps;
         let program = bpf::redirect(vm4, vm6, sockets, setup.mac)?;
         bpf::load(ProgramKind::Xdp, &program).map(Self)

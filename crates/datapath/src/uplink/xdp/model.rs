@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
 use virtqueue::Mapping;
 
 use super::ring::{Descriptor, Places, Ring};
@@ -27,6 +28,12 @@ impl Kept {
         kept.ring().set_producer(past);
         kept.ring().set_consumer(past);
         kept
+    }
+
+    /// The kernel sleeps until it is told that there is something in it.
+    pub fn ask_for_wakeups(&self) {
+        let memory = Mapping::shared(self.file.as_fd(), 0, OCTETS).unwrap();
+        memory.write(PLACES.flags, &1u32.to_ne_bytes());
     }
 
     /// A mapping of it: the base's, or the kernel's.
@@ -92,6 +99,12 @@ impl Card {
 pub(super) struct Wire {
     transmit: Ring,
     completion: Ring,
+    /// It tells how far it has come only when it has begun to send all that it knows of, as kernels
+    /// before Linux 6.17 do.
+    late: bool,
+    /// How many it has begun to send, and how many it knows of.
+    begun: u32,
+    known: u32,
     /// Frames under way.
     under_way: Vec<u64>,
     /// Numbers that were sent.
@@ -99,27 +112,54 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub fn new(transmit: &Kept, completion: &Kept) -> Self {
+    pub fn new(transmit: &Kept, completion: &Kept, late: bool) -> Self {
+        let transmit = transmit.ring();
+        let begun = transmit.consumer();
         Self {
-            transmit: transmit.ring(),
+            transmit,
             completion: completion.ring(),
+            late,
+            begun,
+            known: begun,
             under_way: Vec::new(),
             sent: Vec::new(),
         }
     }
 
-    /// Takes a frame to send, if there is one and room to tell that it is done.
-    pub fn begin(&mut self, frames: &Frames) {
-        let told = self.completion.waiting() as usize + self.under_way.len();
-        let next = self.transmit.consumer();
-        if next == self.transmit.producer() || told >= self.completion.size() as usize {
-            return;
+    /// Takes a frame to send, if there is one and room to tell that it is done: whether it did.
+    pub fn begin(&mut self, frames: &Frames) -> bool {
+        if self.begun == self.known {
+            self.transmit.set_consumer(self.begun);
+            self.known = self.transmit.producer();
         }
-        let frame = self.transmit.descriptor(next).address;
-        self.transmit.set_consumer(next.wrapping_add(1));
+        let told = self.completion.waiting() as usize + self.under_way.len();
+        if self.begun == self.known || told >= self.completion.size() as usize {
+            return false;
+        }
+        let frame = self.transmit.descriptor(self.begun).address;
+        self.begun = self.begun.wrapping_add(1);
+        if !self.late {
+            self.transmit.set_consumer(self.begun);
+        }
         assert!(!self.under_way.contains(&frame), "frame {frame:#x} is under way already");
         self.under_way.push(frame);
         self.sent.push(frames[&frame]);
+        true
+    }
+
+    /// A call that wakes it: it begins to send so many, and says whether there are more.
+    pub fn call(&mut self, most: u32, frames: &Frames) -> Result<(), Errno> {
+        for _ in 0..most {
+            if !self.begin(frames) {
+                return Ok(());
+            }
+        }
+        // It looks whether there is another before it finds that it has done enough.
+        if self.begun == self.known {
+            self.transmit.set_consumer(self.begun);
+            self.known = self.transmit.producer();
+        }
+        if self.begun == self.known { Ok(()) } else { Err(Errno::AGAIN) }
     }
 
     /// One of the frames under way is done, whichever.
@@ -135,15 +175,14 @@ impl Wire {
 
     /// Everything that was handed over is done.
     pub fn finish(&mut self, frames: &Frames) {
-        while self.transmit.waiting() > 0 || !self.under_way.is_empty() {
-            self.begin(frames);
+        while self.begin(frames) || !self.under_way.is_empty() {
             self.end(0);
         }
     }
 
     /// What the kernel has not looked at or not finished.
     pub fn pending(&self) -> Vec<u64> {
-        let (from, count) = (self.transmit.consumer(), self.transmit.waiting());
+        let (from, count) = (self.begun, self.transmit.producer().wrapping_sub(self.begun));
         let waiting = (0..count).map(|n| self.transmit.descriptor(from.wrapping_add(n)).address);
         waiting.chain(self.under_way.iter().copied()).collect()
     }

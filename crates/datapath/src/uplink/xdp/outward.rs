@@ -24,14 +24,37 @@
 //! Before (2) nothing has happened: the datagrams are still their senders', and the frames still free.
 //! After (2) and before (3) `used` is more than the number of frames, by completions that were used
 //! up: the successor does (3). It must not be the other way round: frames would be neither sent nor
-//! free. That the kernel sleeps over what was published is made up for by waking it once.
+//! free. That the kernel sleeps over what was published is made up for by waking it again.
+//!
+//! # Waking
+//! One call makes the kernel send [`TAKEN_AT_ONCE`] frames; it answers AGAIN if there are more. Before
+//! Linux 6.17 it tells how far it has come only when it has begun to send all that it knew of. So a
+//! call that shows no progress may have made some: there are as many of these as the frames can need.
+//! For the same reason the transmit ring can seem to have more frames waiting than there are, twice
+//! as many at most.
 //!
 //! # Invariants
 //! - The transmit ring has room for all frames, the completion ring for twice as many: between (2)
 //!   and (3) a frame can be completed again.
 
+use rustix::io::Errno;
+
 use super::ring::{Descriptor, Ring};
 use super::umem::FRAME;
+
+/// Frames that the kernel sends in one call, if nothing else was asked for.
+const TAKEN_AT_ONCE: u32 = 32;
+/// Calls after which frames that the kernel does not begin to send are left for later.
+const MOST_CALLS: u32 = 256;
+
+/// What came of waking the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// Frames that the card's driver has thrown away for want of room.
+    pub lost: u32,
+    /// The card is gone: nothing that is in the transmit ring will ever be sent.
+    pub gone: bool,
+}
 
 /// The way out of one socket.
 #[derive(Debug)]
@@ -65,7 +88,8 @@ impl Outward {
             used_up = used_up.wrapping_add(behind);
             completion.set_consumer(used_up);
         }
-        if transmit.waiting() > frames || completion.waiting() > completion.size() {
+        if transmit.waiting() > frames.saturating_mul(2) || completion.waiting() > completion.size()
+        {
             return Err("its transmit and completion rings make no sense".to_owned());
         }
         Ok(Self { transmit, completion, first, frames, written, used_up })
@@ -133,14 +157,45 @@ impl Outward {
         self.completion.set_consumer(self.used_up);
     }
 
-    /// Frames that the kernel has not begun to send.
+    /// Frames that the kernel has not begun to send, as far as it has told.
     pub fn unsent(&self) -> u32 {
-        self.transmit.waiting()
+        self.transmit.waiting().min(self.frames)
     }
 
-    /// Whether the kernel sleeps until it is told that there is something to send.
-    pub fn wants_wakeup(&self) -> bool {
-        self.transmit.wants_wakeup()
+    /// Wakes the kernel by `call` as long as it asks for it and has something to send.
+    pub fn wake(&self, mut call: impl FnMut() -> Result<(), Errno>) -> Woken {
+        let needed = |frames: u32| (frames / TAKEN_AT_ONCE).saturating_add(1);
+        let mut woken = Woken::default();
+        let mut left = needed(self.unsent());
+        for _ in 0..MOST_CALLS {
+            let before = self.transmit.waiting();
+            if before == 0 || !self.transmit.wants_wakeup() {
+                break;
+            }
+            let answer = call();
+            let goes_on = self.transmit.waiting() < before;
+            match answer {
+                // A driver that reads the frames itself was woken, and has its own time.
+                Ok(()) | Err(Errno::NOBUFS) if !goes_on => break,
+                Ok(()) | Err(Errno::NOBUFS) => {}
+                // It has sent as much as it does in one call, or cannot for now.
+                Err(Errno::AGAIN) => {
+                    left = if goes_on { needed(self.unsent()) } else { left.saturating_sub(1) };
+                    if left == 0 {
+                        break;
+                    }
+                }
+                // A driver that had no room threw away the frame it was at, and goes on behind it.
+                Err(Errno::BUSY) => woken.lost = woken.lost.saturating_add(1),
+                Err(Errno::NXIO | Errno::NODEV) => {
+                    woken.gone = true;
+                    break;
+                }
+                // A link that is down keeps what lies in the ring until it is up.
+                Err(_) => break,
+            }
+        }
+        woken
     }
 }
 

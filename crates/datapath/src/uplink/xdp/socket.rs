@@ -19,9 +19,9 @@ use rustix::net::{
 };
 use virtqueue::Mapping;
 
-use super::super::{Refusal, UplinkError, sys};
+use super::super::{UplinkError, sys};
 use super::inward::Inward;
-use super::outward::Outward;
+use super::outward::{Outward, Woken};
 use super::refused;
 use super::ring::{ADDRESS, DESCRIPTOR, Places, Ring};
 use super::umem::{FRAME, Umem};
@@ -35,8 +35,6 @@ const SEND_BUFFER: i32 = 16 << 20;
 /// How often a queue that is busy is tried, and the time in between.
 const TRIES: u32 = 30;
 const WAIT: Duration = Duration::from_millis(5);
-/// Calls after which frames that the kernel does not begin to send are left for later: each takes 32.
-const MOST_KICKS: usize = 256;
 
 /// One socket.
 #[derive(Debug)]
@@ -106,17 +104,16 @@ impl Socket {
         Ok(Self { fd, memory, inward, outward })
     }
 
-    /// Takes over a predecessor's.
+    /// Takes over a predecessor's. What was published and not sent goes with the next
+    /// [`Socket::send`].
     pub fn adopt(fd: OwnedFd, umem: &Umem, queue: u32) -> Result<Self, UplinkError> {
         let memory = umem.stretch(queue)?;
         let (receive, fill) = inward_rings(&fd, umem)?;
         let inward = Inward::adopt(receive, fill, 0, umem.layout.inward)
             .map_err(|why| cannot_adopt(queue, why))?;
         let outward = (queue == 0).then(|| outward(&fd, umem)).transpose()?;
-        let mut socket = Self { fd, memory, inward, outward };
+        let socket = Self { fd, memory, inward, outward };
         socket.wake_fill();
-        // What was published and not sent.
-        let _ = socket.kick();
         Ok(socket)
     }
 
@@ -190,8 +187,8 @@ impl Socket {
         }
     }
 
-    /// Gives what was put to the kernel. How many frames the card's driver threw away meanwhile.
-    pub fn send(&mut self) -> Result<u32, Refusal> {
+    /// Gives what was put to the kernel.
+    pub fn send(&mut self) -> Woken {
         if let Some(out) = &mut self.outward {
             out.publish();
         }
@@ -204,25 +201,9 @@ impl Socket {
     }
 
     /// Wakes the kernel as long as it asks for it and has something to send.
-    pub fn kick(&mut self) -> Result<u32, Refusal> {
-        let Some(out) = &self.outward else { return Ok(0) };
-        let mut thrown_away = 0u32;
-        for _ in 0..MOST_KICKS {
-            let before = out.unsent();
-            if before == 0 || !out.wants_wakeup() {
-                break;
-            }
-            match send(&self.fd, &[], SendFlags::DONTWAIT) {
-                Ok(_) => {}
-                // Not an error: it has sent as much as it does in one call, or nothing more for now.
-                Err(Errno::AGAIN | Errno::NOBUFS) if out.unsent() < before => {}
-                Err(Errno::AGAIN | Errno::NOBUFS) => break,
-                // A driver that had no room threw away the frame it was at, and goes on behind it.
-                Err(Errno::BUSY) => thrown_away = thrown_away.saturating_add(1),
-                Err(e) => return Err(Refusal::from(e)),
-            }
-        }
-        Ok(thrown_away)
+    fn kick(&self) -> Woken {
+        let call = || send(&self.fd, &[], SendFlags::DONTWAIT).map(|_| ());
+        self.outward.as_ref().map_or(Woken::default(), |out| out.wake(call))
     }
 
     /// Frames that the kernel had no room for since the socket was made.

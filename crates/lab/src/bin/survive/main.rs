@@ -18,8 +18,9 @@
 //! ```
 //! `survive --seconds N` kills for so long, after some time without kills, and ends with one line; its
 //! status is 0 only if that line and all else is as it must be. `survive --ports N` measures takeovers
-//! with so many ports. `--slack N` lets the times, and nothing else, be N times as long: for machines
-//! that others use as well. `--rings packed` gives the VMs packed rings; what is demanded is the same.
+//! with so many ports. `--driver packet|xdp` is how the card is reached; `--rings packed` gives the VMs
+//! packed rings; what is demanded is the same. `--slack N` lets the times, and nothing else, be N times
+//! as long: for machines that others use as well.
 
 mod base;
 mod campaign;
@@ -45,7 +46,7 @@ use lab::chance::Chance;
 use lab::driver::Rings;
 use lab::error::{Attempt, LabError};
 use lab::instance::Instance;
-use lab::{Result, interrupt, paths};
+use lab::{Result, interrupt, paths, scene};
 
 use base::{BaseFile, Holdings};
 use campaign::Campaign;
@@ -78,6 +79,7 @@ const ZERO: [&str; 10] = [
     "drop.uplink_ring_full",
     "drop.uplink_send",
     "drop.uplink_down",
+    "drop.rx_card_lost",
     "drop.host_send",
     "drop.rx_no_buffer",
     "drop.rx_port_down",
@@ -91,12 +93,10 @@ fn main() -> ExitCode {
     let asked = asked().and_then(|asked| interrupt::watch().map(|()| asked));
     let judged = match asked {
         Ok(Asked { ports: Some(ports), slack, .. }) => crowd::measure(ports, slack),
-        Ok(Asked { time, seed, slack, rings, .. }) => {
-            campaign(time, seed, slack, rings).map(|found| {
-                println!("{}", found.table(slack));
-                (found.judge(slack), found.line(slack))
-            })
-        }
+        Ok(asked) => campaign(&asked).map(|found| {
+            println!("{}", found.table(asked.slack));
+            (found.judge(asked.slack), found.line(asked.slack))
+        }),
         Err(error) => Err(error),
     };
     match judged {
@@ -117,18 +117,19 @@ struct Asked {
     time: Duration,
     seed: Option<u64>,
     ports: Option<usize>,
+    driver: Option<String>,
     slack: u32,
     rings: Rings,
 }
 
 fn asked() -> Result<Asked> {
     let usage = || {
-        let line = "usage: survive [--seconds N] [--seed 0xN] [--slack N] [--rings split|packed] | \
-             survive --ports N [--slack N]";
+        let line = "usage: survive [--seconds N] [--seed 0xN] [--driver packet|xdp] \
+                     [--rings split|packed] [--slack N] | survive --ports N [--slack N]";
         LabError::Unexpected(line.to_owned())
     };
-    let (time, rings) = (Duration::from_secs(90), Rings::chosen());
-    let mut asked = Asked { time, seed: None, ports: None, slack: 1, rings };
+    let (time, driver, rings) = (Duration::from_secs(90), scene::driver(), Rings::chosen());
+    let mut asked = Asked { time, seed: None, ports: None, driver, slack: 1, rings };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(usage)?;
@@ -138,6 +139,7 @@ fn asked() -> Result<Asked> {
             "--slack" => asked.slack = u32::try_from(number()?).map_err(|_| usage())?,
             "--rings" if value == "split" => asked.rings = Rings::Split,
             "--rings" if value == "packed" => asked.rings = Rings::Packed,
+            "--driver" if ["packet", "xdp"].contains(&value.as_str()) => asked.driver = Some(value),
             "--ports" => asked.ports = Some(number()? as usize),
             "--seed" => {
                 let digits = u64::from_str_radix(value.trim_start_matches("0x"), 16);
@@ -153,7 +155,8 @@ fn asked() -> Result<Asked> {
     Ok(asked)
 }
 
-fn campaign(time: Duration, seed: Option<u64>, slack: u32, rings: Rings) -> Result<Found> {
+fn campaign(asked: &Asked) -> Result<Found> {
+    let &Asked { time, seed, slack, .. } = asked;
     if !rustix::process::geteuid().is_root() {
         let why = "network namespaces are made by root only: run it as root";
         return Err(LabError::Unexpected(why.to_owned()));
@@ -169,7 +172,7 @@ fn campaign(time: Duration, seed: Option<u64>, slack: u32, rings: Rings) -> Resu
         // A panic that looks up the names of all it was in takes a second.
         ("RUST_BACKTRACE", "0".into()),
     ];
-    let (stage, ends) = Stage::set(&program, rings, environment)?;
+    let (stage, ends) = Stage::set(&program, environment, asked.driver.as_deref(), asked.rings)?;
 
     let (watch, churned) = (Arc::new(Watch::new(lane::COUNT)), Arc::new(AtomicU64::new(0)));
     let lanes = stage::lanes(Arc::clone(&churned));

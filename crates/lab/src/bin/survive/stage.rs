@@ -84,15 +84,16 @@ fn settings(rings: Rings) -> Settings {
 }
 
 impl Stage {
-    /// Starts `program` on a scene of its own, with these variables, and VMs with such rings; gives the
-    /// ends of the load too: a, b, the LAN, the host.
+    /// Starts `program` on a scene of its own, with these variables and this driver of the card, and VMs
+    /// with such rings; gives the ends of the load too: a, b, the LAN, the host.
     pub fn set(
         program: &std::path::Path,
-        rings: Rings,
         environment: Vec<(&'static str, PathBuf)>,
+        driver: Option<&str>,
+        rings: Rings,
     ) -> Result<(Self, Vec<Box<dyn End + Send>>)> {
         let scene = Scene::set()?;
-        let mut config = format!("{}receive_ring = {CARD_RING}\n", scene.network());
+        let mut config = format!("{}receive_ring = {CARD_RING}\n", scene.network_by(driver));
         let sockets = ["\"a.sock\"", "{ connect = \"b.sock\" }", "\"c.sock\""];
         for (number, socket) in (0u8..).zip(sockets) {
             let (name, [v4, v6]) = (["a", "b", "c"][usize::from(number)], vm(number));
@@ -104,6 +105,9 @@ impl Stage {
             ));
         }
         let instance = Instance::up_by(program, &scene.host, &config, environment)?;
+        if driver == Some("xdp") {
+            instance.wait_event("driver", "network/lan", "AF_XDP carries")?;
+        }
         let mut a = DriverPort::connect(&instance.socket("a"), &settings(rings))?;
         let b = accept(&instance, "b", rings)?;
         let base_mac = ask_for_mac(&mut a)?;

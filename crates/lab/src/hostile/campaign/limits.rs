@@ -118,7 +118,8 @@ impl Campaign<'_> {
     }
 
     /// More to the LAN than a slow card takes: the kernel refuses some, which are counted, and all
-    /// others leave.
+    /// others leave. By AF_XDP nothing goes through the card's queueing discipline, which makes it slow:
+    /// there is nothing to show.
     pub fn outrun(&mut self, lan: &Lan) -> Result<()> {
         let mut speaker = Rig::filled(Build::SPEAKER)?;
         self.stage.attach(Who::Hostile, &speaker, speaker.rings())?;

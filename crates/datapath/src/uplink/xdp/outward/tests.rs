@@ -44,9 +44,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Self {
+    fn new(late: bool) -> Self {
         let (transmit, completion) = (Kept::new(FRAMES, 0), Kept::new(2 * FRAMES, 0));
-        let wire = Wire::new(&transmit, &completion);
+        let wire = Wire::new(&transmit, &completion, late);
         Self {
             transmit,
             completion,
@@ -108,7 +108,7 @@ impl Stage {
                 self.put(most);
                 self.base().abandon();
             }
-            Deed::Begin => self.wire.begin(&self.frames),
+            Deed::Begin => _ = self.wire.begin(&self.frames),
             Deed::End(which) => self.wire.end(which),
         }
     }
@@ -130,9 +130,10 @@ impl Stage {
 proptest! {
     #[test]
     fn a_death_between_any_two_steps_loses_no_frame_and_sends_what_was_handed_over_once(
-        deeds in prop::collection::vec(deed(), 0..60)
+        deeds in prop::collection::vec(deed(), 0..60),
+        late: bool,
     ) {
-        let mut stage = Stage::new();
+        let mut stage = Stage::new(late);
         deeds.into_iter().for_each(|deed| stage.do_it(deed));
         stage.check();
     }
@@ -142,9 +143,10 @@ proptest! {
 fn counts_that_begin_anew_change_nothing() {
     // As after 2^32 frames, less a few.
     let past = u32::MAX - 2;
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(false);
     stage.transmit.ring().set_producer(past);
     stage.transmit.ring().set_consumer(past);
+    stage.wire = Wire::new(&stage.transmit, &stage.completion, false);
     let completion = stage.completion.ring();
     for frame in 0..FRAMES {
         let count = past.wrapping_sub(FRAMES).wrapping_add(frame);
@@ -167,7 +169,7 @@ fn counts_that_begin_anew_change_nothing() {
 #[test]
 fn rings_that_contradict_each_other_are_refused() {
     for (written, used_up, completed) in [(9, 2, 4), (2, 3, 3), (5, 0, 0), (0, 1, 1)] {
-        let stage = Stage::new();
+        let stage = Stage::new(false);
         stage.transmit.ring().set_producer(written);
         stage.transmit.ring().set_consumer(written);
         stage.completion.ring().set_consumer(used_up);
@@ -176,4 +178,64 @@ fn rings_that_contradict_each_other_are_refused() {
         let adopted = Outward::adopt(transmit, completion, FIRST, FRAMES);
         assert!(adopted.is_err(), "{written} {used_up} {completed}");
     }
+}
+
+/// A way out with many frames, all of them handed over, and what a kernel does when it is woken.
+fn handed_over(late: bool) -> (Outward, Wire, Frames) {
+    const MANY: u32 = 128;
+    let (transmit, completion) = (Kept::new(MANY, 0), Kept::new(2 * MANY, 0));
+    transmit.ask_for_wakeups();
+    let wire = Wire::new(&transmit, &completion, late);
+    let mut out = Outward::adopt(transmit.ring(), completion.ring(), FIRST, MANY).unwrap();
+    let mut frames = Frames::new();
+    for number in 0..MANY {
+        out.put(|address| {
+            frames.insert(address, number);
+            Some(60)
+        })
+        .unwrap();
+    }
+    out.publish();
+    (out, wire, frames)
+}
+
+#[test]
+fn everything_is_sent_though_the_kernel_tells_late_how_far_it_has_come() {
+    for late in [false, true] {
+        let (out, mut wire, frames) = handed_over(late);
+        let mut calls = 0;
+        let woken = out.wake(|| {
+            calls += 1;
+            wire.call(TAKEN_AT_ONCE, &frames)
+        });
+        assert_eq!((woken, wire.sent.len(), out.unsent()), (Woken::default(), 128, 0), "{late}");
+        assert_eq!(calls, 4, "{late}");
+    }
+}
+
+#[test]
+fn a_kernel_that_sends_nothing_is_not_asked_for_ever() {
+    for (answer, most) in
+        [(Ok(()), 1), (Err(Errno::NOBUFS), 1), (Err(Errno::AGAIN), 5), (Err(Errno::NETDOWN), 1)]
+    {
+        let (out, ..) = handed_over(false);
+        let mut calls = 0;
+        let woken = out.wake(|| {
+            calls += 1;
+            answer
+        });
+        assert_eq!((woken, calls), (Woken::default(), most), "{answer:?}");
+    }
+}
+
+#[test]
+fn what_is_thrown_away_is_told_and_so_is_a_card_that_is_gone() {
+    let (out, mut wire, frames) = handed_over(false);
+    let mut calls = 0;
+    let woken = out.wake(|| {
+        calls += 1;
+        wire.begin(&frames);
+        if calls <= 3 { Err(Errno::BUSY) } else { Err(Errno::NXIO) }
+    });
+    assert_eq!((woken, calls), (Woken { lost: 3, gone: true }, 4));
 }
