@@ -18,7 +18,7 @@
 //! ```
 //! `survive --seconds N` kills for so long, after some time without kills, and ends with one line; its
 //! status is 0 only if that line and all else is as it must be. `survive --ports N` measures takeovers
-//! with so many ports. `--slack N` lets the times, and nothing else, be N times as long: for machines
+//! with so many ports. `--workers N` kills a base of so many workers. `--slack N` lets the times, and nothing else, be N times as long: for machines
 //! that others use as well.
 
 mod base;
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     let asked = asked().and_then(|asked| interrupt::watch().map(|()| asked));
     let judged = match asked {
         Ok(Asked { ports: Some(ports), slack, .. }) => crowd::measure(ports, slack),
-        Ok(Asked { time, seed, slack, .. }) => campaign(time, seed, slack).map(|found| {
+        Ok(asked @ Asked { slack, .. }) => campaign(&asked).map(|found| {
             println!("{}", found.table(slack));
             (found.judge(slack), found.line(slack))
         }),
@@ -114,15 +114,17 @@ struct Asked {
     seed: Option<u64>,
     ports: Option<usize>,
     slack: u32,
+    workers: u64,
 }
 
 fn asked() -> Result<Asked> {
     let usage = || {
-        let line =
-            "usage: survive [--seconds N] [--seed 0xN] [--slack N] | survive --ports N [--slack N]";
+        let line = "usage: survive [--seconds N] [--seed 0xN] [--slack N] [--workers N] | \
+                    survive --ports N [--slack N]";
         LabError::Unexpected(line.to_owned())
     };
-    let mut asked = Asked { time: Duration::from_secs(90), seed: None, ports: None, slack: 1 };
+    let time = Duration::from_secs(90);
+    let mut asked = Asked { time, seed: None, ports: None, slack: 1, workers: 1 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(usage)?;
@@ -130,6 +132,7 @@ fn asked() -> Result<Asked> {
         match word.as_str() {
             "--seconds" => asked.time = Duration::from_secs(number()?),
             "--slack" => asked.slack = u32::try_from(number()?).map_err(|_| usage())?,
+            "--workers" => asked.workers = number()?,
             "--ports" => asked.ports = Some(number()? as usize),
             "--seed" => {
                 let digits = u64::from_str_radix(value.trim_start_matches("0x"), 16);
@@ -145,7 +148,8 @@ fn asked() -> Result<Asked> {
     Ok(asked)
 }
 
-fn campaign(time: Duration, seed: Option<u64>, slack: u32) -> Result<Found> {
+fn campaign(asked: &Asked) -> Result<Found> {
+    let Asked { time, seed, slack, workers, .. } = *asked;
     if !rustix::process::geteuid().is_root() {
         let why = "network namespaces are made by root only: run it as root";
         return Err(LabError::Unexpected(why.to_owned()));
@@ -161,7 +165,7 @@ fn campaign(time: Duration, seed: Option<u64>, slack: u32) -> Result<Found> {
         // A panic that looks up the names of all it was in takes a second.
         ("RUST_BACKTRACE", "0".into()),
     ];
-    let (stage, ends) = Stage::set(&program, environment)?;
+    let (stage, ends) = Stage::set(&program, workers, environment)?;
 
     let (watch, churned) = (Arc::new(Watch::new(lane::COUNT)), Arc::new(AtomicU64::new(0)));
     let lanes = stage::lanes(Arc::clone(&churned));

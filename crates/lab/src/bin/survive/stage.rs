@@ -85,13 +85,15 @@ fn settings() -> Settings {
 
 impl Stage {
     /// Starts `program` on a scene of its own, with these variables; gives the ends of the load too:
-    /// a, b, the LAN, the host.
+    /// a, b, the LAN, the host. The base has so many workers.
     pub fn set(
         program: &std::path::Path,
+        workers: u64,
         environment: Vec<(&'static str, PathBuf)>,
     ) -> Result<(Self, Vec<Box<dyn End + Send>>)> {
         let scene = Scene::set()?;
-        let mut config = format!("{}receive_ring = {CARD_RING}\n", scene.network());
+        let network = scene.network();
+        let mut config = format!("workers = {workers}\n{network}receive_ring = {CARD_RING}\n");
         let sockets = ["\"a.sock\"", "{ connect = \"b.sock\" }", "\"c.sock\""];
         for (number, socket) in (0u8..).zip(sockets) {
             let (name, [v4, v6]) = (["a", "b", "c"][usize::from(number)], vm(number));
