@@ -393,12 +393,17 @@ impl Batch<'_, '_> {
                 Ok(Fate::Noted)
             }
             Way::Host => Err(Counter::DropNoHostPath),
-            Way::Outside => self.to_lan(port, index, to),
+            Way::Outside => self.outside(port, index, to),
         }
     }
 
     /// Finds the next hop on the LAN; waits for it if it is not known.
-    fn to_lan(&mut self, port: &mut Sending, index: u16, to: Destination) -> Result<Fate, Counter> {
+    fn outside(
+        &mut self,
+        port: &mut Sending,
+        index: u16,
+        to: Destination,
+    ) -> Result<Fate, Counter> {
         let outside = outside(&mut self.outside, self.network);
         let Some(uplink) = &mut outside.uplink else { return Err(Counter::DropNoUplink) };
         let hop = match uplink.lan.next_hop(to.destination) {
