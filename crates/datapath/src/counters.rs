@@ -12,8 +12,9 @@
 //! receive buffer, port down): these count at the receiver, under a name that begins with `rx_`;
 //! then the sender's `to_vm` counts the datagram as handed on.
 //!
-//! Counters lie in the state memory and survive the base. One thread writes them, others only read:
-//! plain relaxed loads and stores, no locked instruction. They change with every datagram, so they are
+//! Counters lie in the state memory and survive the base. Several workers may count for one owner (one
+//! sends for it while another delivers to it), so each addition is atomic, and the common datagram's
+//! are added up over its batch first. They change all the time, so they are
 //! the one part of that memory that nothing vouches for: a counter that was damaged is a wrong number,
 //! and nothing is decided by it.
 
@@ -255,14 +256,18 @@ impl<'a> Counters<'a> {
         self.words.memory().u64_at(self.at.checked_add(offset)?)
     }
 
-    /// Adds `n`. Only the owner's writer thread may call this.
+    /// Adds `n`. Any thread may.
+    #[inline]
     pub fn add(&self, counter: Counter, n: u64) {
+        if n == 0 {
+            return;
+        }
         if let Some(word) = self.word(counter) {
-            word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+            word.fetch_add(n, Ordering::Relaxed);
         }
     }
 
-    /// Begins anew: the owner is another. Only before its writer thread has it.
+    /// Begins anew: the owner is another. Only before anybody counts for it.
     pub fn reset(&self) {
         for word in Counter::ALL.iter().filter_map(|&counter| self.word(counter)) {
             // Untouched memory stays untouched.

@@ -13,7 +13,7 @@
 //! A datagram of a VM counts as `to_vm` at its sender once it is noted for a port; what then goes
 //! wrong (no buffer, no driver) counts at the receiver.
 //!
-//! Runs on the worker; nothing here blocks.
+//! Runs on a worker. Several may have something for one receiver: its ring is locked for the visit.
 
 use std::ops::Range;
 
@@ -24,11 +24,11 @@ use crate::faults::{self, Point};
 use crate::names::{Mac, Owner, PortId};
 use crate::neighbor::Outbox;
 use crate::offload::{Abilities, Checksum, Handover, Offload};
-use crate::port::{ETHERNET, Port, header};
-use crate::state::StateMemory;
+use crate::port::{ETHERNET, Port, Receiving, header};
 use crate::state::marks::Marks;
 #[cfg(feature = "fault-injection")]
 use crate::state::marks::Receiver;
+use crate::state::{MAX_PORTS, StateMemory};
 use crate::storage::Storage;
 use crate::uplink::{HostPath, Outgoing, PacketUplink, Refusal};
 
@@ -45,61 +45,68 @@ pub struct Inbox {
     pub datagrams: u16,
 }
 
-/// The receivers that the current batch has something for.
-#[derive(Default)]
+/// The receivers that a worker's current batch has something for.
 pub struct Inboxes {
     touched: Vec<PortId>,
+    /// By port.
+    inboxes: Box<[Option<Inbox>; MAX_PORTS]>,
+}
+
+impl Default for Inboxes {
+    fn default() -> Self {
+        Self { touched: Vec::new(), inboxes: Box::new([None; MAX_PORTS]) }
+    }
 }
 
 impl Inboxes {
     /// Notes datagram `index` for `port`.
     #[inline]
-    pub fn note(&mut self, port: &mut Port, storage: &mut Storage, index: u16) {
+    pub fn note(&mut self, port: PortId, storage: &mut Storage, index: u16) {
         storage.set_style(index);
         self.note_run(port, storage, index, 1);
     }
 
     /// Notes `datagrams` datagrams, one behind the other in storage, for `port`.
     #[inline]
-    pub fn note_run(&mut self, port: &mut Port, storage: &mut Storage, first: u16, datagrams: u16) {
+    pub fn note_run(&mut self, port: PortId, storage: &mut Storage, first: u16, datagrams: u16) {
         if let Some(item) = storage.item_mut(first) {
             item.run = datagrams;
         }
-        match &mut port.inbox {
-            Some(inbox) => {
+        match self.inboxes.get_mut(usize::from(port.0)) {
+            Some(Some(inbox)) => {
                 if let Some(item) = storage.item_mut(inbox.last) {
                     item.next = Some(first);
                 }
                 inbox.last = first;
                 inbox.datagrams = inbox.datagrams.saturating_add(datagrams);
             }
-            empty => {
+            Some(empty) => {
                 *empty = Some(Inbox { first, last: first, datagrams });
-                self.touched.push(port.id);
+                self.touched.push(port);
             }
+            // There are no such ports.
+            None => {}
         }
     }
 
-    /// The receivers, each once.
-    pub fn iter(&self) -> impl Iterator<Item = PortId> + '_ {
-        self.touched.iter().copied()
-    }
-
-    /// The receivers, each once; forgets them.
-    pub fn take(&mut self) -> Option<PortId> {
-        self.touched.pop()
+    /// The next receiver, each once, and what there is for it; forgets it.
+    pub fn take(&mut self) -> Option<(PortId, Inbox)> {
+        let port = self.touched.pop()?;
+        let inbox = self.inboxes.get_mut(usize::from(port.0))?.take()?;
+        Some((port, inbox))
     }
 }
 
-/// Copies all that is noted for `port` into its ring, and publishes it.
+/// Copies all that is noted for a port into its ring, which is `port`, and publishes it.
 pub fn to_port(
-    port: &mut Port,
+    to: &Port,
+    port: &mut Receiving,
+    inbox: Inbox,
     storage: &mut Storage,
     state: &StateMemory,
     marks: &Marks,
 ) -> Result<(), RingFault> {
-    let counters = Counters::of(state, Owner::Port(port.id));
-    let Some(inbox) = port.inbox.take() else { return Ok(()) };
+    let counters = Counters::of(state, Owner::Port(to.id));
     let envelope = match port.envelope() {
         Ok(envelope) => envelope,
         Err(reason) => {
@@ -107,7 +114,7 @@ pub fn to_port(
             return Ok(());
         }
     };
-    let mark = marks.receiver(port.id);
+    let mark = marks.receiver(to.id);
     let mut next = Some(inbox.first);
     let (mut datagrams, mut octets) = (0u64, 0u64);
     let mut fault = None;
@@ -121,7 +128,7 @@ pub fn to_port(
                 break;
             }
             #[cfg(feature = "fault-injection")]
-            poison(port, storage, &mark, run.start);
+            poison(to, port, storage, &mark, run.start);
             let (n, len) = port.put_stretch(&mark, &envelope, storage, stretch_of(&run));
             run.start = run.start.saturating_add(n);
             datagrams = datagrams.saturating_add(n.into());
@@ -131,7 +138,7 @@ pub fn to_port(
             }
             let Some((item, whole)) = storage.whole_mut(run.start) else { break };
             run.start = run.start.saturating_add(1);
-            mark.at(port.rx_position());
+            mark.at(port.position());
             match port.put(&item.offload, &envelope, whole, counters) {
                 Ok(Ok(())) => {
                     datagrams = datagrams.saturating_add(1);
@@ -175,10 +182,10 @@ fn stretch_of(run: &Range<u16>) -> Range<u16> {
 }
 
 #[cfg(feature = "fault-injection")]
-fn poison(port: &Port, storage: &Storage, mark: &Receiver<'_>, index: u16) {
-    mark.at(port.rx_position());
+fn poison(to: &Port, port: &Receiving, storage: &Storage, mark: &Receiver<'_>, index: u16) {
+    mark.at(port.position());
     crate::faults::poison("delivery", storage.datagram(index));
-    crate::faults::poison_buffer(&port.name, port.rx_position());
+    crate::faults::poison_buffer(&to.name, port.position());
 }
 
 /// Fills in the checksum that the sender left to offload: fragments of a datagram cannot carry it.
@@ -230,18 +237,18 @@ pub fn to_uplink(
             Counters::of(state, from).add(Counter::DropUplinkSend, frames.len() as u64);
             continue;
         }
-        send(card, frames, |frame, fate| {
-            let counters = Counters::of(state, from);
-            match fate {
-                Ok(()) => {
-                    counters.add(Counter::ToUplink, 1);
-                    let uplink = Counters::of(state, uplink);
-                    uplink.add(Counter::Delivered, 1);
-                    uplink.add(Counter::DeliveredBytes, frame.datagram.len() as u64);
-                }
-                Err(refusal) => counters.add(refusal.uplink_counter(), 1),
+        let (mut gone, mut octets) = (0u64, 0u64);
+        send(card, frames, |frame, fate| match fate {
+            Ok(()) => {
+                gone = gone.saturating_add(1);
+                octets = octets.saturating_add(frame.datagram.len() as u64);
             }
+            Err(refusal) => Counters::of(state, from).add(refusal.uplink_counter(), 1),
         });
+        Counters::of(state, from).add(Counter::ToUplink, gone);
+        let uplink = Counters::of(state, uplink);
+        uplink.add(Counter::Delivered, gone);
+        uplink.add(Counter::DeliveredBytes, octets);
     }
     batch.clear();
 }

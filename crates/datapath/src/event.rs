@@ -1,10 +1,10 @@
-//! What the worker tells the control side: things that happened, not datagrams.
+//! What the workers tell the control side: things that happened, not datagrams.
 
 use std::net::IpAddr;
 
 use crate::names::{Mac, NetworkId, PortId};
 
-/// Something worth telling. Sent from the worker's thread, so receivers must not block.
+/// Something worth telling. Sent from a worker's thread, so receivers must not block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A guest or front end broke its rings; the port stands still until they are brought anew.

@@ -48,6 +48,7 @@ pub mod reserved;
 pub mod segment;
 pub mod state;
 pub mod storage;
+mod sync;
 pub mod uplink;
 pub mod vhost;
 pub mod worker;

@@ -202,6 +202,17 @@ vm/VM.console.log of the state directory.")]
 /// Commands about a VM's port.
 #[derive(Debug, Subcommand)]
 pub enum PortCommand {
+    /// Have a VM's port served by another of the workers
+    #[command(after_help = "\
+Workers are numbered from 0; how many there are says `workers` in the configuration. Nothing is lost
+or overtaken on the way. `ipvisor ps` shows which worker has which port. A base that takes over
+places all ports anew.")]
+    Move {
+        /// The VM
+        vm: String,
+        /// The worker's number
+        worker: usize,
+    },
     /// Let a port go on that is quarantined because ipvisor's base process died of it twice
     #[command(after_help = "\
 What the base died of (one datagram, or one receive buffer) is left out; everything else in the

@@ -65,6 +65,10 @@ pub fn run(args: Args) -> Result<u8, Failure> {
             Client::connect(&dir)?.restart(&vm, force)?;
             show::done(&format!("{vm} runs again"))?;
         }
+        Command::Port { command: PortCommand::Move { vm, worker } } => {
+            Client::connect(&dir)?.port_move(&vm, worker)?;
+            show::done(&format!("{vm}'s port is served by worker {worker}"))?;
+        }
         Command::Port { command: PortCommand::Reset { vm } } => {
             let reset = Client::connect(&dir)?.port_reset(&vm)?;
             show::done(&match reset.was {

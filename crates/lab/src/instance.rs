@@ -27,6 +27,31 @@ use crate::guest::Guest;
 use crate::netns::Netns;
 use crate::paths;
 
+/// How many workers an instance has whose configuration does not say: a number.
+pub const WORKERS: &str = "IPVISOR_TEST_WORKERS";
+
+/// What [`WORKERS`] says; one, if it says nothing.
+pub fn workers() -> Result<usize> {
+    match std::env::var(WORKERS) {
+        Ok(number) => number
+            .parse()
+            .map_err(|_| LabError::Unexpected(format!("{WORKERS} is {number:?}, not a number"))),
+        Err(_) => Ok(1),
+    }
+}
+
+/// The configuration with so many workers, if it says nothing of them itself.
+fn with_workers(config: &str) -> Result<String> {
+    if config.lines().any(|line| line.starts_with("workers")) {
+        return Ok(config.to_owned());
+    }
+    // Above all tables.
+    Ok(match workers()? {
+        1 => config.to_owned(),
+        several => format!("workers = {several}\n{config}"),
+    })
+}
+
 /// A running instance.
 #[derive(Debug)]
 pub struct Instance {
@@ -91,6 +116,7 @@ impl Instance {
         let (program, space) = (program.to_owned(), space.name().to_owned());
         let made = Self { program, environment, space, dir, running: true };
         let file = made.config_path();
+        let config = with_workers(config)?;
         std::fs::write(&file, config).attempt(|| format!("write {}", file.display()))?;
         let mut command = made.command("up");
         output(command.arg(&file).arg("--detach")).map_err(|error| {

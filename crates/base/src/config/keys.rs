@@ -11,6 +11,8 @@ use std::fmt;
 /// A table of the file that keys stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
+    /// No table: above all tables.
+    File,
     /// `[host]`
     Host,
     /// `[network.NAME]`
@@ -25,12 +27,14 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Host, Self::Network, Self::Vm, Self::Disk, Self::Socket];
+    pub const ALL: [Self; 6] =
+        [Self::File, Self::Host, Self::Network, Self::Vm, Self::Disk, Self::Socket];
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::File => "the top of the file",
             Self::Host => "[host]",
             Self::Network => "[network.NAME]",
             Self::Vm => "[vm.NAME]",
@@ -86,6 +90,10 @@ impl Key {
 /// Every key, in the order of the document.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
+    key(Table::File, "workers", "a whole number from 1 to 8, or a list of cores", "1", "[2, 3]",
+        "How many threads carry datagrams, or the cores that they keep to, one each. A VM's port belongs to one of them: first to the one that has fewest, then to whom `ipvisor port move` gives it.")
+        .also(&["worker", "threads", "cores", "cpus"]),
+
     key(Table::Host, "overcommit", "true or false", "false", "true",
         "Whether VMs may be given more CPUs and memory than the machine has. Disks and addresses are never given twice."),
 

@@ -31,6 +31,7 @@ mod rules;
 mod types;
 mod units;
 mod vm;
+mod workers;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub use mac::mac_of;
 pub use report::{ConfigErrors, Mistake};
 pub use types::{
     Config, Disk, DiskFormat, Driver, Engine, Gateway, Host, Kernel, Machine, Network, Restart,
-    Socket, Vm,
+    Socket, Vm, Workers,
 };
 
 use reader::{At, Reader, kind};
@@ -135,6 +136,7 @@ fn directory_of(path: &Path) -> PathBuf {
 /// Everything read so far.
 #[derive(Default)]
 struct Drafts {
+    workers: Workers,
     host: Host,
     networks: Vec<network::Draft>,
     vms: Vec<vm::Draft>,
@@ -150,6 +152,7 @@ impl Drafts {
         out: &mut Vec<Mistake>,
     ) {
         match (name.value, value.get_ref()) {
+            ("workers", _) => self.workers = workers::read(value, out).unwrap_or_default(),
             ("host", DeValue::Table(values)) => self.host = host(&name.at, values, out),
             ("network", DeValue::Table(values)) => {
                 for (name, values) in named(Table::Network, values, out) {
@@ -218,7 +221,7 @@ impl Drafts {
                 (draft.name.value, vm)
             })
             .collect();
-        Config { host: self.host, networks, vms }
+        Config { workers: self.workers, host: self.host, networks, vms }
     }
 }
 

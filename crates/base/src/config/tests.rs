@@ -414,11 +414,36 @@ fn every_example_of_the_document_is_a_right_configuration() {
 }
 
 #[test]
+fn workers_are_a_number_or_the_cores_that_they_keep_to() {
+    let workers = |line: &str| read(&format!("{line}\n{}", file("", ""))).unwrap().workers.0;
+    assert_eq!(workers(""), [None]);
+    assert_eq!(workers("workers = 2"), [None, None]);
+    assert_eq!(workers("workers = [2, 3]"), [Some(2), Some(3)]);
+    for (wrong, why) in [
+        ("0", "there must be a worker"),
+        ("-1", "there must be a worker"),
+        ("[]", "there must be a worker"),
+        ("9", "there can be 8 workers at most"),
+        ("[0, 1, 2, 3, 4, 5, 6, 7, 8]", "there can be 8 workers at most"),
+        ("[1, 1]", "core 1 is listed twice"),
+        ("[-1]", "a core is a whole number from 0 to 1023"),
+        ("[\"a\"]", "a core is a whole number from 0 to 1023"),
+        ("true", "`workers` cannot be true or false"),
+    ] {
+        let found = mistake(&format!("workers = {wrong}\n{}", file("", "")));
+        assert!(found.contains(why), "{wrong}: {found}");
+    }
+    let found = mistake(&format!("[host]\nworkers = 2\n{}", file("", "")));
+    assert!(found.contains("the top of the file"), "{found}");
+}
+
+#[test]
 fn every_listed_key_is_read_and_its_example_is_right() {
     for key in KEYS {
         // A date is never right: whoever reads the key says so, and who does not calls it unknown.
         let line = |value: &str| format!("{} = {value}", key.name);
         let whole = |line: String| match key.table {
+            Table::File => format!("{line}\n{}", file("", "")),
             Table::Host => format!("[host]\n{line}\n{}", file("", "")),
             Table::Network => file(&line, ""),
             Table::Vm if key.name == "network" => file("", &line),

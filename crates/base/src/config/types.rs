@@ -12,12 +12,24 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
+    /// The threads that carry datagrams.
+    pub workers: Workers,
     /// `[host]`
     pub host: Host,
     /// `[network.NAME]`, by name.
     pub networks: BTreeMap<String, Network>,
     /// `[vm.NAME]`, by name.
     pub vms: BTreeMap<String, Vm>,
+}
+
+/// `workers`: for each the core that it keeps to, if any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workers(pub Vec<Option<usize>>);
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self(vec![None])
+    }
 }
 
 /// `[host]`: what may be done with this machine.

@@ -124,6 +124,11 @@ impl Client {
         self.ask(&Request::Console { vm: vm.to_owned() })
     }
 
+    /// See [`Request::PortMove`].
+    pub fn port_move(&mut self, vm: &str, worker: usize) -> Result<(), ClientError> {
+        self.ask(&Request::PortMove { vm: vm.to_owned(), worker })
+    }
+
     /// See [`Request::PortReset`].
     pub fn port_reset(&mut self, vm: &str) -> Result<PortReset, ClientError> {
         self.ask(&Request::PortReset { vm: vm.to_owned() })

@@ -59,6 +59,15 @@ pub enum Call {
     },
     /// See [`Request::Console`].
     Console(String, Answer<Console>),
+    /// See [`Request::PortMove`].
+    PortMove {
+        /// Whose.
+        vm: String,
+        /// The worker's number.
+        worker: usize,
+        /// Where the answer goes.
+        answer: Answer<()>,
+    },
     /// See [`Request::PortReset`].
     PortReset(String, Answer<PortReset>),
     /// See [`Request::Upgrade`] and [`Request::Reload`].
@@ -185,6 +194,9 @@ async fn answer(
             ask(writer, calls, |answer| Call::Restart { vm, force, answer }).await
         }
         Request::Console { vm } => ask(writer, calls, |a| Call::Console(vm, a)).await,
+        Request::PortMove { vm, worker } => {
+            ask(writer, calls, |answer| Call::PortMove { vm, worker, answer }).await
+        }
         Request::PortReset { vm } => ask(writer, calls, |a| Call::PortReset(vm, a)).await,
         Request::Upgrade { binary } => {
             let wish = SwitchWish { binary: Some(binary), config: None };

@@ -55,6 +55,13 @@ pub enum Request {
         /// Whose.
         vm: String,
     },
+    /// Have a VM's port served by another worker: answered by nothing.
+    PortMove {
+        /// Whose.
+        vm: String,
+        /// The worker's number, from 0.
+        worker: usize,
+    },
     /// Go on with another program: answered by [`Switching`].
     Upgrade {
         /// Its file, absolute.
@@ -279,6 +286,9 @@ pub struct VmStatus {
     pub mac: Option<String>,
     /// Whether a driver is attached to its port and both rings run.
     pub attached: bool,
+    /// The worker that serves its port, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<usize>,
     /// Why its port stands still until it is reset: the base has died of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<String>,

@@ -26,6 +26,9 @@ impl Instance {
             Call::Console(vm, answer) => {
                 let _ = answer.send(self.console(&vm));
             }
+            Call::PortMove { vm, worker, answer } => {
+                let _ = answer.send(self.move_port(&vm, worker));
+            }
             Call::PortReset(vm, answer) => {
                 let _ = answer.send(self.reset_port(&vm));
             }
@@ -60,7 +63,7 @@ impl Instance {
                 state_dir: self.state_dir.path().to_owned(),
             },
             networks: self.networks.values().map(|n| self.network_status(n)).collect(),
-            vms: self.config.vms.keys().filter_map(|name| self.vm_status(name)).collect(),
+            vms: self.vm_statuses(),
         }
     }
 

@@ -30,6 +30,7 @@ mod network;
 mod poison;
 mod switch;
 mod vms;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -58,7 +59,7 @@ use tokio::task::AbortHandle;
 use crate::config::{self, Config, Engine};
 use crate::control::{self, Call, EventLevel, EventLog, TakeoverStatus};
 use crate::entry::{Failure, ReleaseArguments, Start, causes};
-use crate::keeper::{Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
+use crate::keeper::{Death, Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
 use crate::vm::{self, Vms};
@@ -199,6 +200,7 @@ fn accept(start: &Start, text: &str) -> Result<Config, Failure> {
     }
     let config = config::check(text, &release.config).map_err(wrong)?;
     vms::fits(&config)?;
+    workers::fits(&config)?;
     start.state_dir.accept_config(&release.accepted, text)?;
     Ok(config)
 }
@@ -216,8 +218,10 @@ impl Instance {
         let verdicts =
             if takeover { poison::judge(&state, start.hello.predecessor) } else { Vec::new() };
         let (from_worker, from_vms) = (said.clone(), said.clone());
-        let (worker, carrier) = worker::spawn(
+        let own_making = start.hello.predecessor.is_some_and(Death::own_making);
+        let (worker, carrier) = worker::spawn_several(
             state.clone(),
+            &workers::of(&config, takeover && own_making),
             Box::new(move |event| {
                 // Nobody listens any more only when the base is ending.
                 let _ = from_worker.send(Said::Worker(event));

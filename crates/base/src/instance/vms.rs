@@ -230,6 +230,7 @@ impl Instance {
             addresses: vm.addresses.iter().map(|a| a.addr()).collect(),
             mac: mac.map(|m| m.to_string()),
             attached: self.is_attached(port),
+            worker: None,
             quarantine: super::poison::quarantine(&self.state, port),
             seconds: 0,
             restarts: 0,

@@ -23,6 +23,11 @@
 //! time (`suspicion::Care`); if it dies again, there was one. When the stretch is behind it, nothing
 //! is held against the port any more: two deaths with progress in between are two accidents.
 //!
+//! # Several workers
+//! Each says what it is about, and which of them died is not known: the death is held against what all
+//! were about. So after such a death one worker works at a time for a while (`worker::turn`): at the
+//! second there is one who was about anything, and those who had only stood beside it have gone on.
+//!
 //! # Sender or receiver
 //! A base that dies while it copies into an input ring may have died of the datagram or of the ring:
 //! both come from guests. What happened between two such deaths tells them apart:
@@ -43,7 +48,7 @@
 //! - What is written here is bounded and makes sense after each store: a successor that dies while
 //!   it decides leaves the marks, and the next decides again; at worst a death counts twice.
 
-use super::marks::{Found, Marks, Origin, Stretch};
+use super::marks::{Found, Marks, Origin, Stretch, Work};
 use super::pending::{Slot, free, look};
 use super::port::PortRecord;
 use super::suspicion::{NetworkSuspicion, PortSuspicion, Quarantine, set_waiting, waiting};
@@ -77,7 +82,8 @@ pub fn judge(state: &StateMemory, own_making: bool, now: u32) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     if own_making {
         let found = marks.found();
-        verdicts.extend(at_work(state, found, now));
+        let busy = found.workers.into_iter();
+        verdicts.extend(busy.filter_map(|work| at_work(state, work, now)));
         verdicts.extend(at_a_request(state));
         verdicts.extend(at_a_takeover(state, found));
     }
@@ -85,8 +91,8 @@ pub fn judge(state: &StateMemory, own_making: bool, now: u32) -> Vec<Verdict> {
     verdicts
 }
 
-/// The worker's marks.
-fn at_work(state: &StateMemory, found: Found, now: u32) -> Option<Verdict> {
+/// One worker's marks.
+fn at_work(state: &StateMemory, found: Work, now: u32) -> Option<Verdict> {
     let again = found.origin.and_then(|origin| count(state, origin));
     let stuck = found.receiver.filter(|(port, index)| {
         let receiver = PortSuspicion::of(state, *port);

@@ -6,7 +6,7 @@
 //!  16  takeovers, paired (alone in the first layout)
 //! 208  magic once more
 //! 216  layout version, paired, once more
-//! 256  the worker's marks, to 1024
+//! 256  the workers' marks, to 1024
 //! ```
 //! Magic and version stand twice because without them nothing else can be read: of damage to one of
 //! the two the other tells. They are read with a system call before anything is mapped, so that a

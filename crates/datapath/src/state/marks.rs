@@ -7,11 +7,12 @@
 //!
 //! ```text
 //! header page
-//! 256  worker: whose datagrams it is working on: kind | port, network or slot | where | how many
-//! 264  worker: the port it is delivering to, and the index of the buffer in its input ring
-//! 272  doors:  the port whose front end is being taken over
-//! 280  main:   the network whose card and host path are being taken over
+//! 256  worker 0: whose datagrams it is working on: kind | port, network or slot | where | how many
+//! 264  worker 0: the port it is delivering to, and the index of the buffer in its input ring
+//! 272  doors:    the port whose front end is being taken over
+//! 280  main:     the network whose card and host path are being taken over
 //! 288  a suspicion: the waiting datagram at which a base died
+//! 320  worker 1: the same two words as worker 0's; and so on, 64 octets apart
 //! ```
 //! *Where* is an index of an output ring or the number of a frame of the card's ring, modulo 65536;
 //! *how many* counts the datagrams of the batch so far, the one at hand included. Frames, host
@@ -29,11 +30,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
-use super::StateMemory;
+use super::{MAX_WORKERS, StateMemory};
 use crate::names::{Inlet, NetworkId, PortId};
 
-const ORIGIN_AT: usize = 256;
-const RECEIVER_AT: usize = 264;
+const WORKERS_AT: usize = 256;
+/// Octets from a worker's words to the next one's: they share no cache line.
+const WORKER_LEN: usize = 64;
+/// Behind a worker's first word.
+const RECEIVER: usize = 8;
 const DOOR_AT: usize = 272;
 const NETWORK_AT: usize = 280;
 /// Where in a word the index stands.
@@ -82,13 +86,20 @@ pub enum Origin {
     Waiting(u16),
 }
 
-/// What the marks said.
+/// What one worker's marks said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Work {
     /// Whose datagrams were under way.
     pub origin: Option<Origin>,
     /// The port they were being delivered to, and the index of the buffer in its input ring.
     pub receiver: Option<(PortId, u16)>,
+}
+
+/// What the marks said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// What each worker was about.
+    pub workers: [Work; MAX_WORKERS],
     /// The port whose front end was being taken over.
     pub door: Option<PortId>,
     /// The network that was being taken over.
@@ -113,9 +124,13 @@ impl Receiver<'_> {
     }
 }
 
-/// The marks. Cheap to clone.
+/// The marks as one thread writes them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Marks(StateMemory);
+pub struct Marks {
+    state: StateMemory,
+    /// Where this worker's words are.
+    at: usize,
+}
 
 fn word(kind: u64, id: u16, at: u16, len: u16) -> u64 {
     kind << 48 | u64::from(id) << 32 | u64::from(at) << INDEX_BIT | u64::from(len)
@@ -126,14 +141,25 @@ fn parts(word: u64) -> (u64, u16, u16, u16) {
 }
 
 impl Marks {
-    /// The marks in this state memory.
+    /// The marks in this state memory; a worker's words are the first one's.
     pub fn of(state: &StateMemory) -> Self {
-        Self(state.clone())
+        Self::of_worker(state, 0)
+    }
+
+    /// The marks with a worker's words, of which there are [`MAX_WORKERS`].
+    pub fn of_worker(state: &StateMemory, worker: usize) -> Self {
+        let worker = worker.min(MAX_WORKERS.saturating_sub(1));
+        Self { state: state.clone(), at: words_at(worker) }
+    }
+
+    #[inline]
+    fn receiver_at(&self) -> usize {
+        self.at.wrapping_add(RECEIVER)
     }
 
     #[inline]
     fn note(&self, at: usize, word: u64) {
-        self.0.put(at, word);
+        self.state.put(at, word);
         // A release store keeps what came before it from coming later; what comes after must not
         // come earlier either.
         compiler_fence(Ordering::SeqCst);
@@ -143,49 +169,52 @@ impl Marks {
     /// `index`.
     #[inline]
     pub fn datagram(&self, port: PortId, index: u16, nth: u16) {
-        self.note(ORIGIN_AT, word(PORT, port.0, index, nth.max(1)));
+        self.note(self.at, word(PORT, port.0, index, nth.max(1)));
     }
 
     /// The worker is at the `nth` frame (from one) after `number` of a ring of a network's card.
     #[inline]
     pub fn frame(&self, network: NetworkId, inlet: Inlet, number: u64, nth: u16) {
         let whose = network.0 & 0xff | u16::from(inlet.0) << INLET_BIT;
-        self.note(ORIGIN_AT, word(FRAME, whose, number as u16, nth.max(1)));
+        self.note(self.at, word(FRAME, whose, number as u16, nth.max(1)));
     }
 
     /// The worker is at a datagram from the host.
     #[inline]
     pub fn host(&self, network: NetworkId) {
-        self.note(ORIGIN_AT, word(HOST, network.0, 0, 0));
+        self.note(self.at, word(HOST, network.0, 0, 0));
     }
 
     /// The worker is at what waited in a slot.
     pub fn waiting(&self, slot: usize) {
-        self.note(ORIGIN_AT, word(WAITING, u16::try_from(slot).unwrap_or(u16::MAX), 0, 0));
+        self.note(self.at, word(WAITING, u16::try_from(slot).unwrap_or(u16::MAX), 0, 0));
     }
 
     /// Those datagrams have met their fate.
     #[inline]
     pub fn done(&self) {
-        self.note(ORIGIN_AT, 0);
+        self.note(self.at, 0);
     }
 
     /// The worker is at the buffer at `index` of the input ring of `port`.
     #[inline]
     pub fn delivering(&self, port: PortId, index: u16) {
-        self.note(RECEIVER_AT, word(PORT, port.0, index, 1));
+        self.note(self.receiver_at(), word(PORT, port.0, index, 1));
     }
 
     /// To say again and again what [`Marks::delivering`] says.
     #[inline]
     pub fn receiver(&self, port: PortId) -> Receiver<'_> {
-        Receiver { place: self.0.memory().u64_at(RECEIVER_AT), word: word(PORT, port.0, 0, 1) }
+        Receiver {
+            place: self.state.memory().u64_at(self.receiver_at()),
+            word: word(PORT, port.0, 0, 1),
+        }
     }
 
     /// It is at no input ring.
     #[inline]
     pub fn delivered(&self) {
-        self.note(RECEIVER_AT, 0);
+        self.note(self.receiver_at(), 0);
     }
 
     /// The front end of this port is being taken over, or of none.
@@ -200,24 +229,31 @@ impl Marks {
 
     /// What the marks say.
     pub fn found(&self) -> Found {
-        let read = |at| parts(self.0.get(at));
-        let origin = match read(ORIGIN_AT) {
-            (PORT, id, at, len) if len > 0 => Some(Origin::Port(PortId(id), Stretch { at, len })),
-            (FRAME, id, at, len) if len > 0 => {
-                let [network, inlet] = id.to_le_bytes();
-                Some(Origin::Card(NetworkId(network.into()), Inlet(inlet), Stretch { at, len }))
-            }
-            (HOST, id, ..) => Some(Origin::Host(NetworkId(id))),
-            (WAITING, slot, ..) => Some(Origin::Waiting(slot)),
-            _ => None,
-        };
+        let read = |at| parts(self.state.get(at));
         let marked = |at| match read(at) {
             (PORT, id, index, _) => Some((id, index)),
             _ => None,
         };
+        let work = |worker| {
+            let at = words_at(worker);
+            let origin = match read(at) {
+                (PORT, id, at, len) if len > 0 => {
+                    Some(Origin::Port(PortId(id), Stretch { at, len }))
+                }
+                (FRAME, id, at, len) if len > 0 => {
+                    let [network, inlet] = id.to_le_bytes();
+                    let frames = Stretch { at, len };
+                    Some(Origin::Card(NetworkId(network.into()), Inlet(inlet), frames))
+                }
+                (HOST, id, ..) => Some(Origin::Host(NetworkId(id))),
+                (WAITING, slot, ..) => Some(Origin::Waiting(slot)),
+                _ => None,
+            };
+            let receiver = marked(at.wrapping_add(RECEIVER));
+            Work { origin, receiver: receiver.map(|(id, index)| (PortId(id), index)) }
+        };
         Found {
-            origin,
-            receiver: marked(RECEIVER_AT).map(|(id, index)| (PortId(id), index)),
+            workers: std::array::from_fn(work),
             door: marked(DOOR_AT).map(|(id, _)| PortId(id)),
             network: marked(NETWORK_AT).map(|(id, _)| NetworkId(id)),
         }
@@ -225,10 +261,19 @@ impl Marks {
 
     /// Clears them all: what they said is known.
     pub fn clear(&self) {
-        for at in [ORIGIN_AT, RECEIVER_AT, DOOR_AT, NETWORK_AT] {
+        for worker in 0..MAX_WORKERS {
+            let at = words_at(worker);
             self.note(at, 0);
+            self.note(at.wrapping_add(RECEIVER), 0);
         }
+        self.note(DOOR_AT, 0);
+        self.note(NETWORK_AT, 0);
     }
+}
+
+/// Where a worker's words are.
+fn words_at(worker: usize) -> usize {
+    WORKERS_AT.wrapping_add(worker.wrapping_mul(WORKER_LEN))
 }
 
 #[cfg(test)]
@@ -239,6 +284,35 @@ mod tests {
         Marks::of(&StateMemory::create().unwrap().0)
     }
 
+    /// What the first worker was about, and no other was about anything.
+    fn first(marks: &Marks) -> Work {
+        let [first, others @ ..] = marks.found().workers;
+        assert_eq!(others, [Work::default(); MAX_WORKERS - 1]);
+        first
+    }
+
+    #[test]
+    fn each_worker_says_what_it_is_about_and_nothing_of_the_others() {
+        let state = StateMemory::create().unwrap().0;
+        let port = |worker: usize| PortId(worker as u16);
+        for worker in 0..MAX_WORKERS {
+            let marks = Marks::of_worker(&state, worker);
+            marks.datagram(port(worker), 5, 1);
+            marks.receiver(port(worker)).at(7);
+        }
+        let marks = Marks::of(&state);
+        for (worker, work) in marks.found().workers.into_iter().enumerate() {
+            let origin = Origin::Port(port(worker), Stretch { at: 5, len: 1 });
+            let receiver = Some((port(worker), 7));
+            assert_eq!(work, Work { origin: Some(origin), receiver });
+        }
+        Marks::of_worker(&state, 3).done();
+        let left = marks.found().workers.iter().filter(|work| work.origin.is_some()).count();
+        assert_eq!(left, MAX_WORKERS - 1);
+        marks.clear();
+        assert_eq!(marks.found(), Found::default());
+    }
+
     #[test]
     fn marks_say_what_was_noted_until_it_is_done() {
         let marks = marks();
@@ -246,18 +320,18 @@ mod tests {
         marks.datagram(PortId(7), 65_535, 3);
         marks.delivering(PortId(9), 12);
         let batch = Origin::Port(PortId(7), Stretch { at: 65_535, len: 3 });
-        let found = marks.found();
-        assert_eq!((found.origin, found.receiver), (Some(batch), Some((PortId(9), 12))));
+        let work = Work { origin: Some(batch), receiver: Some((PortId(9), 12)) };
+        assert_eq!(first(&marks), work);
         marks.delivered();
         for inlet in [Inlet::PACKET, Inlet::queue(0), Inlet::queue(254)] {
             marks.frame(NetworkId(2), inlet, 0x1_0005, 1);
             let frame = Origin::Card(NetworkId(2), inlet, Stretch { at: 5, len: 1 });
-            assert_eq!(marks.found(), Found { origin: Some(frame), ..Found::default() });
+            assert_eq!(first(&marks), Work { origin: Some(frame), receiver: None });
         }
         marks.host(NetworkId(0));
-        assert_eq!(marks.found().origin, Some(Origin::Host(NetworkId(0))));
+        assert_eq!(first(&marks).origin, Some(Origin::Host(NetworkId(0))));
         marks.waiting(1023);
-        assert_eq!(marks.found().origin, Some(Origin::Waiting(1023)));
+        assert_eq!(first(&marks).origin, Some(Origin::Waiting(1023)));
         marks.done();
         marks.set_door(Some(PortId(0)));
         marks.set_network(Some(NetworkId(0)));
@@ -281,11 +355,11 @@ mod tests {
     fn no_word_in_the_marks_makes_the_reader_fail() {
         for word in [u64::MAX, 1, PORT << 48, 5 << 48, FRAME << 48 | 9 << 16] {
             let marks = marks();
-            for at in [ORIGIN_AT, RECEIVER_AT, DOOR_AT, NETWORK_AT] {
-                marks.0.put(at, word);
+            for at in (WORKERS_AT..WORKERS_AT + MAX_WORKERS * WORKER_LEN).step_by(8) {
+                marks.state.put(at, word);
             }
             let found = marks.found();
-            assert_eq!(found.origin, None, "{word:#x}");
+            assert!(found.workers.iter().all(|work| work.origin.is_none()), "{word:#x}");
         }
     }
 }

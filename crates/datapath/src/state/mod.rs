@@ -78,6 +78,8 @@ use crate::names::{NetworkId, Owner, PortId};
 pub const MAX_PORTS: usize = 1024;
 /// Networks one instance can have.
 pub const MAX_NETWORKS: usize = 64;
+/// Workers one instance can have.
+pub const MAX_WORKERS: usize = 8;
 /// Octets of one network's record.
 pub const NETWORK_LEN: usize = 4096;
 /// Octets of one port's record.

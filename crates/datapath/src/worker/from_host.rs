@@ -5,12 +5,12 @@
 
 use std::time::Instant;
 
-use super::Worker;
 use super::from_vm::addresses;
 use super::network::Network;
+use super::turn::Turn;
+use super::world::Later;
 use crate::counters::{Counter, Counters};
 use crate::datagram;
-use crate::event::Event;
 use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::names::{NetworkId, Owner};
@@ -21,17 +21,20 @@ use crate::uplink::{FromHost, Refusal};
 /// Datagrams read in one turn.
 const TURN: usize = 32;
 
-impl Worker {
+impl Turn<'_> {
     /// Serves what the host has sent, a bounded number of datagrams.
     pub(super) fn serve_host(&mut self, id: NetworkId, now: Instant) {
-        let Some(mut network) = self.networks.take(id.0) else { return };
+        let world = self.world;
+        let Some(network) = world.networks.get(id.0) else { return };
         let owner = Owner::Host(id);
+        let counters = Counters::of(&world.state, owner);
+        let mut outside = network.outside();
         let mut gone = false;
         for _ in 0..TURN {
-            self.storage.clear();
-            self.marks.host(id);
-            let Some(host) = &mut network.host else { break };
-            let datagram = match host.next(self.storage.room()) {
+            self.own.storage.clear();
+            self.own.marks.host(id);
+            let Some(host) = &mut outside.host else { break };
+            let datagram = match host.next(self.own.storage.room()) {
                 Ok(Some(datagram)) => datagram,
                 Ok(None) => break,
                 Err(refusal) => {
@@ -40,28 +43,26 @@ impl Worker {
                 }
             };
             faults::pass(Point::HostRead);
-            let counters = Counters::of(&self.state, owner);
             counters.add(Counter::Taken, 1);
             counters.add(Counter::TakenBytes, datagram.len as u64);
-            let (Ok(fate) | Err(fate)) = self.decide_from_host(&network, &datagram);
-            Counters::of(&self.state, owner).add(fate, 1);
-            self.finish(&mut network, owner);
+            let (Ok(fate) | Err(fate)) = self.decide_from_host(network, &datagram);
+            counters.add(fate, 1);
+            self.deliver();
             faults::pass(Point::HostDelivered);
-            if let Some(host) = &mut network.host {
+            if let Some(host) = &mut outside.host {
                 host.done();
             }
-            if std::mem::take(&mut network.host_suspected) {
-                NetworkSuspicion::of(&self.state, id).set_host(false);
+            if std::mem::take(&mut outside.host_suspected) {
+                NetworkSuspicion::of(&world.state, id).set_host(false);
             }
         }
-        self.marks.done();
-        self.networks.put(id.0, network);
+        self.own.marks.done();
+        self.lan_events(network, &mut outside);
+        drop(outside);
+        self.lan_rest(now);
         if gone {
-            // Somebody removed the device: epoll would report that for ever.
-            let _ = self.set_host(id, None);
-            self.emit(Event::HostPathLost { network: id });
+            self.later(Later::HostLost(id));
         }
-        self.lan_events(id, now);
     }
 
     fn decide_from_host(
@@ -69,7 +70,7 @@ impl Worker {
         network: &Network,
         datagram: &FromHost,
     ) -> Result<Counter, Counter> {
-        let bytes = self.storage.room().get(..datagram.len).ok_or(Counter::DropFrameLength)?;
+        let bytes = self.own.storage.room().get(..datagram.len).ok_or(Counter::DropFrameLength)?;
         #[cfg(feature = "fault-injection")]
         crate::faults::poison("host", bytes);
         let payload = datagram::parse_ip(bytes)?;
@@ -84,12 +85,12 @@ impl Worker {
             Fit::Refused(reason) => return Err(reason),
         }
         let len = payload.bytes().len();
-        let index = self.storage.push(0..len);
+        let index = self.own.storage.push(0..len);
         #[cfg(feature = "fault-injection")]
-        if crate::faults::spoil("host-to-vm", self.storage.datagram_mut(index)) {
+        if crate::faults::spoil("host-to-vm", self.own.storage.datagram_mut(index)) {
             return Ok(Counter::ToVm);
         }
-        self.storage.set_offload(index, offload);
+        self.own.storage.set_offload(index, offload);
         Ok(self.note_for(to, index))
     }
 }

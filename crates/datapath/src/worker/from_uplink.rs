@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use virtqueue::NetHeader;
 
-use super::Worker;
 use super::from_vm::{addresses, mtu16, write_fragment};
-use super::network::{Network, Taken};
+use super::network::{Network, Outside, Taken};
+use super::turn::Turn;
 use crate::answer;
 use crate::counters::{Counter, Counters};
 use crate::datagram;
@@ -31,20 +31,22 @@ use crate::uplink::Outgoing;
 /// How often the kernel's overflow counter is read while frames come in.
 const DROPS_EVERY: Duration = Duration::from_millis(100);
 
-impl Worker {
+impl Turn<'_> {
     /// Serves one batch of a ring of a card; how many frames there were.
     pub(super) fn serve_card(&mut self, id: NetworkId, inlet: Inlet, now: Instant) -> u64 {
-        let Some(mut network) = self.networks.take(id.0) else { return 0 };
-        self.storage.clear();
-        let taken = self.take_from_card(&mut network, inlet, now);
+        let world = self.world;
+        let Some(network) = world.networks.get(id.0) else { return 0 };
+        let mut outside = network.outside();
+        self.own.storage.clear();
+        let taken = self.take_from_card(network, &mut outside, inlet, now);
         if taken > 0 {
             faults::pass(Point::CardCopied);
         }
-        self.finish(&mut network, Owner::Uplink(id));
+        self.deliver();
         if taken > 0 {
             faults::pass(Point::CardDelivered);
         }
-        if let Some(uplink) = &mut network.uplink {
+        if let Some(uplink) = &mut outside.uplink {
             uplink.release(inlet);
             self.released(id, inlet, uplink);
             if taken == 0 && inlet == Inlet::PACKET {
@@ -56,52 +58,60 @@ impl Worker {
                 uplink.drops_due = now.checked_add(DROPS_EVERY);
             }
         }
-        self.marks.done();
-        self.networks.put(id.0, network);
-        self.lan_events(id, now);
+        self.own.marks.done();
+        // Still with the way out in hand: what has waited for a neighbour goes before what comes now.
+        self.lan_events(network, &mut outside);
+        drop(outside);
+        self.lan_rest(now);
         taken
     }
 
-    fn take_from_card(&mut self, network: &mut Network, inlet: Inlet, now: Instant) -> u64 {
+    fn take_from_card(
+        &mut self,
+        network: &Network,
+        outside: &mut Outside,
+        inlet: Inlet,
+        now: Instant,
+    ) -> u64 {
         let owner = Owner::Uplink(network.id);
         let (mut taken, mut octets) = (0u64, 0u64);
-        while self.storage.has_room() {
-            let Some(uplink) = &mut network.uplink else { break };
+        while self.own.storage.has_room() {
+            let Some(uplink) = &mut outside.uplink else { break };
             let care = *uplink.care_mut(inlet);
             if taken >= care.most() {
                 break;
             }
             let nth = (taken as u16).saturating_add(1);
-            self.marks.frame(network.id, inlet, uplink.position(inlet), nth);
+            self.own.marks.frame(network.id, inlet, uplink.position(inlet), nth);
             if care.skip && !uplink.pass_over(inlet) {
                 break;
             }
             let found = match care.skip {
                 true => Some(Err(Counter::DropPoison)),
-                false => uplink.take(inlet, self.storage.room()),
+                false => uplink.take(inlet, self.own.storage.room()),
             };
             let fate = match found {
                 None => break,
                 Some(Err(reason)) => {
-                    self.storage.looked_at(0);
+                    self.own.storage.looked_at(0);
                     Err(reason)
                 }
                 Some(Ok(Taken { header, len })) => {
-                    self.storage.looked_at(len);
+                    self.own.storage.looked_at(len);
                     octets = octets.saturating_add(len.saturating_sub(ETHERNET) as u64);
-                    self.decide_from_card(network, header.as_ref(), len, now)
+                    self.decide_from_card(network, outside, header.as_ref(), len, now)
                 }
             };
             taken = taken.saturating_add(1);
             let (Ok(fate) | Err(fate)) = fate;
-            Counters::of(&self.state, owner).add(fate, 1);
+            Counters::of(&self.world.state, owner).add(fate, 1);
         }
-        if let Some(uplink) = &network.uplink {
+        if let Some(uplink) = &outside.uplink {
             // The last mark was for one that was not there.
             let taken = u16::try_from(taken).unwrap_or(u16::MAX);
-            self.marks.frame(network.id, inlet, uplink.position(inlet), taken);
+            self.own.marks.frame(network.id, inlet, uplink.position(inlet), taken);
         }
-        let counters = Counters::of(&self.state, owner);
+        let counters = Counters::of(&self.world.state, owner);
         counters.add(Counter::Taken, taken);
         counters.add(Counter::TakenBytes, octets);
         taken
@@ -110,16 +120,17 @@ impl Worker {
     /// What becomes of the frame in storage's room. `Err` is a drop.
     fn decide_from_card(
         &mut self,
-        network: &mut Network,
+        network: &Network,
+        outside: &mut Outside,
         header: Option<&NetHeader>,
         len: usize,
         now: Instant,
     ) -> Result<Counter, Counter> {
-        let frame = self.storage.room().get(..len).unwrap_or_default();
+        let frame = self.own.storage.room().get(..len).unwrap_or_default();
         #[cfg(feature = "fault-injection")]
         crate::faults::poison("lan", frame);
         let (ethernet, payload) = datagram::parse(frame)?;
-        if let Some(uplink) = &mut network.uplink {
+        if let Some(uplink) = &mut outside.uplink {
             match uplink.lan.input(now, &ethernet, &payload, &mut uplink.outbox)? {
                 Heard::Elsewhere => {}
                 Heard::Silent => return Ok(Counter::Silent),
@@ -141,36 +152,36 @@ impl Worker {
         let fit = Fit::of(&offload, &payload, network.mtu);
         if let Fit::Refused(reason) = fit {
             let mtu = mtu16(network.mtu);
-            if !network.limiter.allow(now) {
-                let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+            if !outside.limiter.allow(now) {
+                let counters = Counters::of(&self.world.state, Owner::Uplink(network.id));
                 counters.add(Counter::IcmpLimited, 1);
             } else if let Some(inch) = network.outward_to(source)
                 && !ethernet.source.is_multicast()
-                && answer::too_big(&inch, &payload, mtu, &mut self.replies)
+                && answer::too_big(&inch, &payload, mtu, &mut self.own.replies)
             {
-                self.tell_outside(network, ethernet.source);
+                self.tell_outside(network.id, outside, ethernet.source);
             }
             return Err(reason);
         }
         let bytes = payload.bytes().len();
-        let index = self.storage.push(behind_ethernet(bytes));
+        let index = self.own.storage.push(behind_ethernet(bytes));
         #[cfg(feature = "fault-injection")]
-        if crate::faults::spoil("lan-to-vm", self.storage.datagram_mut(index)) {
+        if crate::faults::spoil("lan-to-vm", self.own.storage.datagram_mut(index)) {
             return Ok(Counter::ToVm);
         }
         if matches!(fit, Fit::InFragments) {
-            deliver::complete(&offload, self.storage.datagram_mut(index));
+            deliver::complete(&offload, self.own.storage.datagram_mut(index));
             return self.fragment_to_port(index, network, to);
         }
-        self.storage.set_offload(index, offload);
+        self.own.storage.set_offload(index, offload);
         Ok(self.note_for(to, index))
     }
 
     /// Notes a datagram for a port; that the port is not there is the receiver's drop.
     pub(super) fn note_for(&mut self, to: PortId, index: u16) -> Counter {
-        match self.ports.get_mut(to.0) {
-            Some(port) => self.inboxes.note(port, &mut self.storage, index),
-            None => Counters::of(&self.state, Owner::Port(to)).add(Counter::RxPortDown, 1),
+        match self.world.ports.get(to.0) {
+            Some(_) => self.own.inboxes.note(to, &mut self.own.storage, index),
+            None => Counters::of(&self.world.state, Owner::Port(to)).add(Counter::RxPortDown, 1),
         }
         Counter::ToVm
     }
@@ -183,13 +194,13 @@ impl Worker {
         to: PortId,
     ) -> Result<Counter, Counter> {
         let mut piece = 0;
-        while let Some(len) = write_fragment(&mut self.storage, index, network.mtu, piece) {
-            let cut = self.storage.push(0..len);
+        while let Some(len) = write_fragment(&mut self.own.storage, index, network.mtu, piece) {
+            let cut = self.own.storage.push(0..len);
             self.note_for(to, cut);
             piece = piece.saturating_add(1);
         }
         let Some(more) = piece.checked_sub(1) else { return Err(Counter::DropTooBig) };
-        let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+        let counters = Counters::of(&self.world.state, Owner::Uplink(network.id));
         counters.add(Counter::Fragmented, 1);
         counters.add(Counter::Fragments, more as u64);
         counters.add(Counter::ToVm, more as u64);
@@ -199,17 +210,17 @@ impl Worker {
     /// Sends the ICMP error among the replies to whoever on the LAN sent the frame that it is about:
     /// the datagram's source or its router. Nobody is asked for: the address in the datagram is
     /// whatever its sender wrote there.
-    fn tell_outside(&mut self, network: &mut Network, to: Mac) {
-        let Some(uplink) = &mut network.uplink else { return };
-        for frame in self.replies.iter() {
+    fn tell_outside(&mut self, id: NetworkId, outside: &mut Outside, to: Mac) {
+        let Some(uplink) = &mut outside.uplink else { return };
+        for frame in self.own.replies.iter() {
             let datagram = frame.get(ETHERNET..).unwrap_or_default();
             let ethernet = crate::port::header(to, uplink.facts.mac, datagram);
             let header = NetHeader::default();
             if uplink.card.send(&[Outgoing { header, ethernet, datagram }]).count > 0 {
-                let counters = Counters::of(&self.state, Owner::Uplink(network.id));
+                let counters = Counters::of(&self.world.state, Owner::Uplink(id));
                 counters.add(Counter::IcmpErrors, 1);
             }
         }
-        self.replies.clear();
+        self.own.replies.clear();
     }
 }

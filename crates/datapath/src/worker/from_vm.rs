@@ -16,150 +16,212 @@
 mod stretch;
 
 use std::net::IpAddr;
+use std::sync::MutexGuard;
 use std::time::Instant;
 
 use virtqueue::{NetHeader, RingFault};
 
-use super::Worker;
-use super::network::Network;
-use super::table::Table;
+use super::network::{Network, Outside};
+use super::turn::Turn;
+use super::world::World;
 use crate::admit::Way;
 use crate::answer::{self, Answer, LastInch, Replies, Unreachable};
 use crate::counters::{Counter, Counters};
 use crate::datagram::{self, Ip4, Payload};
-use crate::deliver::{self, Inboxes};
+use crate::deliver::{self, Inbox, Inboxes};
 use crate::event::Event;
 use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::fragment::Fragments;
-use crate::names::{NetworkId, Owner, PortId};
+use crate::names::{Mac, Owner, PortId};
 use crate::neighbor::{Asker, Lookup};
 use crate::offload::{Offload, Sender};
-use crate::pending::Pending;
-use crate::port::{ETHERNET, Frame, Port, behind_ethernet};
+use crate::port::{ETHERNET, Frame, Port, Receiving, Sending, behind_ethernet};
 use crate::state::StateMemory;
 use crate::state::marks::Marks;
 use crate::state::port::PortRecord;
 use crate::storage::{MAX_FRAME, Storage};
+use crate::sync::lock;
 
 /// A frame of so many octets costs about as much for them as for being one.
 const OCTETS_OF_A_FRAME: u64 = 4096;
 
+/// Receivers whose rings are in hand at the same time.
+const HELD: usize = 16;
+
 /// All that one batch touches beside the port it comes from.
-struct Batch<'a> {
-    network: &'a mut Network,
-    ports: &'a mut Table<Port>,
+struct Batch<'a, 'w> {
+    port: PortId,
+    network: &'w Network,
+    /// The network's way out, from the first datagram on that goes there.
+    outside: Option<MutexGuard<'w, Outside>>,
+    world: &'w World,
+    state: &'w StateMemory,
     storage: &'a mut Storage,
     replies: &'a mut Replies,
     inboxes: &'a mut Inboxes,
-    pending: &'a mut Pending,
-    state: &'a StateMemory,
+    to_uplink: &'a mut Vec<(u16, Mac)>,
+    to_host: &'a mut Vec<u16>,
     marks: &'a Marks,
     now: Instant,
 }
 
-impl Worker {
-    /// Serves one batch of a port; how much there was to do, in ordinary frames.
-    pub(super) fn serve_port(&mut self, id: PortId, now: Instant) -> u32 {
-        let Some(mut port) = self.ports.take(id.0) else { return 0 };
-        let Some(mut network) = self.networks.take(port.network.0) else {
-            self.ports.put(id.0, port);
-            return 0;
-        };
-        self.storage.clear();
-        let mac_known = port.inch.guest_mac.is_some();
+/// A receiver of the batch, its ring in hand.
+struct Receiver<'w> {
+    port: &'w Port,
+    inbox: Inbox,
+    ring: MutexGuard<'w, Receiving>,
+}
+
+impl Turn<'_> {
+    /// Serves one batch of a port; how much there was to do, in ordinary frames. `None` if the visit is
+    /// over: the port was moved, or its ring stopped.
+    pub(super) fn serve_port(&mut self, id: PortId, visit: u64, now: Instant) -> Option<u32> {
+        let world = self.world;
+        let port = world.ports.get(id.0)?;
+        let mut sending = port.sending();
+        if sending.visit != visit {
+            return None;
+        }
+        let Some(network) = world.networks.get(port.network.0) else { return Some(0) };
+        let own = &mut *self.own;
+        own.storage.clear();
+        let mac_known = sending.inch.guest_mac.is_some();
         let mut batch = Batch {
-            network: &mut network,
-            ports: &mut self.ports,
-            storage: &mut self.storage,
-            replies: &mut self.replies,
-            inboxes: &mut self.inboxes,
-            pending: &mut self.pending,
-            state: &self.state,
-            marks: &self.marks,
+            port: id,
+            network,
+            outside: None,
+            world,
+            state: &world.state,
+            storage: &mut own.storage,
+            replies: &mut own.replies,
+            inboxes: &mut own.inboxes,
+            to_uplink: &mut own.to_uplink,
+            to_host: &mut own.to_host,
+            marks: &own.marks,
             now,
         };
-        let (tally, mut fault) = batch.take(&mut port);
-        let taken = tally.taken;
-        let network_id = port.network.0;
-        let learned = (!mac_known).then_some(port.inch.guest_mac).flatten();
-        self.ports.put(id.0, port);
+        let (tally, mut fault) = batch.take(&mut sending);
+        let outside = batch.outside;
+        let mut has_events = false;
+        let learned = (!mac_known).then_some(sending.inch.guest_mac).flatten();
         if let Some(mac) = learned {
             // Before the frame that told it is given back: it may be the only one for long.
-            PortRecord::of(&self.state, id).set_mac(mac);
+            PortRecord::of(&world.state, id).set_mac(mac);
+            port.receiving().mac = Some(mac);
         }
-        if taken > 0 {
+        if tally.taken > 0 {
             faults::pass(Point::Copied);
-            self.finish(&mut network, Owner::Port(id));
+            if let Some(mut outside) = outside {
+                self.send_out(network, &mut outside, Owner::Port(id));
+                // A question for a neighbour, perhaps.
+                has_events = self.has_lan_events(network, &mut outside);
+            }
+            self.deliver();
             self.send_replies(id);
             faults::pass(Point::Delivered);
             if fault.is_none() {
-                fault = self.ports.get_mut(id.0).and_then(|p| p.give_back().err());
-                self.gone_on(id);
+                fault = sending.give_back().err();
+                self.gone_on(id, &mut sending);
             }
         }
-        self.marks.done();
-        self.networks.put(network_id, network);
-        if taken > 0 {
-            self.lan_events(NetworkId(network_id), now);
+        self.own.marks.done();
+        if let Some(fault) = fault {
+            sending.fall();
+            self.broken(id, fault);
+        }
+        drop(sending);
+        if has_events {
+            self.lan_events(network, &mut network.outside());
+            self.lan_rest(now);
         }
         if let Some(mac) = learned {
-            self.emit(Event::MacLearned { port: id, mac });
+            self.crew.emit(Event::MacLearned { port: id, mac });
         }
-        if let Some(fault) = fault {
-            self.break_port(id, &fault);
-        }
-        tally.work()
+        Some(tally.work())
     }
 
-    /// Delivers everything that the decided batch has noted.
-    pub(super) fn finish(&mut self, network: &mut Network, from: Owner) {
-        // All receivers' lines are on their way before the first is written to.
-        for to in self.inboxes.iter() {
-            if let Some(port) = self.ports.get_mut(to.0) {
-                port.foresee_chains();
+    /// Delivers everything that the decided batch has noted for ports.
+    pub(super) fn deliver(&mut self) {
+        let world = self.world;
+        let mut held = [const { None::<Receiver<'_>> }; HELD];
+        loop {
+            // All these receivers' lines are on their way before the first is written to. With one of
+            // them in hand nobody waits for another.
+            for place in &mut held {
+                while let Some((to, inbox)) = self.own.inboxes.take() {
+                    let Some(port) = world.ports.get(to.0) else { continue };
+                    if let Some(mut ring) = port.receiving_if_free() {
+                        ring.foresee_chains(inbox.datagrams);
+                        *place = Some(Receiver { port, inbox, ring });
+                        break;
+                    }
+                    self.own.busy.push((to, inbox));
+                }
+            }
+            for receiver in held.iter_mut().flatten() {
+                receiver.ring.foresee_buffers(receiver.inbox.datagrams);
+            }
+            let mut some = false;
+            for receiver in held.iter_mut().filter_map(Option::take) {
+                some = true;
+                self.hand_over(receiver);
+            }
+            if !some {
+                break;
             }
         }
-        for to in self.inboxes.iter() {
-            if let Some(port) = self.ports.get_mut(to.0) {
-                port.foresee_buffers();
+        while let Some((to, inbox)) = self.own.busy.pop() {
+            if let Some(port) = world.ports.get(to.0) {
+                self.hand_over(Receiver { port, inbox, ring: port.receiving() });
             }
         }
-        while let Some(to) = self.inboxes.take() {
-            let Some(port) = self.ports.get_mut(to.0) else { continue };
-            let delivered = deliver::to_port(port, &mut self.storage, &self.state, &self.marks);
-            self.marks.delivered();
-            self.received(to);
-            if let Err(fault) = delivered {
-                self.break_port(to, &fault);
-            }
+    }
+
+    /// Delivers what there is for one port.
+    fn hand_over(&mut self, mut receiver: Receiver<'_>) {
+        let Receiver { port, inbox, ref mut ring } = receiver;
+        let (storage, marks) = (&mut self.own.storage, &self.own.marks);
+        let delivered = deliver::to_port(port, ring, inbox, storage, &self.world.state, marks);
+        marks.delivered();
+        self.received(port.id, ring);
+        if let Err(fault) = delivered {
+            ring.fall();
+            self.broken(port.id, fault);
         }
-        let (storage, state) = (&mut self.storage, &self.state);
-        if let Some(uplink) = &mut network.uplink {
+    }
+
+    /// Sends what the decided batch has noted for the card and the host.
+    pub(super) fn send_out(&mut self, network: &Network, outside: &mut Outside, from: Owner) {
+        let own = &mut *self.own;
+        let (storage, state) = (&mut own.storage, &self.world.state);
+        if let Some(uplink) = &mut outside.uplink {
             let owner = Owner::Uplink(network.id);
-            let (mac, batch) = (uplink.facts.mac, &mut network.to_uplink);
+            let (mac, batch) = (uplink.facts.mac, &mut own.to_uplink);
             if let Some(xdp) = uplink.xdp.as_mut().filter(|_| uplink.facts.up) {
                 xdp.send(mac, owner, batch, storage, state, from);
             }
             deliver::to_uplink(&mut uplink.card, mac, owner, batch, storage, state, from);
         }
-        if let Some(host) = &mut network.host {
+        if let Some(host) = &mut outside.host {
             let owner = Owner::Host(network.id);
-            deliver::to_host(host, owner, &mut network.to_host, storage, state, from);
+            deliver::to_host(host, owner, &mut own.to_host, storage, state, from);
         }
     }
 
     /// Puts the base's own answers into the ring of the port that asked.
     pub(super) fn send_replies(&mut self, id: PortId) {
-        if self.replies.is_empty() {
+        if self.own.replies.is_empty() {
             return;
         }
-        let mut fault = None;
-        if let Some(port) = self.ports.get_mut(id.0) {
-            let counters = Counters::of(&self.state, Owner::Port(id));
-            for frame in self.replies.iter() {
-                self.marks.delivering(id, port.rx_position());
-                match port.put_frame(frame) {
+        let world = self.world;
+        if let Some(port) = world.ports.get(id.0) {
+            let counters = Counters::of(&world.state, Owner::Port(id));
+            let mut receiving = port.receiving();
+            let mut fault = None;
+            for frame in self.own.replies.iter() {
+                self.own.marks.delivering(id, receiving.position());
+                match receiving.put_frame(frame) {
                     Ok(Ok(())) => {}
                     Ok(Err(reason)) => counters.add(reason, 1),
                     Err(broken) => {
@@ -169,29 +231,30 @@ impl Worker {
                 }
             }
             if fault.is_none() {
-                fault = port.publish().err();
+                fault = receiving.publish().err();
             }
-            self.marks.delivered();
-            self.received(id);
+            self.own.marks.delivered();
+            self.received(id, &mut receiving);
+            if let Some(fault) = fault {
+                receiving.fall();
+                self.broken(id, fault);
+            }
         }
-        self.replies.clear();
-        if let Some(fault) = fault {
-            self.break_port(id, &fault);
-        }
+        self.own.replies.clear();
     }
 }
 
-impl Batch<'_> {
+impl Batch<'_, '_> {
     /// Takes the batch and decides each datagram; what it came to, and what broke.
-    fn take(&mut self, port: &mut Port) -> (Tally, Option<RingFault>) {
-        let counters = Counters::of(self.state, Owner::Port(port.id));
-        let mut tally = Tally { index: port.tx_index(), ..Tally::default() };
+    fn take(&mut self, port: &mut Sending) -> (Tally, Option<RingFault>) {
+        let counters = Counters::of(self.state, Owner::Port(self.port));
+        let mut tally = Tally { index: port.index(), ..Tally::default() };
         let most = port.care.most();
         let fault = loop {
             if tally.taken >= most || !self.storage.has_room() || port.is_exhausted() {
                 break None;
             }
-            self.marks.datagram(port.id, tally.index, tally.with(1));
+            self.marks.datagram(self.port, tally.index, tally.with(1));
             if port.care.skip {
                 match port.leave_out() {
                     Ok(true) => {
@@ -218,26 +281,26 @@ impl Batch<'_> {
             self.storage.looked_at(frame.len);
             tally.took(1, frame.len.saturating_sub(ETHERNET));
             let fate = self.decide_frame(port, &frame);
-            self.count(port, fate);
+            self.count(fate);
         };
         // The last mark was for one that was not there.
-        self.marks.datagram(port.id, tally.index, tally.with(0));
+        self.marks.datagram(self.port, tally.index, tally.with(0));
         tally.count(counters);
         (tally, fault)
     }
 
     /// Counts what was decided.
-    fn count(&self, port: &Port, fate: Result<Fate, Counter>) {
+    fn count(&self, fate: Result<Fate, Counter>) {
         match fate {
             Ok(Fate::Met(counter)) | Err(counter) => {
-                Counters::of(self.state, Owner::Port(port.id)).add(counter, 1);
+                Counters::of(self.state, Owner::Port(self.port)).add(counter, 1);
             }
             Ok(Fate::Noted) => {}
         }
     }
 
     /// What becomes of the frame in storage's room.
-    fn decide_frame(&mut self, port: &mut Port, frame: &Frame) -> Result<Fate, Counter> {
+    fn decide_frame(&mut self, port: &mut Sending, frame: &Frame) -> Result<Fate, Counter> {
         if !(ETHERNET..=MAX_FRAME).contains(&frame.len) {
             return Err(Counter::DropFrameLength);
         }
@@ -246,7 +309,12 @@ impl Batch<'_> {
     }
 
     /// What becomes of a frame in storage. `Err` is a drop.
-    fn decide(&mut self, port: &mut Port, header: &NetHeader, index: u16) -> Result<Fate, Counter> {
+    fn decide(
+        &mut self,
+        port: &mut Sending,
+        header: &NetHeader,
+        index: u16,
+    ) -> Result<Fate, Counter> {
         let bytes = self.storage.frame(index);
         #[cfg(feature = "fault-injection")]
         crate::faults::poison("vm", bytes);
@@ -264,26 +332,33 @@ impl Batch<'_> {
         };
         let offload = Offload::check(header, ETHERNET, &payload, Sender::Guest(port.allowed()))?;
         datagram::last_inch_only(&payload)?;
-        let way = self.network.admission.from_vm(port.id, source, destination);
+        let way = self.network.admission.from_vm(self.port, source, destination);
         #[cfg(feature = "fault-injection")]
         let way = crate::faults::forgive(way);
         let way = way?;
         let mtu = match way {
             Way::Port(_) | Way::Host => self.network.mtu,
-            Way::Outside => match &self.network.uplink {
+            Way::Outside => match &outside(&mut self.outside, self.network).uplink {
                 Some(uplink) if uplink.facts.up => uplink.facts.mtu,
                 Some(_) => return Err(Counter::DropUplinkDown),
                 None => {
-                    complain(port, self.state, self.now, self.replies, |inch, replies| {
-                        answer::unreachable(inch, &payload, Unreachable::Network, replies)
-                    });
+                    complain(
+                        self.port,
+                        port,
+                        self.state,
+                        self.now,
+                        self.replies,
+                        |inch, replies| {
+                            answer::unreachable(inch, &payload, Unreachable::Network, replies)
+                        },
+                    );
                     return Err(Counter::DropNoUplink);
                 }
             },
         };
         let fit = Fit::of(&offload, &payload, mtu);
         if let Fit::Refused(reason) = fit {
-            complain(port, self.state, self.now, self.replies, |inch, replies| {
+            complain(self.port, port, self.state, self.now, self.replies, |inch, replies| {
                 answer::too_big(inch, &payload, mtu16(mtu), replies)
             });
             return Err(reason);
@@ -300,21 +375,21 @@ impl Batch<'_> {
     }
 
     /// Notes a datagram for its way.
-    fn route(&mut self, port: &mut Port, index: u16, to: Destination) -> Result<Fate, Counter> {
+    fn route(&mut self, port: &mut Sending, index: u16, to: Destination) -> Result<Fate, Counter> {
         #[cfg(feature = "fault-injection")]
         if crate::faults::spoil(crate::faults::from_vm(to.way), self.storage.datagram_mut(index)) {
             return Ok(Fate::Noted);
         }
         match to.way {
             Way::Port(id) => {
-                match self.ports.get_mut(id.0) {
-                    Some(receiver) => self.inboxes.note(receiver, self.storage, index),
+                match self.world.ports.get(id.0) {
+                    Some(_) => self.inboxes.note(id, self.storage, index),
                     None => Counters::of(self.state, Owner::Port(id)).add(Counter::RxPortDown, 1),
                 }
                 Ok(Fate::Met(Counter::ToVm))
             }
-            Way::Host if self.network.host.is_some() => {
-                self.network.to_host.push(index);
+            Way::Host if outside(&mut self.outside, self.network).host.is_some() => {
+                self.to_host.push(index);
                 Ok(Fate::Noted)
             }
             Way::Host => Err(Counter::DropNoHostPath),
@@ -323,8 +398,14 @@ impl Batch<'_> {
     }
 
     /// Finds the next hop on the LAN; waits for it if it is not known.
-    fn outside(&mut self, port: &mut Port, index: u16, to: Destination) -> Result<Fate, Counter> {
-        let Some(uplink) = &mut self.network.uplink else { return Err(Counter::DropNoUplink) };
+    fn outside(
+        &mut self,
+        port: &mut Sending,
+        index: u16,
+        to: Destination,
+    ) -> Result<Fate, Counter> {
+        let outside = outside(&mut self.outside, self.network);
+        let Some(uplink) = &mut outside.uplink else { return Err(Counter::DropNoUplink) };
         let hop = match uplink.lan.next_hop(to.destination) {
             Ok(hop) => hop,
             Err(reason) => {
@@ -332,18 +413,20 @@ impl Batch<'_> {
                 return Err(reason);
             }
         };
-        let owner = Owner::Port(port.id);
+        let owner = Owner::Port(self.port);
         let asker = Asker { owner, address: Some(to.source) };
         match uplink.lan.lookup(self.now, hop, asker, &mut uplink.outbox) {
             Lookup::Known(mac) => {
-                self.network.to_uplink.push((index, mac));
+                self.to_uplink.push((index, mac));
                 Ok(Fate::Noted)
             }
             Lookup::Resolving => {
                 let offload = self.storage.item(index).map_or(Offload::default(), |i| i.offload);
                 let network = self.network.id;
                 let datagram = self.storage.datagram(index);
-                if let Some(evicted) = self.pending.push(network, owner, hop, &offload, datagram) {
+                let pending = &self.world.pending;
+                let evicted = lock(pending).push(network, owner, hop, &offload, datagram);
+                if let Some(evicted) = evicted {
                     let counters = Counters::of(self.state, evicted);
                     counters.add(Counter::DropNeighborQueueFull, 1);
                 }
@@ -360,12 +443,12 @@ impl Batch<'_> {
     /// Cuts a datagram into fragments and routes each.
     fn fragment(
         &mut self,
-        port: &mut Port,
+        port: &mut Sending,
         index: u16,
         mtu: u32,
         to: Destination,
     ) -> Result<Fate, Counter> {
-        let counters = Counters::of(self.state, Owner::Port(port.id));
+        let counters = Counters::of(self.state, Owner::Port(self.port));
         let mut piece = 0;
         while let Some(len) = write_fragment(self.storage, index, mtu, piece) {
             let cut = self.storage.push(0..len);
@@ -381,12 +464,20 @@ impl Batch<'_> {
         Ok(Fate::Noted)
     }
 
-    fn unreachable(&mut self, port: &mut Port, index: u16, why: Unreachable) {
+    fn unreachable(&mut self, port: &mut Sending, index: u16, why: Unreachable) {
         let Ok(payload) = datagram::parse_ip(self.storage.datagram(index)) else { return };
-        complain(port, self.state, self.now, self.replies, |inch, replies| {
+        complain(self.port, port, self.state, self.now, self.replies, |inch, replies| {
             answer::unreachable(inch, &payload, why, replies)
         });
     }
+}
+
+/// A network's way out, for the rest of the batch.
+fn outside<'o, 'a>(
+    held: &'o mut Option<MutexGuard<'a, Outside>>,
+    network: &'a Network,
+) -> &'o mut Outside {
+    held.get_or_insert_with(|| network.outside())
 }
 
 /// Writes fragment `piece` of a datagram into storage's room; its length, `None` after the last.
@@ -474,13 +565,14 @@ pub(super) fn addresses(payload: &Payload<'_>) -> Option<(IpAddr, IpAddr)> {
 
 /// Adds an ICMP error to what goes back to the guest, if it has not caused too many.
 pub(super) fn complain(
-    port: &mut Port,
+    id: PortId,
+    port: &mut Sending,
     state: &StateMemory,
     now: Instant,
     replies: &mut Replies,
     write: impl FnOnce(&LastInch, &mut Replies) -> bool,
 ) {
-    let counters = Counters::of(state, Owner::Port(port.id));
+    let counters = Counters::of(state, Owner::Port(id));
     if !port.limiter.allow(now) {
         counters.add(Counter::IcmpLimited, 1);
     } else if write(&port.inch, replies) {

@@ -1,77 +1,88 @@
 //! The loop: poll what is busy, sleep in epoll when nothing is.
 //!
 //! # Theory of operation
-//! A worker is a thread that owns ports, the networks they belong to, the cards and the host's TUN
-//! devices: all of it plain `&mut`, no locks. One turn of the loop:
+//! A worker is a thread that serves ports. The networks with their cards and TUN devices are served by
+//! one worker each, their *home*; every port belongs to one worker, and can be moved to another. One
+//! round of the loop:
 //!
 //! ```text
-//! commands   changes asked for by others, between two batches
-//! ports      each active port: one batch (from_vm)
+//! turn       each active port: one batch (from_vm)
 //! epoll      kicks make a port active; cards (from_uplink) and TUNs (from_host) that have something
-//! timers     neighbours, advertisements
+//! turn       what epoll has told; timers: neighbours, advertisements
+//! change     what others have asked for: everybody at rest between two batches   (the first worker)
 //! ```
 //! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing but kicks.
+//! What is shared, who may touch it when, and the order of the locks: `world`.
 //!
-//! A port is *active* from its kick until it has been empty for [`LINGER`], or until all are empty and
-//! nothing can be expected soon (`patience`). Then it is armed: the guest is asked to kick, the ring
-//! is looked at once more (so that no kick is lost), and the port leaves the active list. With no
-//! port active the loop sleeps in epoll until the next timer: idle VMs cost nothing, however many
-//! there are (rule 9).
+//! A port is *active* from its kick until it has been empty for [`LINGER`], or until all of its worker
+//! are empty and nothing can be expected soon (`patience`). Then it is armed: the guest is asked to
+//! kick, the ring is looked at once more (so that no kick is lost), and the port leaves the active
+//! list. With no port active the worker sleeps in epoll until the next timer: idle VMs cost nothing,
+//! however many there are (rule 9).
+//!
+//! # Moving a port
+//! A change takes the kick out of one worker's epoll and puts it into the other's, and leaves the other
+//! a note to look at the port (`change`). A kick before it is in the ring that the new worker looks at;
+//! one after it comes to the new worker. What the old one still has in hand (an entry of its active
+//! list, an event that epoll has told) is of an earlier visit, or not its port: it is passed over.
 //!
 //! # Invariants
 //! - Between two turns nothing of a VM's traffic is here but what waits for a neighbour, and that
 //!   lies in the state memory (rule 7).
 //! - A batch is bounded, and active ports take turns: one that floods cannot keep another from its
 //!   share.
+//! - What a port sends goes through one worker at a time, in the order of its ring.
 
+mod change;
 mod from_host;
 mod from_uplink;
 mod from_vm;
 mod handle;
 mod lan;
+#[cfg(test)]
+mod model;
+mod moving;
 mod network;
 mod patience;
 mod poison;
 mod setup;
 mod table;
+mod turn;
+mod world;
 mod xdp;
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll};
 
-pub use handle::{Gone, WorkerHandle, spawn};
+pub use handle::{Gone, WorkerHandle, Workers, spawn, spawn_several};
+pub use moving::NotMoved;
 pub use network::UplinkFacts;
 pub use setup::{NetworkSetup, PortSetup, UplinkSetup};
 
-use crate::answer::{ADVERTISE_EVERY, Replies};
-use crate::deliver::Inboxes;
-use crate::event::Event;
 use crate::names::{Inlet, NetworkId, PortId};
-use crate::pending::Pending;
-use crate::port::Port;
-use crate::state::StateMemory;
-use crate::state::marks::Marks;
-use crate::storage::Storage;
-use network::Network;
-use patience::{LINGER, Patience};
-use table::Table;
+use change::Change;
+use patience::LINGER;
+use turn::{Own, Turn};
+use world::Crew;
 
 /// How often epoll is asked while ports are polled and it has nothing to say: the call costs as much as
 /// many datagrams.
 const LOOK_ROUND: Duration = Duration::from_micros(20);
+/// For how long one worker works at a time after a death of the base's own making: longer than it takes
+/// until all front ends are taken over and their rings have gone on.
+const ONE_BY_ONE: Duration = Duration::from_secs(10);
 
-/// A change, run on the worker's thread between two batches.
-type Command = Box<dyn FnOnce(&mut Worker) + Send>;
+/// A change, run on the first worker's thread while all are between two batches.
+type Command = Box<dyn FnOnce(&mut Change<'_>) + Send>;
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
-    Commands,
+    /// The worker itself is called.
+    Desk,
     Port(PortId),
     Card(NetworkId, Inlet),
     Host(NetworkId),
@@ -80,7 +91,7 @@ enum Token {
 impl Token {
     fn data(self) -> epoll::EventData {
         let (kind, id) = match self {
-            Self::Commands => (0u64, 0),
+            Self::Desk => (0u64, 0),
             Self::Port(PortId(id)) => (1, id.into()),
             Self::Card(NetworkId(id), inlet) => (2, u32::from(id) | u32::from(inlet.0) << 16),
             Self::Host(NetworkId(id)) => (3, id.into()),
@@ -92,7 +103,7 @@ impl Token {
         let word = data.u64();
         let (id, inlet) = (word as u16, Inlet((word >> 16) as u8));
         Some(match word >> 32 {
-            0 => Self::Commands,
+            0 => Self::Desk,
             1 => Self::Port(PortId(id)),
             2 => Self::Card(NetworkId(id), inlet),
             3 => Self::Host(NetworkId(id)),
@@ -101,63 +112,64 @@ impl Token {
     }
 }
 
-/// An active port: since when it has had nothing.
-struct Active {
-    port: PortId,
-    last: Instant,
+/// What comes after a turn.
+enum Next {
+    /// Another.
+    Turn,
+    /// A look at epoll, for so long at most.
+    Look(Option<rustix::fs::Timespec>),
+    /// Nothing: the worker is to end.
+    End,
 }
 
-/// The datapath's thread.
-pub struct Worker {
-    state: StateMemory,
-    marks: Marks,
-    epoll: OwnedFd,
-    wake: Arc<OwnedFd>,
-    commands: Receiver<Command>,
-    events: Box<dyn Fn(Event) + Send>,
-    ports: Table<Port>,
-    networks: Table<Network>,
-    active: Vec<Active>,
-    patience: Patience,
-    storage: Storage,
-    replies: Replies,
-    inboxes: Inboxes,
-    pending: Pending,
-    advertise_at: Instant,
-    /// Nothing is served before everything is in place: a datagram for a port that a successor has
-    /// not taken over yet would be lost.
-    serving: bool,
-    stopped: bool,
+/// One of the datapath's threads.
+struct Worker {
+    crew: Arc<Crew>,
+    own: Own,
+    /// What others ask for: the first worker has it.
+    commands: Option<Receiver<Command>>,
 }
 
 impl Worker {
     fn run(mut self) {
-        while !self.serving && !self.stopped {
-            match self.commands.recv() {
-                Ok(command) => command(&mut self),
-                Err(_) => return,
-            }
+        if !self.wait_for_service() {
+            return;
         }
+        let together_at = Instant::now().checked_add(ONE_BY_ONE);
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(64);
         let (mut looked, mut quiet) = (Instant::now(), false);
-        while !self.stopped {
+        loop {
             let now = Instant::now();
-            self.serve_active(now);
             let soon = now.saturating_duration_since(looked) < LOOK_ROUND;
-            if soon && quiet && !self.active.is_empty() {
-                continue;
-            }
+            let next = self.turn(|turn| {
+                if turn.world.stopped {
+                    return Next::End;
+                }
+                turn.serve_active(now);
+                if soon && quiet && !turn.own.active.is_empty() {
+                    return Next::Turn;
+                }
+                Next::Look(turn.timeout(now))
+            });
+            let timeout = match next {
+                Next::Turn => continue,
+                Next::Look(timeout) => timeout,
+                Next::End => return,
+            };
             looked = now;
-            let timeout = self.timeout(now);
             ready.clear();
             match epoll::wait(
-                &self.epoll,
+                self.crew.desk(self.own.index).epoll(),
                 rustix::buffer::spare_capacity(&mut ready),
                 timeout.as_ref(),
             ) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 // Any other error means the epoll descriptor itself is wrong: nothing can be served.
-                Err(_) => return,
+                Err(_) => {
+                    self.crew.write().stopped = true;
+                    self.crew.ring_all();
+                    return;
+                }
             }
             // A kick is served with the ports; a card or TUN may have more, and so may epoll.
             let more = ready.iter().any(|event| {
@@ -165,138 +177,77 @@ impl Worker {
             });
             quiet = !more && ready.len() < ready.capacity();
             let now = Instant::now();
-            for event in &ready {
-                match Token::from_data(event.data) {
-                    Some(Token::Commands) => self.run_commands(),
-                    Some(Token::Port(id)) => self.activate(id, now),
-                    Some(Token::Card(id, inlet)) => {
-                        self.serve_card(id, inlet, now);
-                    }
-                    Some(Token::Host(id)) => self.serve_host(id, now),
-                    None => {}
+            let called = self.turn(|turn| turn.serve_events(&ready, now));
+            if called {
+                self.run_commands();
+            }
+            if self.crew.is_one_by_one() && together_at.is_none_or(|at| at <= now) {
+                self.crew.work_together();
+            }
+        }
+    }
+
+    /// Runs what has to be in place before anything is served; false if the worker is to end.
+    fn wait_for_service(&mut self) -> bool {
+        loop {
+            {
+                let world = self.crew.read();
+                if world.stopped {
+                    return false;
+                }
+                if world.serving {
+                    return true;
                 }
             }
-            self.timers(now);
-        }
-    }
-
-    /// One batch for each active port; those that have been empty for long enough fall asleep.
-    fn serve_active(&mut self, now: Instant) {
-        if self.active.is_empty() {
-            return;
-        }
-        let mut active = std::mem::take(&mut self.active);
-        let mut datagrams = 0u32;
-        active.retain_mut(|entry| {
-            let taken = self.serve_port(entry.port, now);
-            if taken > 0 {
-                entry.last = now;
-                datagrams = datagrams.saturating_add(taken);
-                return true;
-            }
-            if now.saturating_duration_since(entry.last) < LINGER {
-                return true;
-            }
-            !self.fall_asleep(entry.port)
-        });
-        // Ports that became active meanwhile (none can today) would have been pushed here.
-        active.append(&mut self.active);
-        if datagrams > 0 {
-            self.patience.work(now, datagrams);
-        } else if !self.patience.goes_on(now) {
-            active.retain(|entry| !self.fall_asleep(entry.port));
-        }
-        self.active = active;
-    }
-
-    /// Asks the guest for a kick; false if the port must stay active.
-    fn fall_asleep(&mut self, id: PortId) -> bool {
-        let Some(port) = self.ports.get_mut(id.0) else { return true };
-        if port.must_be_polled() {
-            return false;
-        }
-        match port.arm() {
-            Ok(true) => {
-                port.disarm();
-                false
-            }
-            Ok(false) => {
-                port.active = false;
-                true
-            }
-            Err(fault) => {
-                self.break_port(id, &fault);
-                true
+            let Some(commands) = &self.commands else {
+                // Its mail stays where it is.
+                let crew = self.crew.clone();
+                let mut wake = [PollFd::new(crew.desk(self.own.index).wake(), PollFlags::IN)];
+                let _ = rustix::event::poll(&mut wake, None);
+                self.own.look_at(&crew.desk(self.own.index).read());
+                continue;
+            };
+            match commands.recv() {
+                Ok(command) => self.change(command),
+                // Nobody is left who could ask for anything: the others are to end, too.
+                Err(_) => {
+                    self.crew.write().stopped = true;
+                    self.crew.ring_all();
+                    return false;
+                }
             }
         }
     }
 
-    fn activate(&mut self, id: PortId, now: Instant) {
-        let Some(port) = self.ports.get_mut(id.0) else { return };
-        if !port.active && port.sends() {
-            port.active = true;
-            port.disarm();
-            self.active.push(Active { port: id, last: now });
+    /// Does some work beside the other workers, and then what of it has to be a change.
+    fn turn<R>(&mut self, work: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        let Self { crew, own, .. } = self;
+        let done = if crew.is_one_by_one() {
+            let world = crew.write();
+            work(&mut Turn { world: &world, own, crew })
+        } else {
+            let world = crew.read();
+            work(&mut Turn { world: &world, own, crew })
+        };
+        if std::mem::take(&mut self.own.has_later) {
+            self.change(Box::new(|_| ()));
         }
+        done
     }
 
-    /// How long the loop may sleep: not at all while a port is active.
-    fn timeout(&self, now: Instant) -> Option<rustix::fs::Timespec> {
-        if !self.active.is_empty() {
-            return Some(rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 });
-        }
-        let until = self
-            .networks
-            .iter()
-            .filter_map(Network::deadline)
-            .chain([self.advertise_at])
-            .min()?
-            .saturating_duration_since(now);
-        rustix::fs::Timespec::try_from(until).ok()
+    /// Makes a change while everybody rests.
+    fn change(&mut self, change: Command) {
+        let Self { crew, own, .. } = self;
+        let mut world = crew.write();
+        let mut at_rest = Change { world: &mut world, own, crew };
+        at_rest.do_what_was_noted();
+        change(&mut at_rest);
+        at_rest.do_what_was_noted();
     }
 
     fn run_commands(&mut self) {
-        let mut count = [0u8; 8];
-        // Not blocking: an empty counter means that another turn has seen these commands already.
-        let _ = rustix::io::read(&self.wake, &mut count);
-        while let Ok(command) = self.commands.try_recv() {
-            command(self);
+        while let Some(command) = self.commands.as_ref().and_then(|c| c.try_recv().ok()) {
+            self.change(command);
         }
-    }
-
-    fn timers(&mut self, now: Instant) {
-        if now >= self.advertise_at {
-            self.advertise_at = now.checked_add(ADVERTISE_EVERY).unwrap_or(now);
-            for id in self.ports.ids() {
-                self.advertise(PortId(id));
-            }
-        }
-        for id in 0..self.networks.len() {
-            let due = self
-                .networks
-                .get(id)
-                .and_then(Network::deadline)
-                .is_some_and(|deadline| deadline <= now);
-            if due {
-                self.poll_lan(NetworkId(id), now);
-            }
-        }
-    }
-
-    fn watch(&self, fd: BorrowedFd<'_>, token: Token, edge: bool) -> io::Result<()> {
-        let mut flags = epoll::EventFlags::IN;
-        if edge {
-            flags |= epoll::EventFlags::ET;
-        }
-        epoll::add(&self.epoll, fd, token.data(), flags).map_err(Into::into)
-    }
-
-    fn unwatch(&self, fd: impl AsFd) {
-        // It may never have been watched; then there is nothing to undo.
-        let _ = epoll::delete(&self.epoll, fd);
-    }
-
-    fn emit(&self, event: Event) {
-        (self.events)(event);
     }
 }

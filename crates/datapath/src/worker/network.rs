@@ -1,6 +1,12 @@
-//! One network as the worker sees it: its list, its card, its path to the host.
+//! One network as the workers see it: its list, its card, its path to the host.
+//!
+//! # Theory of operation
+//! The list is read by all workers, and changes while they rest. The way out (card, neighbours, the
+//! host's device) is behind one lock: a worker takes it for a batch that has something for it. What
+//! comes in there, and its timers, are the business of one worker, the network's *home*.
 
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use virtqueue::NetHeader;
@@ -13,8 +19,10 @@ use crate::names::{Inlet, Mac, NetworkId};
 use crate::neighbor::{Lan, Outbox};
 use crate::reserved::Class;
 use crate::state::suspicion::Care;
+use crate::sync::{lock, own};
 use crate::uplink::{HostPath, PacketUplink, Received};
 
+use super::setup::NetworkSetup;
 use super::xdp::XdpSide;
 
 /// What is known of a card; it changes while the card is in use.
@@ -122,27 +130,70 @@ impl UplinkSide {
     }
 }
 
-/// One network.
-pub struct Network {
-    pub id: NetworkId,
-    /// Octets of the largest datagram on the VMs' links.
-    pub mtu: u32,
-    pub admission: Admission,
+/// The way out of a network, and in.
+#[derive(Default)]
+pub struct Outside {
     pub uplink: Option<UplinkSide>,
     pub host: Option<HostPath>,
     /// A base has died of a datagram from the host, and none was carried since.
     pub host_suspected: bool,
-    /// Speaks to the LAN in ICMP errors, as an inch speaks to its guest.
-    pub outward: LastInch,
     /// How many ICMP errors may go to the LAN.
     pub limiter: Limiter,
-    /// Of the current batch: what goes to the card, with its next hop.
-    pub to_uplink: Vec<(u16, Mac)>,
-    /// Of the current batch: what goes to the host.
-    pub to_host: Vec<u16>,
+    /// When the home worker believes that something is due.
+    told: Option<Instant>,
+}
+
+impl Outside {
+    /// When something is due at the card, for the home worker to know.
+    pub fn tell_deadline(&mut self) -> Option<Instant> {
+        self.told = self.deadline();
+        self.told
+    }
+
+    /// Whether something is due earlier than the home worker believes; says so only once.
+    pub fn is_due_earlier(&mut self) -> bool {
+        let told = self.told;
+        self.tell_deadline().is_some_and(|due| told.is_none_or(|told| due < told))
+    }
+
+    /// When something is due at the card.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.uplink.as_ref().and_then(UplinkSide::deadline)
+    }
+}
+
+/// One network.
+pub struct Network {
+    pub id: NetworkId,
+    /// The worker that serves its card and its path to the host.
+    pub home: usize,
+    /// Octets of the largest datagram on the VMs' links.
+    pub mtu: u32,
+    pub admission: Admission,
+    /// Speaks to the LAN in ICMP errors, as an inch speaks to its guest.
+    pub outward: LastInch,
+    outside: Mutex<Outside>,
 }
 
 impl Network {
+    /// Without a card or a path to the host.
+    pub fn new(setup: NetworkSetup, home: usize) -> Self {
+        let NetworkSetup { id, mtu, on_link, outward } = setup;
+        let admission = Admission::new(&on_link);
+        Self { id, home, mtu, admission, outward, outside: Mutex::default() }
+    }
+
+    /// The way out. Nothing may be locked while it is held but what waits for a neighbour, and what
+    /// receives.
+    pub fn outside(&self) -> MutexGuard<'_, Outside> {
+        lock(&self.outside)
+    }
+
+    /// The way out, while everything is at rest.
+    pub fn outside_mut(&mut self) -> &mut Outside {
+        own(&mut self.outside)
+    }
+
     /// The inch through which a host on the LAN is told of an error about its own datagram. `None`
     /// if the base has no address to say it from: its own of the last inch means something else
     /// outside, the gateway perhaps.
@@ -162,10 +213,5 @@ impl Network {
             IpAddr::V6(address) => inch.addresses6.push(address),
         }
         Some(inch)
-    }
-
-    /// When something is due at the card.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.uplink.as_ref().and_then(UplinkSide::deadline)
     }
 }

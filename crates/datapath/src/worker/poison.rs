@@ -1,25 +1,27 @@
-//! What the worker does about what a base has died of: it leaves it out, and clears whoever has made
+//! What a worker does about what a base has died of: it leaves it out, and clears whoever has made
 //! progress. Who is suspected, and of what, was decided before (`state::blame`).
 
-use super::Worker;
+use super::change::Change;
 use super::network::UplinkSide;
+use super::turn::Turn;
 use crate::counters::{Counter, Counters};
 use crate::names::{Inlet, NetworkId, Owner, PortId, Side};
+use crate::port::{Receiving, Sending};
+use crate::state::StateMemory;
 use crate::state::suspicion::{Care, NetworkSuspicion, PortSuspicion};
 
-impl Worker {
+impl Turn<'_> {
     /// A port's batch was given back.
     #[inline]
-    pub(super) fn gone_on(&mut self, id: PortId) {
-        let Some(port) = self.ports.get_mut(id.0) else { return };
-        if port.care == Care::default() {
+    pub(super) fn gone_on(&self, id: PortId, sending: &mut Sending) {
+        if sending.care == Care::default() {
             return;
         }
-        let suspicion = PortSuspicion::of(&self.state, id);
-        if std::mem::take(&mut port.care.skip) {
+        let suspicion = PortSuspicion::of(&self.world.state, id);
+        if std::mem::take(&mut sending.care.skip) {
             suspicion.set_skip(Side::Tx, None);
         }
-        if port.care.passed(port.tx_index()) {
+        if sending.care.passed(sending.index()) {
             suspicion.set_sent(None);
             suspicion.set_skip(Side::Tx, None);
         }
@@ -27,9 +29,9 @@ impl Worker {
 
     /// Something was published in a port's rx ring.
     #[inline]
-    pub(super) fn received(&mut self, id: PortId) {
-        if self.ports.get_mut(id.0).is_some_and(|port| port.is_cleared()) {
-            let suspicion = PortSuspicion::of(&self.state, id);
+    pub(super) fn received(&self, id: PortId, receiving: &mut Receiving) {
+        if receiving.is_cleared() {
+            let suspicion = PortSuspicion::of(&self.world.state, id);
             suspicion.set_skip(Side::Rx, None);
             suspicion.set_receiving(None);
         }
@@ -43,7 +45,7 @@ impl Worker {
         if *care == Care::default() {
             return;
         }
-        let suspicion = NetworkSuspicion::of(&self.state, id);
+        let suspicion = NetworkSuspicion::of(&self.world.state, id);
         if std::mem::take(&mut care.skip) {
             suspicion.skipped_frame(inlet);
         }
@@ -51,29 +53,21 @@ impl Worker {
             suspicion.forget_frames(inlet);
         }
     }
+}
 
-    /// How a ring of a card that was just taken into use is to be served.
-    pub(super) fn care_of_card(&self, id: NetworkId, inlet: Inlet, position: u64) -> Care {
-        let suspicion = NetworkSuspicion::of(&self.state, id);
-        let (frames, skip) = (suspicion.frames(inlet), suspicion.skip_frame(inlet));
-        let care = Care::at(position as u16, frames, skip);
-        if care == Care::default() {
-            suspicion.forget_frames(inlet);
-        }
-        care
-    }
-
+impl Change<'_> {
     /// Throws away the datagram from the host of which a base has died twice. To be called before
     /// any is read.
     pub(super) fn leave_out_from_host(&mut self, id: NetworkId) {
-        let suspicion = NetworkSuspicion::of(&self.state, id);
-        let Some(network) = self.networks.get_mut(id.0) else { return };
-        network.host_suspected = suspicion.host();
+        let suspicion = NetworkSuspicion::of(&self.world.state, id);
+        let Some(network) = self.world.networks.get_mut(id.0) else { return };
+        let outside = network.outside_mut();
+        outside.host_suspected = suspicion.host();
         if !suspicion.skip_host() {
             return;
         }
-        if network.host.as_mut().is_some_and(|host| host.leave_out()) {
-            let counters = Counters::of(&self.state, Owner::Host(id));
+        if outside.host.as_mut().is_some_and(|host| host.leave_out()) {
+            let counters = Counters::of(&self.world.state, Owner::Host(id));
             counters.add(Counter::Taken, 1);
             counters.add(Counter::DropPoison, 1);
         }
@@ -82,8 +76,25 @@ impl Worker {
 
     /// A port is not quarantined any more: its rings come next.
     pub(super) fn release_port(&mut self, id: PortId) {
-        if let Some(port) = self.ports.get_mut(id.0) {
-            port.quarantined = false;
+        if let Some(port) = self.world.ports.get_mut(id.0) {
+            let (_, receiving) = port.halves();
+            receiving.quarantined = false;
         }
     }
+}
+
+/// How a ring of a card that was just taken into use is to be served.
+pub(super) fn care_of_card(
+    state: &StateMemory,
+    id: NetworkId,
+    inlet: Inlet,
+    position: u64,
+) -> Care {
+    let suspicion = NetworkSuspicion::of(state, id);
+    let (frames, skip) = (suspicion.frames(inlet), suspicion.skip_frame(inlet));
+    let care = Care::at(position as u16, frames, skip);
+    if care == Care::default() {
+        suspicion.forget_frames(inlet);
+    }
+    care
 }

@@ -36,11 +36,6 @@ impl<T> Table<T> {
         }
     }
 
-    /// One more than the largest number that was ever used.
-    pub fn len(&self) -> u16 {
-        u16::try_from(self.0.len()).unwrap_or(u16::MAX)
-    }
-
     /// All things, in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().filter_map(|t| t.as_deref())

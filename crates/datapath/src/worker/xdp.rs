@@ -20,8 +20,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use super::Token;
+use super::change::Change;
 use super::handle::{Gone, WorkerHandle};
-use super::{Token, Worker};
+use super::poison::care_of_card;
 use crate::counters::{Counter, Counters};
 use crate::faults::{self, Point};
 use crate::names::{Inlet, Mac, NetworkId, Owner};
@@ -246,7 +248,7 @@ impl WorkerHandle {
     /// The network's card, which it has been given, is used by AF_XDP from now on. What cannot be
     /// watched is refused.
     pub fn set_xdp(&self, id: NetworkId, card: XdpUplink) -> Result<io::Result<()>, Gone> {
-        self.call(move |worker| worker.set_xdp(id, card))
+        self.call(move |change| change.set_xdp(id, card))
     }
 
     /// It is not used by AF_XDP any more. The worker must be serving: what lies in the receive rings
@@ -258,7 +260,7 @@ impl WorkerHandle {
             // It fails if the card is gone, and the program with it.
             let _ = control.detach();
         }
-        drop(self.call(move |worker| worker.end_xdp(id))?);
+        drop(self.call(move |change| change.end_xdp(id))?);
         Ok(())
     }
 
@@ -268,33 +270,35 @@ impl WorkerHandle {
         id: NetworkId,
         change: impl FnOnce(&mut XdpUplink) -> R + Send + 'static,
     ) -> Result<Option<R>, Gone> {
-        self.call(move |worker| {
-            let uplink = worker.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut())?;
+        self.call(move |at_rest| {
+            let uplink = at_rest.world.uplink(id)?;
             uplink.xdp.as_mut().map(|xdp| change(&mut xdp.card))
         })
     }
 }
 
-impl Worker {
+impl Change<'_> {
     fn set_xdp(&mut self, id: NetworkId, card: XdpUplink) -> io::Result<()> {
         // What came by the packet socket before the program was there comes first.
         for _ in 0..MOST_BATCHES {
-            if !self.serving || self.serve_card(id, Inlet::PACKET, Instant::now()) == 0 {
+            let serving = self.world.serving;
+            if !serving || self.turn().serve_card(id, Inlet::PACKET, Instant::now()) == 0 {
                 break;
             }
         }
+        let Some(home) = self.world.networks.get(id.0).map(|n| n.home) else { return Ok(()) };
         let count = card.queues();
         for queue in 0..count {
             let Some(socket) = card.socket(queue) else { continue };
-            self.watch(socket, Token::Card(id, Inlet::queue(queue)), false)?;
+            self.crew.desk(home).watch(socket, Token::Card(id, Inlet::queue(queue)), false)?;
         }
         let care = |queue| {
             let inlet = Inlet::queue(queue);
-            self.care_of_card(id, inlet, card.position(queue).into())
+            care_of_card(&self.world.state, id, inlet, card.position(queue).into())
         };
         let cares = (0..count).map(care).collect();
         let side = XdpSide::new(card, cares);
-        if let Some(uplink) = self.networks.get_mut(id.0).and_then(|n| n.uplink.as_mut()) {
+        if let Some(uplink) = self.world.uplink(id) {
             uplink.xdp = Some(side);
         }
         Ok(())
@@ -302,22 +306,25 @@ impl Worker {
 
     /// Its program is off the card.
     fn end_xdp(&mut self, id: NetworkId) -> Option<XdpSide> {
-        let xdp = self.networks.get_mut(id.0)?.uplink.as_mut()?.xdp.as_ref()?;
+        let home = self.world.networks.get(id.0)?.home;
+        let xdp = self.world.uplink(id)?.xdp.as_ref()?;
         let (queues, most) = (xdp.card.queues(), xdp.card.inward());
         for queue in 0..queues {
             // No more frames come, and each batch has one at least.
             for _ in 0..most {
-                if self.serve_card(id, Inlet::queue(queue), Instant::now()) == 0 {
+                if self.turn().serve_card(id, Inlet::queue(queue), Instant::now()) == 0 {
                     break;
                 }
             }
         }
-        let uplink = self.networks.get_mut(id.0)?.uplink.as_mut()?;
-        let counters = Counters::of(&self.state, Owner::Uplink(id));
+        let state = self.world.state.clone();
+        let uplink = self.world.uplink(id)?;
+        let counters = Counters::of(&state, Owner::Uplink(id));
         uplink.count_drops(counters);
         let mut xdp = uplink.xdp.take()?;
         xdp.finish(uplink.facts.up, counters);
-        xdp.sockets().for_each(|socket| self.unwatch(socket));
+        let desk = self.crew.desk(home);
+        xdp.sockets().for_each(|socket| desk.unwatch(socket));
         Some(xdp)
     }
 }

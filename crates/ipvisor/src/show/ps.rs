@@ -35,7 +35,7 @@ fn render(ps: &Ps) -> String {
         out.push_str(&format!("\n{}\n", text(&networks)));
     }
     if !ps.vms.is_empty() {
-        let columns = [
+        let mut columns = vec![
             "VM",
             "STATE",
             "FOR",
@@ -47,6 +47,9 @@ fn render(ps: &Ps) -> String {
             "MAC",
             "PORT",
         ];
+        if ps.vms.iter().any(|vm| vm.worker.is_some()) {
+            columns.push("WORKER");
+        }
         let mut vms = table(&columns);
         vms.add_rows(ps.vms.iter().map(vm));
         out.push_str(&format!("\n{}\n", text(&vms)));
@@ -101,7 +104,7 @@ fn vm(vm: &VmStatus) -> Vec<Cell> {
         (None, true) => Cell::new("attached"),
         (None, false) => Cell::new("waiting"),
     };
-    vec![
+    let mut cells = vec![
         Cell::new(&vm.name),
         match colour {
             Some(colour) => state.fg(colour),
@@ -116,7 +119,9 @@ fn vm(vm: &VmStatus) -> Vec<Cell> {
         or_none((!vm.addresses.is_empty()).then(|| lines(&vm.addresses))),
         or_none(vm.mac.as_ref()),
         port,
-    ]
+    ];
+    cells.extend(vm.worker.map(Cell::new));
+    cells
 }
 
 fn lines<T: Display>(values: &[T]) -> String {
@@ -137,9 +142,19 @@ mod tests {
     use base::control::{InstanceStatus, UplinkStatus};
 
     #[test]
-    fn all_that_runs_is_shown_with_what_is_wrong_below() {
+    fn the_worker_of_each_port_is_shown_where_there_are_several() {
+        let mut ps = example();
+        assert!(!render(&ps).contains("WORKER"));
+        ps.vms[0].worker = Some(1);
+        let shown = render(&ps);
+        let lines: Vec<_> = shown.lines().filter(|l| l.contains("quarantined")).collect();
+        assert!(shown.contains("PORT         WORKER"), "{shown}");
+        assert!(lines[0].ends_with("quarantined  1"), "{shown}");
+    }
+
+    fn example() -> Ps {
         let address = |a: &str| a.parse().unwrap();
-        let shown = render(&Ps {
+        Ps {
             instance: InstanceStatus {
                 version: "0.1.0".into(),
                 holder: 10,
@@ -174,11 +189,17 @@ mod tests {
                 addresses: vec![address("203.0.113.10"), address("2001:db8:1::10")],
                 mac: None,
                 attached: false,
+                worker: None,
                 quarantine: Some("the base died twice".into()),
                 seconds: 3,
                 restarts: 1,
             }],
-        });
+        }
+    }
+
+    #[test]
+    fn all_that_runs_is_shown_with_what_is_wrong_below() {
+        let shown = render(&example());
         let expected = "\
 ipvisor 0.1.0, up 3 min, /etc/net.toml (holder 10, base 12, 1 takeover)
 

@@ -14,7 +14,7 @@ use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
 use datapath::state::StateMemory;
 use datapath::state::port::PortRecord;
 use datapath::vhost::{Ring, RingOwner};
-use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
+use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle, Workers};
 use virtqueue::driver::DriverMemory;
 use virtqueue::{Intent, QueueLayout};
 
@@ -25,6 +25,7 @@ use super::speech::MTU;
 use super::stage::Stage;
 use crate::driver::features;
 use crate::error::{Attempt, LabError, Result};
+use crate::instance::workers;
 
 const NETWORK: NetworkId = NetworkId(0);
 
@@ -82,8 +83,9 @@ impl Inside {
                 tell.fetch_add(1 + untold_before(&fault), Ordering::Relaxed);
             }
         });
-        let (worker, thread) =
-            worker::spawn(state.clone(), events).attempt(|| "start the worker".to_owned())?;
+        let workers = Workers { cores: vec![None; workers()?], one_by_one: false };
+        let (worker, thread) = worker::spawn_several(state.clone(), &workers, events)
+            .attempt(|| "start the workers".to_owned())?;
         let parse = |text: &str| text.parse().map_err(|e| LabError::Unexpected(format!("{e}")));
         let on_link = vec![parse("203.0.113.0/24")?, parse("2001:db8:1::/64")?];
         let setup = NetworkSetup { id: NETWORK, mtu: MTU as u32, on_link, outward: silent() };

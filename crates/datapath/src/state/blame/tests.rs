@@ -40,6 +40,22 @@ fn the_second_death_within_the_batch_of_the_first_quarantines_its_port_by_the_da
 }
 
 #[test]
+fn a_death_is_held_against_all_workers_and_the_next_against_the_one_that_was_at_work() {
+    let state = state();
+    let mark = |worker, port| Marks::of_worker(&state, worker).datagram(port, 40, 8);
+    mark(0, B);
+    mark(1, A);
+    let verdicts = judge(&state, true, 100);
+    let both = [A, B].map(|port| PortSuspicion::of(&state, port).sent().is_some());
+    assert_eq!((verdicts.len(), both), (2, [true, true]));
+    // One at a time now: whoever was beside it has no mark.
+    mark(1, A);
+    let why = Quarantine::Sending(40);
+    assert_eq!(judge(&state, true, 101), [Verdict::Quarantined(A, why)]);
+    assert_eq!(PortSuspicion::of(&state, B).quarantine(), None);
+}
+
+#[test]
 fn deaths_with_progress_in_between_are_accidents() {
     let state = state();
     for n in 0..100u16 {

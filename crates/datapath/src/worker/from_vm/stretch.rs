@@ -30,7 +30,7 @@ use crate::datagram::{self, Kind, Plain};
 use crate::envelope::Style;
 use crate::names::PortId;
 use crate::offload::Abilities;
-use crate::port::{ETHERNET, Port};
+use crate::port::{ETHERNET, Sending};
 
 /// Frames whose lines are on their way at the same time: more would push each other out of a small
 /// cache again.
@@ -43,12 +43,12 @@ struct Own {
     six: Option<Ipv6Addr>,
 }
 
-impl Batch<'_> {
+impl Batch<'_, '_> {
     /// Takes and decides the next frames of a port as far as they are of the common kind; how many,
     /// `None` if there are no frames at all.
     pub(super) fn take_stretch(
         &mut self,
-        port: &mut Port,
+        port: &mut Sending,
         tally: &mut Tally,
         most: u64,
     ) -> Result<Option<usize>, RingFault> {
@@ -57,7 +57,7 @@ impl Batch<'_> {
         if n == 0 {
             return Ok(None);
         }
-        self.marks.datagram(port.id, tally.index, tally.with(n));
+        self.marks.datagram(self.port, tally.index, tally.with(n));
         let first = self.storage.len() as u16;
         let (taken, octets) = port.take_stretch(n, self.storage)?;
         tally.took(taken, octets.saturating_sub(taken.saturating_mul(ETHERNET)));
@@ -66,7 +66,7 @@ impl Batch<'_> {
         self.look(frames.clone(), port.allowed(), &mut looks);
         // The first frame of a card whose address is not known tells it.
         if port.inch.guest_mac.is_some() {
-            self.find(port.id, frames.clone(), &looks, &mut ways);
+            self.find(self.port, frames.clone(), &looks, &mut ways);
         }
         self.note_stretch(port, tally, first, ways.get(..taken).unwrap_or_default());
         Ok(Some(taken))
@@ -156,7 +156,7 @@ impl Batch<'_> {
     #[inline(never)]
     fn note_stretch(
         &mut self,
-        port: &mut Port,
+        port: &mut Sending,
         tally: &mut Tally,
         mut first: u16,
         mut ways: &[Option<PortId>],
@@ -181,15 +181,15 @@ impl Batch<'_> {
 
     /// Notes a run for its receiver.
     #[inline]
-    fn note(&mut self, port: &mut Port, to: PortId, run: Range<u16>, tally: &mut Tally) {
+    fn note(&mut self, port: &mut Sending, to: PortId, run: Range<u16>, tally: &mut Tally) {
         let datagrams = run.end.wrapping_sub(run.start);
         #[cfg(feature = "fault-injection")]
         if self.is_spoilt(&run) {
             return;
         }
-        match self.ports.get_mut(to.0) {
-            Some(receiver) => {
-                self.inboxes.note_run(receiver, self.storage, run.start, datagrams);
+        match self.world.ports.get(to.0) {
+            Some(_) => {
+                self.inboxes.note_run(to, self.storage, run.start, datagrams);
                 tally.to_vm = tally.to_vm.wrapping_add(datagrams.into());
             }
             None => run.for_each(|index| self.settle(port, index)),
@@ -208,13 +208,13 @@ impl Batch<'_> {
 
     /// The general way, for a frame of a stretch.
     #[inline(never)]
-    fn settle(&mut self, port: &mut Port, index: u16) {
+    fn settle(&mut self, port: &mut Sending, index: u16) {
         let mut one = self.storage.sent(index..index.wrapping_add(1));
         let Some((header, _)) = one.next() else { return };
         let header = NetHeader::from_bytes(*header);
         drop(one);
         let fate = self.decide(port, &header, index);
-        self.count(port, fate);
+        self.count(fate);
     }
 }
 

@@ -19,8 +19,8 @@
 //! `survive --seconds N` kills for so long, after some time without kills, and ends with one line; its
 //! status is 0 only if that line and all else is as it must be. `survive --ports N` measures takeovers
 //! with so many ports. `--driver packet|xdp` is how the card is reached; `--rings packed` gives the VMs
-//! packed rings; what is demanded is the same. `--slack N` lets the times, and nothing else, be N times
-//! as long: for machines that others use as well.
+//! packed rings, `--workers N` the base so many workers; what is demanded is the same. `--slack N` lets
+//! the times, and nothing else, be N times as long: for machines that others use as well.
 
 mod base;
 mod campaign;
@@ -75,7 +75,7 @@ const TELL: Duration = Duration::from_secs(10);
 /// A campaign that kills for less shows nothing.
 const LEAST: Duration = Duration::from_secs(20);
 /// Counters of the load's VMs and card that stay zero when buffers are always there.
-const ZERO: [&str; 10] = [
+const ZERO: [&str; 11] = [
     "drop.uplink_ring_full",
     "drop.uplink_send",
     "drop.uplink_down",
@@ -93,9 +93,9 @@ fn main() -> ExitCode {
     let asked = asked().and_then(|asked| interrupt::watch().map(|()| asked));
     let judged = match asked {
         Ok(Asked { ports: Some(ports), slack, .. }) => crowd::measure(ports, slack),
-        Ok(asked) => campaign(&asked).map(|found| {
-            println!("{}", found.table(asked.slack));
-            (found.judge(asked.slack), found.line(asked.slack))
+        Ok(asked @ Asked { slack, .. }) => campaign(&asked).map(|found| {
+            println!("{}", found.table(slack));
+            (found.judge(slack), found.line(slack))
         }),
         Err(error) => Err(error),
     };
@@ -120,16 +120,18 @@ struct Asked {
     driver: Option<String>,
     slack: u32,
     rings: Rings,
+    workers: usize,
 }
 
 fn asked() -> Result<Asked> {
     let usage = || {
         let line = "usage: survive [--seconds N] [--seed 0xN] [--driver packet|xdp] \
-                     [--rings split|packed] [--slack N] | survive --ports N [--slack N]";
+                     [--rings split|packed] [--workers N] [--slack N] | survive --ports N [--slack N]";
         LabError::Unexpected(line.to_owned())
     };
     let (time, driver, rings) = (Duration::from_secs(90), scene::driver(), Rings::chosen());
-    let mut asked = Asked { time, seed: None, ports: None, driver, slack: 1, rings };
+    let workers = lab::instance::workers()?;
+    let mut asked = Asked { time, seed: None, ports: None, driver, slack: 1, rings, workers };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(usage)?;
@@ -140,6 +142,7 @@ fn asked() -> Result<Asked> {
             "--rings" if value == "split" => asked.rings = Rings::Split,
             "--rings" if value == "packed" => asked.rings = Rings::Packed,
             "--driver" if ["packet", "xdp"].contains(&value.as_str()) => asked.driver = Some(value),
+            "--workers" => asked.workers = number()? as usize,
             "--ports" => asked.ports = Some(number()? as usize),
             "--seed" => {
                 let digits = u64::from_str_radix(value.trim_start_matches("0x"), 16);
@@ -156,7 +159,7 @@ fn asked() -> Result<Asked> {
 }
 
 fn campaign(asked: &Asked) -> Result<Found> {
-    let &Asked { time, seed, slack, .. } = asked;
+    let Asked { time, seed, slack, rings, .. } = *asked;
     if !rustix::process::geteuid().is_root() {
         let why = "network namespaces are made by root only: run it as root";
         return Err(LabError::Unexpected(why.to_owned()));
@@ -172,7 +175,7 @@ fn campaign(asked: &Asked) -> Result<Found> {
         // A panic that looks up the names of all it was in takes a second.
         ("RUST_BACKTRACE", "0".into()),
     ];
-    let (stage, ends) = Stage::set(&program, environment, asked.driver.as_deref(), asked.rings)?;
+    let (stage, ends) = Stage::set(&program, environment, asked)?;
 
     let (watch, churned) = (Arc::new(Watch::new(lane::COUNT)), Arc::new(AtomicU64::new(0)));
     let lanes = stage::lanes(Arc::clone(&churned));

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use crate::Asked;
 use lab::driver::{DriverPort, Rings, Settings};
 use lab::error::{Attempt, LabError};
 use lab::exchange::{DriverEnd, End, SocketEnd};
@@ -84,16 +85,17 @@ fn settings(rings: Rings) -> Settings {
 }
 
 impl Stage {
-    /// Starts `program` on a scene of its own, with these variables and this driver of the card, and VMs
-    /// with such rings; gives the ends of the load too: a, b, the LAN, the host.
+    /// Starts `program` on a scene of its own, with these variables, workers, this driver of the card,
+    /// and VMs with such rings; gives the ends of the load too: a, b, the LAN, the host.
     pub fn set(
         program: &std::path::Path,
         environment: Vec<(&'static str, PathBuf)>,
-        driver: Option<&str>,
-        rings: Rings,
+        asked: &Asked,
     ) -> Result<(Self, Vec<Box<dyn End + Send>>)> {
+        let (driver, rings) = (asked.driver.as_deref(), asked.rings);
         let scene = Scene::set()?;
-        let mut config = format!("{}receive_ring = {CARD_RING}\n", scene.network_by(driver));
+        let (workers, network) = (asked.workers, scene.network_by(driver));
+        let mut config = format!("workers = {workers}\n{network}receive_ring = {CARD_RING}\n");
         let sockets = ["\"a.sock\"", "{ connect = \"b.sock\" }", "\"c.sock\""];
         for (number, socket) in (0u8..).zip(sockets) {
             let (name, [v4, v6]) = (["a", "b", "c"][usize::from(number)], vm(number));

@@ -1,210 +1,34 @@
-//! The whole way between two VMs, without sockets: two drivers, the worker, nothing else.
+//! What two VMs say to each other, and what the worker does about it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use datapath::answer::{BASE4, BASE6, LastInch, Lease4};
+use datapath::answer::{BASE4, LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
 use datapath::event::Event;
-use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
+use datapath::names::{Mac, Owner, PortId, Side};
 use datapath::state::StateMemory;
 use datapath::state::marks::Stretch;
 use datapath::state::suspicion::{PortSuspicion, Quarantine};
 use datapath::vhost::{Ring, RingOwner, features};
-use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
-use etherparse::PacketBuilder;
-use rustix::event::{EventfdFlags, eventfd};
-use virtqueue::driver::{
-    DriverMemory, DriverQueue, DriverRing, DriverRx, DriverTx, PackedQueue, Shape,
-};
-use virtqueue::{NetHeader, QueueFeatures, QueueLayout};
+use virtqueue::driver::{DriverQueue, PackedQueue, Shape};
+use virtqueue::{NetHeader, QueueLayout};
 
-const NETWORK: NetworkId = NetworkId(0);
-const FEATURES: u64 = features::VERSION_1
-    | features::RING_EVENT_IDX
-    | features::RING_INDIRECT_DESC
-    | features::MRG_RXBUF;
-const PATIENCE: Duration = Duration::from_secs(5);
-
-struct Vm<Q = DriverQueue> {
-    address: Ipv4Addr,
-    mac: Mac,
-    tx: DriverTx<Q>,
-    rx: DriverRx<Q>,
-    kick: Arc<OwnedFd>,
-    tx_call: Arc<OwnedFd>,
-    rings: [Ring; 2],
-}
-
-/// A ring's layout, and the feature that asks for it.
-trait Layout: DriverRing {
-    const FEATURE: u64;
-}
-
-impl Layout for DriverQueue {
-    const FEATURE: u64 = 0;
-}
-
-impl Layout for PackedQueue {
-    const FEATURE: u64 = features::RING_PACKED;
-}
-
-impl<Q: Layout> Vm<Q> {
-    fn attach(worker: &WorkerHandle, id: u16) -> Self {
-        Self::attach_with(worker, id, FEATURES)
-    }
-
-    fn attach_with(worker: &WorkerHandle, id: u16, features: u64) -> Self {
-        let mut vm = Self::attach_without_buffers(worker, id, features);
-        vm.rx.fill(2048);
-        vm.rx.queue.expose();
-        vm
-    }
-
-    fn attach_without_buffers(worker: &WorkerHandle, id: u16, features: u64) -> Self {
-        let features = features | Q::FEATURE;
-        let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
-        let mac = Mac([2, 0, 0, 0, 0, id as u8]);
-        let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
-        let queue = QueueFeatures::from_bits(features);
-        let tx = DriverTx::over(Q::set_up(memory.clone(), 256, queue), 2048);
-        let rx = DriverRx::over(Q::set_up(memory.clone(), 256, queue), 2048);
-        let event = || Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        let kick = event();
-        let shared = memory.share();
-        let tx_call = event();
-        let ring = |layout, kick, call| Ring {
-            memory: shared.clone(),
-            layout,
-            features,
-            kick: Some(kick),
-            call: Some(call),
-            err: None,
-        };
-        let rings = [
-            ring(rx.queue.layout(), event(), event()),
-            ring(tx.queue.layout(), kick.clone(), tx_call.clone()),
-        ];
-        let vm = Self { address, mac, tx, rx, kick, tx_call, rings };
-        vm.set_up(worker, id);
-        vm.start(worker, PortId(id));
-        vm
-    }
-
-    /// Its port.
-    fn set_up(&self, worker: &WorkerHandle, id: u16) {
-        let (address, mac) = (self.address, self.mac);
-        let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
-        let inch = LastInch { guest_mac: Some(mac), addresses4: vec![lease], ..silent() };
-        let prefixes = vec![IpAddr::V4(address).into()];
-        let name = format!("vm{id}");
-        worker
-            .add_port(PortSetup { id: PortId(id), network: NETWORK, name, inch, prefixes })
-            .unwrap()
-            .unwrap();
-    }
-
-    fn start(&self, worker: &WorkerHandle, port: PortId) {
-        for (side, ring) in Side::BOTH.into_iter().zip(&self.rings) {
-            worker.start(port, side, ring.clone());
-        }
-    }
-
-    fn send(&mut self, frame: &[u8]) {
-        self.tx.send(&NetHeader::default(), frame, Shape::default()).unwrap();
-        if self.tx.queue.expose() {
-            rustix::io::write(&*self.kick, &1u64.to_ne_bytes()).unwrap();
-        }
-    }
-
-    fn udp(&self, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
-            .ipv4(self.address.octets(), to.octets(), 7)
-            .udp(1000, 2000)
-            .write(&mut frame, payload)
-            .unwrap();
-        frame
-    }
-
-    fn echo(&self, to: Ipv4Addr) -> Vec<u8> {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
-            .ipv4(self.address.octets(), to.octets(), 7)
-            .icmpv4_echo_request(1, 1)
-            .write(&mut frame, b"ping")
-            .unwrap();
-        frame
-    }
-
-    /// The next frame that carries IPv4.
-    fn receive(&mut self) -> Vec<u8> {
-        loop {
-            let frame = self.receive_any();
-            if frame[12..14] == [8, 0] {
-                return frame;
-            }
-        }
-    }
-
-    /// The next frame but for router advertisements, which are not what is waited for here.
-    fn receive_any(&mut self) -> Vec<u8> {
-        let until = Instant::now() + PATIENCE;
-        let mut frame = Vec::new();
-        loop {
-            if self.rx.receive(&mut frame).is_some() {
-                self.rx.fill(2048);
-                self.rx.queue.expose();
-                if frame[12..14] != [0x86, 0xdd] {
-                    return frame;
-                }
-            }
-            assert!(Instant::now() < until, "nothing arrived");
-        }
-    }
-}
-
-/// A last inch on which nothing is configured.
-fn silent() -> LastInch {
-    LastInch {
-        guest_mac: None,
-        addresses4: vec![],
-        addresses6: vec![],
-        dns: vec![],
-        mtu: 1500,
-        hostname: String::new(),
-        icmp_source4: Ipv4Addr::new(192, 0, 0, 8),
-        icmp_source6: BASE6,
-    }
-}
-
-fn world() -> (StateMemory, WorkerHandle) {
-    let (state, _fd) = StateMemory::create().unwrap();
-    let worker = world_over(&state);
-    (state, worker)
-}
-
-/// A worker over what another may have left.
-fn world_over(state: &StateMemory) -> WorkerHandle {
-    let (worker, _thread) = worker::spawn(state.clone(), Box::new(|_| {})).unwrap();
-    let on_link = vec!["203.0.113.0/24".parse().unwrap()];
-    let outward = silent();
-    worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();
-    worker.serve().unwrap();
-    worker
-}
+use crate::stage::{FEATURES, Layout, PATIENCE, Vm, silent, world, world_of, world_over};
 
 #[test]
 fn a_datagram_arrives_as_it_was_sent_behind_the_bases_own_ethernet_header() {
-    arrives_as_it_was_sent::<DriverQueue>();
-    arrives_as_it_was_sent::<PackedQueue>();
+    for workers in [1, 2] {
+        arrives_as_it_was_sent::<DriverQueue>(workers);
+        arrives_as_it_was_sent::<PackedQueue>(workers);
+    }
 }
 
-fn arrives_as_it_was_sent<Q: Layout>() {
-    let (state, worker) = world();
+fn arrives_as_it_was_sent<Q: Layout>(workers: usize) {
+    let (state, worker) = world_of(workers);
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     let frame = a.udp(b.address, b"hello");
     a.send(&frame);
@@ -223,12 +47,14 @@ fn arrives_as_it_was_sent<Q: Layout>() {
 
 #[test]
 fn a_port_that_has_fallen_asleep_is_woken_by_its_kick_and_gets_its_buffers_back() {
-    is_woken::<DriverQueue>();
-    is_woken::<PackedQueue>();
+    for workers in [1, 2] {
+        is_woken::<DriverQueue>(workers);
+        is_woken::<PackedQueue>(workers);
+    }
 }
 
-fn is_woken<Q: Layout>() {
-    let (_state, worker) = world();
+fn is_woken<Q: Layout>(workers: usize) {
+    let (_state, worker) = world_of(workers);
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     for n in 0..1000u32 {
         let frame = a.udp(b.address, &n.to_be_bytes());
@@ -247,12 +73,14 @@ fn is_woken<Q: Layout>() {
 
 #[test]
 fn datagrams_of_every_shape_arrive_in_the_order_in_which_they_were_sent() {
-    arrive_in_order::<DriverQueue>();
-    arrive_in_order::<PackedQueue>();
+    for workers in [1, 2] {
+        arrive_in_order::<DriverQueue>(workers);
+        arrive_in_order::<PackedQueue>(workers);
+    }
 }
 
-fn arrive_in_order<Q: Layout>() {
-    let (state, worker) = world();
+fn arrive_in_order<Q: Layout>(workers: usize) {
+    let (state, worker) = world_of(workers);
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     let shapes: [(&[usize], Option<usize>); 5] =
         [(&[], None), (&[12], None), (&[12, 30], None), (&[12], Some(0)), (&[5, 60], Some(1))];
@@ -347,12 +175,7 @@ fn a_front_end_that_breaks_its_rings_without_end_is_told_of_seldom() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let (worker, _thread) = worker::spawn(state.clone(), Box::new(tell)).unwrap();
-    let on_link = vec!["203.0.113.0/24".parse().unwrap()];
-    worker
-        .add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward: silent() })
-        .unwrap();
-    worker.serve().unwrap();
+    let worker = world_over(&state, 1, Box::new(tell));
     let vm = Vm::<DriverQueue>::attach(&worker, 1);
     let memory = vm.tx.queue.memory().share();
     let layout = QueueLayout { size: 3, ..vm.tx.queue.layout() };
@@ -430,12 +253,14 @@ fn a_receiver_whose_buffers_are_all_pieces_loses_its_own_datagrams_and_nobodys_t
 
 #[test]
 fn what_killed_a_base_is_left_out_and_all_around_it_arrives() {
-    what_killed_is_left_out::<DriverQueue>();
-    what_killed_is_left_out::<PackedQueue>();
+    for workers in [1, 2] {
+        what_killed_is_left_out::<DriverQueue>(workers);
+        what_killed_is_left_out::<PackedQueue>(workers);
+    }
 }
 
-fn what_killed_is_left_out<Q: Layout>() {
-    let (state, worker) = world();
+fn what_killed_is_left_out<Q: Layout>(workers: usize) {
+    let (state, worker) = world_of(workers);
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
     for side in Side::BOTH {
         worker.stop(PortId(1), side);
@@ -510,7 +335,7 @@ fn a_successor_goes_on_in_packed_rings_where_the_worker_before_it_stood() {
         // Not at the same place of the ring: 256 descriptors, and advertisements between.
         if n % 37 == 0 {
             worker.shut_down();
-            worker = world_over(&state);
+            worker = world_over(&state, 1, Box::new(|_| {}));
             for (id, vm) in [(1, &a), (2, &b)] {
                 vm.set_up(&worker, id);
                 vm.start(&worker, PortId(id));

@@ -1,0 +1,245 @@
+//! The half of a port that its worker alone uses: what the guest sends, and what is said to it.
+//!
+//! ```text
+//! tx ring -> take()    -> storage      the batch stays the guest's until
+//!            give_back()               ... every datagram of it has met its fate (rule 7)
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use virtqueue::{NetHeader, QueueFeatures, RingFault, Taken, TxQueue};
+
+use super::{EFFORT, signal};
+use crate::answer::LastInch;
+use crate::budget::Budget;
+use crate::faults::{self, Point};
+use crate::limiter::Limiter;
+use crate::names::{Mac, Side};
+use crate::offload::Abilities;
+use crate::state::port::RingJournal;
+use crate::state::suspicion::{Care, PortSuspicion};
+use crate::storage::{HEADERS, Storage};
+use crate::vhost::Ring;
+
+/// The output side: what the guest sends.
+struct TxEnd {
+    queue: TxQueue,
+    allowed: Abilities,
+    kick: Option<Arc<OwnedFd>>,
+    call: Option<Arc<OwnedFd>>,
+    err: Option<Arc<OwnedFd>>,
+}
+
+/// One frame as it was taken: its virtio-net header and its place in [`Storage::room`].
+pub struct Frame {
+    /// As the guest wrote it.
+    pub header: NetHeader,
+    /// Octets of the frame; more than [`MAX_FRAME`](crate::storage::MAX_FRAME) if it was too long to be
+    /// taken.
+    pub len: usize,
+}
+
+/// What a port's worker uses while it serves it.
+pub struct Sending {
+    /// What the base says on this last inch.
+    pub inch: LastInch,
+    /// How many ICMP errors it may still cause.
+    pub limiter: Limiter,
+    /// How often it may still be told that its rings broke.
+    pub breaks: Budget,
+    /// Polled by its worker.
+    pub active: bool,
+    /// How often it became active: what was noted of an earlier time concerns it no more.
+    pub visit: u64,
+    /// How the tx ring is served after a death.
+    pub care: Care,
+    tx: Option<TxEnd>,
+    /// A ring that broke, until this was told.
+    fallen: Option<TxEnd>,
+}
+
+impl Sending {
+    /// The half of a port without rings.
+    pub(super) fn new(inch: LastInch) -> Self {
+        Self {
+            inch,
+            limiter: Limiter::default(),
+            breaks: Budget::default(),
+            active: false,
+            visit: 0,
+            care: Care::default(),
+            tx: None,
+            fallen: None,
+        }
+    }
+
+    /// Takes the tx ring into use, going on where its used index stands, or a packed ring's journal
+    /// says, and notifies the driver once: a predecessor may have died between publishing and
+    /// notifying.
+    pub(super) fn start(&mut self, ring: Ring, journal: RingJournal) -> Result<(), RingFault> {
+        let features = QueueFeatures::from_bits(ring.features);
+        let (memory, layout) = (ring.memory, ring.layout);
+        let mut queue = if features.packed {
+            TxQueue::resume_packed(memory, layout, features, Box::new(journal))?
+        } else {
+            TxQueue::resume(memory, layout, features)?
+        };
+        queue.disarm();
+        signal(ring.call.as_ref());
+        let allowed = allowed(ring.features);
+        self.tx = Some(TxEnd { queue, allowed, kick: ring.kick, call: ring.call, err: ring.err });
+        Ok(())
+    }
+
+    /// Takes into account what is held against the ring that was just started. What concerns a
+    /// place where the ring does not stand concerns an earlier ring, and is forgotten.
+    pub(super) fn beware(&mut self, suspicion: &PortSuspicion) {
+        let index = self.index();
+        self.care = Care::at(index, suspicion.sent(), suspicion.skip(Side::Tx));
+        if self.care == Care::default() {
+            suspicion.set_sent(None);
+            suspicion.set_skip(Side::Tx, None);
+        }
+    }
+
+    /// Stops using the ring: where it stands, as GET_VRING_BASE tells it.
+    pub(super) fn stop(&mut self) -> Option<u32> {
+        self.tx.take().map(|tx| tx.queue.base())
+    }
+
+    /// Takes the next buffer of the tx ring unseen; false if there is none.
+    pub fn leave_out(&mut self) -> Result<bool, RingFault> {
+        self.tx.as_mut().map_or(Ok(false), |tx| tx.queue.skip_next())
+    }
+
+    /// The descriptor that the guest kicks when it has written to its tx ring.
+    pub fn kick(&self) -> Option<&Arc<OwnedFd>> {
+        self.tx.as_ref().or(self.fallen.as_ref()).and_then(|t| t.kick.as_ref())
+    }
+
+    /// The kick cannot be watched: the tx ring is polled from now on.
+    pub fn forget_kick(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.kick = None;
+        }
+    }
+
+    /// Whether the tx ring is in use, and polled for ever because the driver gave no kick.
+    pub fn must_be_polled(&self) -> bool {
+        self.tx.as_ref().is_some_and(|t| t.kick.is_none())
+    }
+
+    /// Interrupts the driver by this descriptor from now on.
+    pub(super) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
+        if let Some(tx) = &mut self.tx {
+            tx.call = call;
+        }
+    }
+
+    /// Whether the tx ring is in use.
+    pub fn sends(&self) -> bool {
+        self.tx.is_some()
+    }
+
+    /// What the guest may leave to offload.
+    pub fn allowed(&self) -> Abilities {
+        self.tx.as_ref().map_or(Abilities::default(), |t| t.allowed)
+    }
+
+    /// Where the tx ring stands, for the mark.
+    pub fn index(&self) -> u16 {
+        self.tx.as_ref().map_or(0, |t| t.queue.next_index())
+    }
+
+    /// Whether the frames taken so far have cost as much as one batch may.
+    pub fn is_exhausted(&self) -> bool {
+        self.tx.as_ref().is_some_and(|t| t.queue.effort() >= EFFORT)
+    }
+
+    /// Copies the next frame of the tx ring into storage's room; `None` when the ring is empty.
+    pub fn take(&mut self, storage: &mut Storage) -> Result<Option<Frame>, RingFault> {
+        let Some(tx) = &mut self.tx else { return Ok(None) };
+        match tx.queue.copy_next(storage.room())? {
+            Some(Taken { header, len }) => Ok(Some(Frame { header, len })),
+            None => Ok(None),
+        }
+    }
+
+    /// How many of the next `most` frames of the tx ring can be taken now; what they are read from is
+    /// asked for meanwhile.
+    #[inline]
+    pub fn foresee(&mut self, most: u16) -> Result<u16, RingFault> {
+        self.tx.as_mut().map_or(Ok(0), |tx| tx.queue.foresee(most))
+    }
+
+    /// Copies the next frames of the tx ring into storage, `most` of them and as far as
+    /// [`Sending::foresee`] has seen them: a number of frames of the common kind, and at most one
+    /// large send behind them. How many, and their octets; none if the next one is to be
+    /// [taken](Sending::take) by itself.
+    #[inline(never)]
+    pub fn take_stretch(
+        &mut self,
+        most: u16,
+        storage: &mut Storage,
+    ) -> Result<(usize, usize), RingFault> {
+        let Some(tx) = &mut self.tx else { return Ok((0, 0)) };
+        let kept = storage.fill(most.into(), |slots| tx.queue.copy_stretch(HEADERS, slots));
+        tx.queue.whole()?;
+        Ok(kept)
+    }
+
+    /// Gives the taken buffers back to the guest.
+    pub fn give_back(&mut self) -> Result<(), RingFault> {
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let notify = tx.queue.complete()?;
+        faults::pass(Point::GivenBack);
+        if notify {
+            signal(tx.call.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Asks the guest to kick from now on; true if there is something to take already.
+    pub fn arm(&mut self) -> Result<bool, RingFault> {
+        self.tx.as_mut().map_or(Ok(false), |tx| tx.queue.arm())
+    }
+
+    /// Tells the guest not to kick: the ring is being polled.
+    pub fn disarm(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.queue.disarm();
+        }
+    }
+
+    /// The ring broke: nothing touches it from now on.
+    pub fn fall(&mut self) {
+        self.fallen = self.tx.take();
+    }
+
+    /// Whether it broke, and nobody was told.
+    pub(super) fn has_fallen(&self) -> bool {
+        self.fallen.is_some()
+    }
+
+    /// Lets go of the ring, and tells the front end that it is broken.
+    pub(super) fn break_ring(&mut self) {
+        self.active = false;
+        signal(self.tx.take().or(self.fallen.take()).and_then(|tx| tx.err).as_ref());
+    }
+
+    /// Notes the MAC address the guest uses, from a frame it sent, if none is known.
+    pub fn learn_mac(&mut self, source: Mac) -> bool {
+        let learn = self.inch.guest_mac.is_none() && !source.is_multicast();
+        if learn {
+            self.inch.guest_mac = Some(source);
+        }
+        learn
+    }
+}
+
+/// What the driver may leave to offload in what it sends (virtio 1.2, section 5.1.3).
+fn allowed(features: u64) -> Abilities {
+    let has = |bit: u32| features.wrapping_shr(bit) & 1 == 1;
+    Abilities { checksum: has(0), tso4: has(11), tso6: has(12), ecn: has(13) }
+}

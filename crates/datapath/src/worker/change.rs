@@ -1,0 +1,140 @@
+//! A change to the world, with everybody at rest: rings that start and stop, and what turns have noted.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use virtqueue::RingFault;
+
+use super::Token;
+use super::turn::{Own, Turn};
+use super::world::{Crew, Later, World};
+use crate::event::Event;
+use crate::names::{NetworkId, PortId, Side};
+use crate::state::port::PortRecord;
+use crate::state::suspicion::PortSuspicion;
+use crate::vhost::Ring;
+
+/// The world, and a worker that is alone in it.
+pub(super) struct Change<'a> {
+    pub(super) world: &'a mut World,
+    pub(super) own: &'a mut Own,
+    pub(super) crew: &'a Crew,
+}
+
+impl Change<'_> {
+    /// A turn in between: nobody else has one.
+    pub(super) fn turn(&mut self) -> Turn<'_> {
+        Turn { world: self.world, own: self.own, crew: self.crew }
+    }
+
+    /// Does what turns have noted, until nothing is left.
+    pub(super) fn do_what_was_noted(&mut self) {
+        loop {
+            self.own.has_later = false;
+            let noted = self.crew.take_later();
+            if noted.is_empty() {
+                return;
+            }
+            for later in noted {
+                match later {
+                    Later::Broken(port, fault) => {
+                        // Both its rings may have been found broken at the same time.
+                        if self.world.ports.get_mut(port.0).is_some_and(|port| port.has_fallen()) {
+                            self.break_port(port, &fault);
+                        }
+                    }
+                    Later::Conflict(network, address, mac) => {
+                        self.withdraw(network, address);
+                        self.crew.emit(Event::AddressConflict { network, address, mac });
+                    }
+                    Later::HostLost(network) => {
+                        // Epoll would report that for ever.
+                        let _ = self.set_host(network, None);
+                        self.crew.emit(Event::HostPathLost { network });
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn start_ring(&mut self, id: PortId, side: Side, ring: Ring) {
+        let Some(port) = self.world.ports.get_mut(id.0) else { return };
+        let journal = PortRecord::of(&self.world.state, id).journal(side);
+        if let Err(fault) = port.start(side, ring, journal) {
+            self.break_port(id, &fault);
+            return;
+        }
+        port.beware(side, &PortSuspicion::of(&self.world.state, id));
+        match side {
+            Side::Rx => self.turn().advertise(id),
+            Side::Tx => self.call_worker(id),
+        }
+    }
+
+    /// Has the worker of a port watch its kick from now on, and look at the port.
+    pub(super) fn call_worker(&mut self, id: PortId) {
+        let Some(port) = self.world.ports.get_mut(id.0) else { return };
+        let desk = self.crew.desk(port.worker);
+        let (sending, _) = port.halves();
+        // The dispatcher has made sure that it is an eventfd, which can be watched. If the kernel has
+        // no memory for it, the port is polled.
+        if let Some(kick) = sending.kick()
+            && desk.watch(kick.as_fd(), Token::Port(id), true).is_err()
+        {
+            sending.forget_kick();
+        }
+        desk.send(id);
+    }
+
+    /// Has the worker of a port forget it.
+    pub(super) fn recall(&mut self, id: PortId) {
+        let Some(port) = self.world.ports.get_mut(id.0) else { return };
+        let desk = self.crew.desk(port.worker);
+        let (sending, _) = port.halves();
+        if let Some(kick) = sending.kick() {
+            desk.unwatch(kick);
+        }
+        sending.active = false;
+        // What the worker has in its list is of an earlier visit.
+        sending.visit = sending.visit.wrapping_add(1);
+    }
+
+    pub(super) fn stop_ring(&mut self, id: PortId, side: Side) -> Option<u32> {
+        if side == Side::Tx {
+            self.recall(id);
+        }
+        self.world.ports.get_mut(id.0)?.stop(side)
+    }
+
+    /// Stops a port whose rings are broken, counts the fault by name and tells it.
+    pub(super) fn break_port(&mut self, id: PortId, fault: &RingFault) {
+        self.recall(id);
+        let Some(port) = self.world.ports.get_mut(id.0) else { return };
+        let record = PortRecord::of(&self.world.state, id);
+        for side in Side::BOTH {
+            // A broken ring stays stopped, in a successor too, until it is set up anew.
+            record.set_fault(side, Some(crate::port::break_counter(fault) as u16));
+        }
+        port.break_rings(fault, &self.world.state);
+        let (sending, _) = port.halves();
+        if let Some(untold) = sending.breaks.spend(Instant::now()) {
+            let fault = match untold {
+                0 => fault.to_string(),
+                more => format!("{fault} (and {more} times before this, not told)"),
+            };
+            self.crew.emit(Event::RingBroken { port: id, fault });
+        }
+    }
+
+    /// Takes an address out of a network's list: somebody on the LAN has it.
+    fn withdraw(&mut self, id: NetworkId, address: IpAddr) {
+        let Some(network) = self.world.networks.get_mut(id.0) else { return };
+        let Some(owner) = network.admission.fib.withdraw(address) else { return };
+        if let Some(port) = self.world.ports.get_mut(owner.0) {
+            let (sending, _) = port.halves();
+            sending.inch.addresses4.retain(|lease| IpAddr::V4(lease.address) != address);
+            sending.inch.addresses6.retain(|own| IpAddr::V6(*own) != address);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Drivers and workers, without sockets.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datapath::answer::{BASE6, LastInch, Lease4};
+use datapath::event::Event;
+use datapath::names::{Mac, NetworkId, PortId, Side};
+use datapath::state::StateMemory;
+use datapath::vhost::{Ring, RingOwner, features};
+use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle, Workers};
+use etherparse::PacketBuilder;
+use rustix::event::{EventfdFlags, eventfd};
+use virtqueue::driver::{
+    DriverMemory, DriverQueue, DriverRing, DriverRx, DriverTx, PackedQueue, Shape,
+};
+use virtqueue::{NetHeader, QueueFeatures};
+
+pub const NETWORK: NetworkId = NetworkId(0);
+pub const FEATURES: u64 = features::VERSION_1
+    | features::RING_EVENT_IDX
+    | features::RING_INDIRECT_DESC
+    | features::MRG_RXBUF;
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+pub struct Vm<Q = DriverQueue> {
+    pub address: Ipv4Addr,
+    pub mac: Mac,
+    pub tx: DriverTx<Q>,
+    pub rx: DriverRx<Q>,
+    pub kick: Arc<OwnedFd>,
+    pub tx_call: Arc<OwnedFd>,
+    pub rings: [Ring; 2],
+}
+
+/// A ring's layout, and the feature that asks for it.
+pub trait Layout: DriverRing {
+    const FEATURE: u64;
+}
+
+impl Layout for DriverQueue {
+    const FEATURE: u64 = 0;
+}
+
+impl Layout for PackedQueue {
+    const FEATURE: u64 = features::RING_PACKED;
+}
+
+impl<Q: Layout> Vm<Q> {
+    pub fn attach(worker: &WorkerHandle, id: u16) -> Self {
+        Self::attach_with(worker, id, FEATURES)
+    }
+
+    pub fn attach_with(worker: &WorkerHandle, id: u16, features: u64) -> Self {
+        let mut vm = Self::attach_without_buffers(worker, id, features);
+        vm.rx.fill(2048);
+        vm.rx.queue.expose();
+        vm
+    }
+
+    pub fn attach_without_buffers(worker: &WorkerHandle, id: u16, features: u64) -> Self {
+        let features = features | Q::FEATURE;
+        let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
+        let mac = Mac([2, 0, 0, 0, 0, id as u8]);
+        let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
+        let queue = QueueFeatures::from_bits(features);
+        let tx = DriverTx::over(Q::set_up(memory.clone(), 256, queue), 2048);
+        let rx = DriverRx::over(Q::set_up(memory.clone(), 256, queue), 2048);
+        let event = || Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let kick = event();
+        let shared = memory.share();
+        let tx_call = event();
+        let ring = |layout, kick, call| Ring {
+            memory: shared.clone(),
+            layout,
+            features,
+            kick: Some(kick),
+            call: Some(call),
+            err: None,
+        };
+        let rings = [
+            ring(rx.queue.layout(), event(), event()),
+            ring(tx.queue.layout(), kick.clone(), tx_call.clone()),
+        ];
+        let vm = Self { address, mac, tx, rx, kick, tx_call, rings };
+        vm.set_up(worker, id);
+        vm.start(worker, PortId(id));
+        vm
+    }
+
+    /// Its port.
+    pub fn set_up(&self, worker: &WorkerHandle, id: u16) {
+        let (address, mac) = (self.address, self.mac);
+        let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
+        let inch = LastInch { guest_mac: Some(mac), addresses4: vec![lease], ..silent() };
+        let prefixes = vec![IpAddr::V4(address).into()];
+        let name = format!("vm{id}");
+        worker
+            .add_port(PortSetup { id: PortId(id), network: NETWORK, name, inch, prefixes })
+            .unwrap()
+            .unwrap();
+    }
+
+    pub fn start(&self, worker: &WorkerHandle, port: PortId) {
+        for (side, ring) in Side::BOTH.into_iter().zip(&self.rings) {
+            worker.start(port, side, ring.clone());
+        }
+    }
+
+    pub fn send(&mut self, frame: &[u8]) {
+        self.tx.send(&NetHeader::default(), frame, Shape::default()).unwrap();
+        if self.tx.queue.expose() {
+            rustix::io::write(&*self.kick, &1u64.to_ne_bytes()).unwrap();
+        }
+    }
+
+    pub fn udp(&self, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
+            .ipv4(self.address.octets(), to.octets(), 7)
+            .udp(1000, 2000)
+            .write(&mut frame, payload)
+            .unwrap();
+        frame
+    }
+
+    pub fn echo(&self, to: Ipv4Addr) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
+            .ipv4(self.address.octets(), to.octets(), 7)
+            .icmpv4_echo_request(1, 1)
+            .write(&mut frame, b"ping")
+            .unwrap();
+        frame
+    }
+
+    /// The next frame that carries IPv4.
+    pub fn receive(&mut self) -> Vec<u8> {
+        loop {
+            let frame = self.receive_any();
+            if frame[12..14] == [8, 0] {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame but for router advertisements, which are not what is waited for here.
+    pub fn receive_any(&mut self) -> Vec<u8> {
+        let until = Instant::now() + PATIENCE;
+        let mut frame = Vec::new();
+        loop {
+            if self.rx.receive(&mut frame).is_some() {
+                self.rx.fill(2048);
+                self.rx.queue.expose();
+                if frame[12..14] != [0x86, 0xdd] {
+                    return frame;
+                }
+            }
+            assert!(Instant::now() < until, "nothing arrived");
+        }
+    }
+}
+
+/// A last inch on which nothing is configured.
+pub fn silent() -> LastInch {
+    LastInch {
+        guest_mac: None,
+        addresses4: vec![],
+        addresses6: vec![],
+        dns: vec![],
+        mtu: 1500,
+        hostname: String::new(),
+        icmp_source4: Ipv4Addr::new(192, 0, 0, 8),
+        icmp_source6: BASE6,
+    }
+}
+
+/// One worker.
+pub fn world() -> (StateMemory, WorkerHandle) {
+    world_of(1)
+}
+
+/// So many workers.
+pub fn world_of(workers: usize) -> (StateMemory, WorkerHandle) {
+    let (state, _fd) = StateMemory::create().unwrap();
+    let worker = world_over(&state, workers, Box::new(|_| {}));
+    (state, worker)
+}
+
+/// Workers over what others may have left.
+pub fn world_over(
+    state: &StateMemory,
+    workers: usize,
+    tell: Box<dyn Fn(Event) + Send + Sync>,
+) -> WorkerHandle {
+    world_by(state, &Workers { cores: vec![None; workers], one_by_one: false }, tell)
+}
+
+/// The same, as told.
+pub fn world_by(
+    state: &StateMemory,
+    workers: &Workers,
+    tell: Box<dyn Fn(Event) + Send + Sync>,
+) -> WorkerHandle {
+    let (worker, _thread) = worker::spawn_several(state.clone(), workers, tell).unwrap();
+    let on_link = vec!["203.0.113.0/24".parse().unwrap()];
+    let outward = silent();
+    worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();
+    worker.serve().unwrap();
+    worker
+}
