@@ -274,6 +274,13 @@ impl Port {
         }
     }
 
+    /// Whether the tx ring is known to have nothing. A fault is something: it is named where frames are
+    /// taken.
+    #[inline]
+    pub fn is_silent(&mut self) -> bool {
+        self.tx.as_mut().is_none_or(|tx| matches!(tx.queue.is_empty(), Ok(true)))
+    }
+
     /// How many of the next `most` frames of the tx ring can be taken now; what they are read from is
     /// asked for meanwhile.
     #[inline]

@@ -61,6 +61,10 @@ struct Batch<'a> {
 impl Worker {
     /// Serves one batch of a port; how much there was to do, in ordinary frames.
     pub(super) fn serve_port(&mut self, id: PortId, now: Instant) -> u32 {
+        // Most looks of one who polls find nothing.
+        if self.ports.get_mut(id.0).is_none_or(Port::is_silent) {
+            return 0;
+        }
         let Some(mut port) = self.ports.take(id.0) else { return 0 };
         let Some(mut network) = self.networks.take(port.network.0) else {
             self.ports.put(id.0, port);
@@ -130,6 +134,7 @@ impl Worker {
             let delivered = deliver::to_port(port, &mut self.storage, &self.state, &self.marks);
             self.marks.delivered();
             self.received(to);
+            self.receiver = Some(to);
             if let Err(fault) = delivered {
                 self.break_port(to, &fault);
             }

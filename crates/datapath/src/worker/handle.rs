@@ -54,6 +54,7 @@ pub fn spawn(
         ports: Default::default(),
         networks: Default::default(),
         active: Vec::new(),
+        receiver: None,
         patience: Patience::default(),
         storage: Storage::default(),
         replies: Replies::default(),

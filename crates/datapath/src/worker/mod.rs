@@ -10,9 +10,10 @@
 //! epoll      kicks make a port active; cards (from_uplink) and TUNs (from_host) that have something
 //! timers     neighbours, advertisements
 //! ```
-//! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing but kicks.
+//! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing but kicks; when
+//! they have had nothing for [`LOOK_AROUND`], as often as that: who answers may be a port that sleeps.
 //!
-//! A port is *active* from its kick until it has been empty for [`LINGER`], or until all are empty and
+//! A port is *active* from its kick until it has been empty for a moment, or until all are empty and
 //! nothing can be expected soon (`patience`). Then it is armed: the guest is asked to kick, the ring
 //! is looked at once more (so that no kick is lost), and the port leaves the active list. With no
 //! port active the loop sleeps in epoll until the next timer: idle VMs cost nothing, however many
@@ -57,12 +58,14 @@ use crate::state::StateMemory;
 use crate::state::marks::Marks;
 use crate::storage::Storage;
 use network::Network;
-use patience::{LINGER, Patience};
+use patience::Patience;
 use table::Table;
 
 /// How often epoll is asked while ports are polled and it has nothing to say: the call costs as much as
 /// many datagrams.
 const LOOK_ROUND: Duration = Duration::from_micros(20);
+/// The same while the ports have nothing.
+const LOOK_AROUND: Duration = Duration::from_micros(2);
 
 /// A change, run on the worker's thread between two batches.
 type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -117,6 +120,8 @@ pub struct Worker {
     ports: Table<Port>,
     networks: Table<Network>,
     active: Vec<Active>,
+    /// Who received last.
+    receiver: Option<PortId>,
     patience: Patience,
     storage: Storage,
     replies: Replies,
@@ -142,7 +147,9 @@ impl Worker {
         while !self.stopped {
             let now = Instant::now();
             self.serve_active(now);
-            let soon = now.saturating_duration_since(looked) < LOOK_ROUND;
+            let idle = self.patience.idle(now) >= LOOK_AROUND;
+            let round = if idle { LOOK_AROUND } else { LOOK_ROUND };
+            let soon = now.saturating_duration_since(looked) < round;
             if soon && quiet && !self.active.is_empty() {
                 continue;
             }
@@ -183,6 +190,7 @@ impl Worker {
             return;
         }
         let mut active = std::mem::take(&mut self.active);
+        let linger = self.patience.linger();
         let mut datagrams = 0u32;
         active.retain_mut(|entry| {
             let taken = self.serve_port(entry.port, now);
@@ -191,7 +199,7 @@ impl Worker {
                 datagrams = datagrams.saturating_add(taken);
                 return true;
             }
-            if now.saturating_duration_since(entry.last) < LINGER {
+            if now.saturating_duration_since(entry.last) < linger {
                 return true;
             }
             !self.fall_asleep(entry.port)
@@ -199,7 +207,12 @@ impl Worker {
         // Ports that became active meanwhile (none can today) would have been pushed here.
         active.append(&mut self.active);
         if datagrams > 0 {
-            self.patience.work(now, datagrams);
+            if self.patience.work(now, datagrams)
+                && let Some(port) = self.receiver
+            {
+                self.activate(port, now);
+                active.append(&mut self.active);
+            }
         } else if !self.patience.goes_on(now) {
             active.retain(|entry| !self.fall_asleep(entry.port));
         }
