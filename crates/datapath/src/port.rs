@@ -33,6 +33,7 @@ use crate::faults::{self, Point};
 use crate::limiter::Limiter;
 use crate::names::{Mac, NetworkId, Owner, PortId, Side};
 use crate::offload::{Abilities, Handover, Offload};
+use crate::owned::Owned;
 use crate::segment::Segments;
 use crate::state::StateMemory;
 use crate::state::marks::Receiver;
@@ -87,6 +88,8 @@ pub struct Port {
     pub name: String,
     /// What the base says on this last inch.
     pub inch: LastInch,
+    /// Source addresses that it has said and may say.
+    pub owned: Owned,
     /// How many ICMP errors it may still cause.
     pub limiter: Limiter,
     /// How often it may still be told that its rings broke.
@@ -115,6 +118,7 @@ impl Port {
             network,
             name,
             inch,
+            owned: Owned::default(),
             limiter: Limiter::default(),
             breaks: Budget::default(),
             inbox: None,

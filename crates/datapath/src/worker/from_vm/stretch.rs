@@ -19,29 +19,21 @@
 //! - The datagrams of one port are decided in the order of its ring.
 //! - Nothing is refused here: what is not plain is decided by [`Batch::decide`], which has the names.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use virtqueue::{NetHeader, RingFault};
 
 use super::{Batch, Tally};
-use crate::admit::Admission;
 use crate::datagram::{self, Kind, Plain};
 use crate::envelope::Style;
 use crate::names::PortId;
 use crate::offload::Abilities;
+use crate::owned::Owned;
 use crate::port::{ETHERNET, Port};
 
 /// Frames whose lines are on their way at the same time: more would push each other out of a small
 /// cache again.
 const STRETCH: usize = 32;
-
-/// What the stretch has found about its sender's addresses: senders seldom have more than one or two.
-#[derive(Default)]
-struct Own {
-    four: Option<Ipv4Addr>,
-    six: Option<Ipv6Addr>,
-}
 
 impl Batch<'_> {
     /// Takes and decides the next frames of a port as far as they are of the common kind; how many,
@@ -66,7 +58,7 @@ impl Batch<'_> {
         self.look(frames.clone(), port.allowed(), &mut looks);
         // The first frame of a card whose address is not known tells it.
         if port.inch.guest_mac.is_some() {
-            self.find(port.id, frames.clone(), &looks, &mut ways);
+            self.find(port.id, &mut port.owned, frames.clone(), &looks, &mut ways);
         }
         self.note_stretch(port, tally, first, ways.get(..taken).unwrap_or_default());
         Ok(Some(taken))
@@ -100,12 +92,13 @@ impl Batch<'_> {
     fn find(
         &self,
         port: PortId,
+        owned: &mut Owned,
         frames: Range<u16>,
         looks: &[Plain; STRETCH],
         ways: &mut [Option<PortId>; STRETCH],
     ) {
-        let mut own = Own::default();
         let admission = &self.network.admission;
+        owned.renew(admission, port);
         if admission.is_large() {
             self.ask_ahead(looks, frames.clone());
         }
@@ -114,7 +107,7 @@ impl Batch<'_> {
                 Kind::Other => None,
                 Kind::Four => {
                     let (source, destination) = (look.source4(), look.destination4());
-                    if own.four != Some(source) && !own.is4(admission, port, source) {
+                    if !owned.has4(admission, port, source) {
                         continue;
                     }
                     admission.neighbor4(port, destination)
@@ -124,7 +117,7 @@ impl Batch<'_> {
                     let Some((source, destination)) = datagram::plain_addresses6(frame) else {
                         continue;
                     };
-                    if own.six != Some(source) && !own.is6(admission, port, source) {
+                    if !owned.has6(admission, port, source) {
                         continue;
                     }
                     admission.neighbor6(port, destination)
@@ -215,23 +208,5 @@ impl Batch<'_> {
         drop(one);
         let fate = self.decide(port, &header, index);
         self.count(port, fate);
-    }
-}
-
-impl Own {
-    /// Whether a VM may say this address.
-    #[inline(never)]
-    fn is4(&mut self, admission: &Admission, port: PortId, source: Ipv4Addr) -> bool {
-        let own = admission.owns4(port, source);
-        self.four = own.then_some(source);
-        own
-    }
-
-    /// Whether a VM may say this address.
-    #[inline(never)]
-    fn is6(&mut self, admission: &Admission, port: PortId, source: Ipv6Addr) -> bool {
-        let own = admission.owns6(port, source);
-        self.six = own.then_some(source);
-        own
     }
 }
