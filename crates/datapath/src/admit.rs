@@ -139,24 +139,24 @@ impl Admission {
         Class::of6(source) == Class::Unicast && self.fib.lookup6(source) == Some(Target::Port(port))
     }
 
-    /// The other VM's port that a destination leads to. `None` where [`Admission::from_vm`] has to
-    /// say what becomes of it.
+    /// Where a destination leads: to another VM's port, or outside. `None` where [`Admission::from_vm`]
+    /// has to say what becomes of it.
     #[inline]
-    pub fn neighbor4(&self, port: PortId, destination: Ipv4Addr) -> Option<PortId> {
+    pub fn way4(&self, port: PortId, destination: Ipv4Addr) -> Option<Way> {
         if !Class::is_unicast4(destination) {
             return None;
         }
-        let to = other(port, self.fib.lookup4(destination))?;
-        (!self.is_subnet_broadcast4(destination)).then_some(to)
+        let way = straight(port, self.fib.lookup4(destination))?;
+        (!self.is_subnet_broadcast4(destination)).then_some(way)
     }
 
-    /// As [`Admission::neighbor4`].
+    /// As [`Admission::way4`].
     #[inline]
-    pub fn neighbor6(&self, port: PortId, destination: Ipv6Addr) -> Option<PortId> {
+    pub fn way6(&self, port: PortId, destination: Ipv6Addr) -> Option<Way> {
         if Class::of6(destination) != Class::Unicast {
             return None;
         }
-        other(port, self.fib.lookup6(destination))
+        straight(port, self.fib.lookup6(destination))
     }
 
     /// Whether asking ahead with [`Admission::ask4`] and [`Admission::ask6`] is worth it: whether the
@@ -240,17 +240,20 @@ impl Admission {
     }
 }
 
-/// The port that a look-up has found, if it is not the sender's own.
+/// Where what a look-up has found leads, if it is neither the sender itself nor the host.
 #[inline]
-fn other(port: PortId, found: Option<Target>) -> Option<PortId> {
+fn straight(port: PortId, found: Option<Target>) -> Option<Way> {
     match found {
-        Some(Target::Port(to)) if to != port => Some(to),
-        _ => None,
+        Some(Target::Port(to)) if to != port => Some(Way::Port(to)),
+        Some(_) => None,
+        None => Some(Way::Outside),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const A: PortId = PortId(1);
@@ -306,14 +309,14 @@ mod tests {
             IpAddr::V6(a) => n.owns6(port, a),
         };
         let leads = |from, address: &str| match ip(address) {
-            IpAddr::V4(a) => n.neighbor4(from, a),
-            IpAddr::V6(a) => n.neighbor6(from, a),
+            IpAddr::V4(a) => n.way4(from, a),
+            IpAddr::V6(a) => n.way6(from, a),
         };
         for (ordinary, own, other) in
             [("1.0.0.1", A, B), ("198.51.100.1", B, A), ("2001:db8:9::1", A, B), ("a000::1", B, A)]
         {
             assert!(owns(own, ordinary), "{ordinary}");
-            assert_eq!(leads(other, ordinary), Some(own), "{ordinary}");
+            assert_eq!(leads(other, ordinary), Some(Way::Port(own)), "{ordinary}");
         }
         for reserved in [
             "0.0.0.0",
@@ -331,6 +334,51 @@ mod tests {
             for port in [A, B] {
                 assert!(!owns(port, reserved), "{reserved}");
                 assert_eq!(leads(port, reserved), None, "{reserved}");
+            }
+        }
+    }
+
+    /// Addresses of all kinds: near the networks' own and their edges, reserved ones, any.
+    fn addresses() -> impl Strategy<Value = IpAddr> {
+        let near4 = (0..=255u8).prop_map(|n| Ipv4Addr::new(203, 0, 113, n));
+        let edge4 = (any::<u8>(), 0..3u8).prop_map(|(a, n)| Ipv4Addr::new(a, 254 + n / 2, 0, n));
+        let six = (any::<u16>(), 0..20u16).prop_map(|(a, n)| {
+            Ipv6Addr::new(
+                [0x2001, 0xfe80, 0xff02, 0, a][usize::from(a % 5)],
+                0xdb8,
+                0,
+                0,
+                0,
+                0,
+                0,
+                n,
+            )
+        });
+        let any4 = any::<u32>().prop_map(Ipv4Addr::from_bits);
+        let any6 = any::<u128>().prop_map(Ipv6Addr::from_bits);
+        prop_oneof![
+            4 => near4.prop_map(IpAddr::V4),
+            1 => edge4.prop_map(IpAddr::V4),
+            1 => any4.prop_map(IpAddr::V4),
+            4 => six.prop_map(IpAddr::V6),
+            1 => any6.prop_map(IpAddr::V6),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_straight_way_goes_where_the_general_way_goes(
+            source in addresses(),
+            destination in addresses(),
+        ) {
+            let n = network();
+            let straight = match (source, destination) {
+                (IpAddr::V4(s), IpAddr::V4(d)) if n.owns4(A, s) => n.way4(A, d),
+                (IpAddr::V6(s), IpAddr::V6(d)) if n.owns6(A, s) => n.way6(A, d),
+                _ => None,
+            };
+            if let Some(way) = straight {
+                prop_assert_eq!(n.from_vm(A, source, destination), Ok(way));
             }
         }
     }

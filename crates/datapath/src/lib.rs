@@ -42,6 +42,7 @@ pub mod names;
 pub mod neighbor;
 pub mod netlink;
 pub mod offload;
+pub mod owned;
 pub mod pending;
 pub mod port;
 pub mod reserved;

@@ -96,6 +96,12 @@ impl TxQueue {
         of!(&mut self.0, tx => tx.foresee(most))
     }
 
+    /// Whether there is no frame to be taken. The driver's index is read only if none was known of.
+    #[inline]
+    pub fn is_empty(&mut self) -> Result<bool, RingFault> {
+        of!(&mut self.0, tx => Ok(tx.ring.ready(1)? == 0))
+    }
+
     /// Copies the next frames, each behind its virtio-net header, into `slots`, as long as that wants
     /// more and they are of the common kind: foreseen, in one buffer, or in one beside the header's;
     /// with a header of [`NetHeader::LEN`]; of at least `least` octets, the header's included, and

@@ -15,6 +15,8 @@
 //!
 //! `QUICK=1` takes fewer rounds. `ONLY=` names the cases that are wanted (`ONLY=64B,rates`), `ONLY=?`
 //! tells which there are. `PUBLISH=1` draws the pictures into `docs/`, not beside the results.
+//! `BESIDE=PATH` lets another build of ipvisor take part in the cases by size: whether a change pays is
+//! seen by slices that are a fraction of a second apart.
 //!
 //! # Limits
 //! Needs root, two cores that nobody else uses, and huge pages, which are given back.

@@ -2,12 +2,14 @@
 //!
 //! # Theory of operation
 //! ```text
-//! round 1   A A A A  B B B B  C C C C      each letter a slice of 50 ms, the others stopped
-//! round 2   B B B B  C C C C  A A A A
+//! round 1   A A A A  B B B B  C C C C   A A A A  B B B B  ...    each letter a slice of 50 ms,
+//! round 2   B B B B  C C C C  A A A A   B B B B  C C C C  ...    the others stopped
 //! ```
 //! A round's value of a contender is the median of its slices that count; what is compared later are
-//! values of the same round, which are seconds apart. The machine's speed moves by half within
-//! minutes: figures of different rounds say nothing about each other.
+//! values of the same round. The machine's speed moves by half within minutes, and two cores may be
+//! far from each other in one second and near in the next (on a virtual machine they move): so the
+//! contenders have several turns a round, a fraction of a second each, and figures of different rounds
+//! say nothing about each other.
 
 use std::time::Duration;
 
@@ -22,7 +24,9 @@ use crate::slice::Slice;
 /// One slice.
 const SLICE: Duration = Duration::from_millis(50);
 /// Slices after a contender woke that are not looked at.
-const WARM: usize = 2;
+const WARM: usize = 1;
+/// Slices in one turn, those aside.
+const TURN: usize = 4;
 /// What is still under way at the end of a turn comes within this.
 const DRAIN: Duration = Duration::from_millis(5);
 
@@ -31,7 +35,7 @@ const DRAIN: Duration = Duration::from_millis(5);
 pub struct Effort {
     /// Rounds.
     pub rounds: usize,
-    /// Slices of each contender in a round.
+    /// Slices of each contender in a round, in turns of some.
     pub slices: usize,
     /// In each round, datagrams that are sent after a long silence.
     pub silences: usize,
@@ -100,7 +104,7 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// One turn: the slices of one round.
+    /// One turn: some of a round's slices.
     fn turn(&mut self, slices: usize) -> Result<Vec<Slice>> {
         if let Some(switch) = self.switch() {
             switch.resume()?;
@@ -130,17 +134,21 @@ pub fn race(
     let mut rounds = vec![Vec::new(); lanes.len()];
     let mut discarded = vec![[0, 0]; lanes.len()];
     for round in 0..effort.rounds {
-        for turn in 0..lanes.len() {
+        let mut seen = vec![Vec::new(); lanes.len()];
+        let turns = lanes.len() * effort.slices.div_ceil(TURN);
+        for turn in 0..turns {
             let which = (round + turn) % lanes.len();
             let name = lanes[which].name();
             progress.say(format!("{case}: round {} of {}, {name}", round + 1, effort.rounds));
-            let seen = lanes[which].turn(effort.slices)?;
+            seen[which].extend(lanes[which].turn(TURN)?);
+        }
+        for ((which, lane), seen) in lanes.iter().enumerate().zip(seen) {
             let values: Vec<f64> = seen.iter().filter(|s| s.counts()).map(&value).collect();
             discarded[which][0] += seen.len() - values.len();
             discarded[which][1] += seen.len();
             rounds[which].push(median(&values));
             if values.is_empty() {
-                let last = seen.last().copied().unwrap_or_default();
+                let (name, last) = (lane.name(), seen.last().copied().unwrap_or_default());
                 progress.note(format!("{case}: no slice of {name} counts; the last was {last:?}"));
             }
         }

@@ -27,7 +27,12 @@ impl Slice {
     /// Whether it was the switch that was measured: it had always something to do, and somewhere to
     /// put it.
     pub fn counts(&self) -> bool {
-        self.received > 0 && self.wrong == 0 && self.dry == 0 && self.full * 10 >= self.attempts * 9
+        self.received > 0 && self.wrong == 0 && self.dry == 0 && self.is_flood()
+    }
+
+    /// Whether the switch had always something to do.
+    pub fn is_flood(&self) -> bool {
+        self.full * 10 >= self.attempts * 9
     }
 
     /// Datagrams in a second of the switching core.

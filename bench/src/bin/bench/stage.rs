@@ -21,6 +21,8 @@ pub const SHORT: Plan = Plan { rx: ORDINARY, tx: ORDINARY, frame: 64, offloads: 
 pub struct Stage<'p> {
     /// ipvisor with two ports.
     pub ours: Ours,
+    /// Another build of it, if one is to take part.
+    pub beside: Option<Ours>,
     /// testpmd.
     pub io: Io,
     /// Open vSwitch.
@@ -38,7 +40,9 @@ impl<'p> Stage<'p> {
     pub fn set(effort: Effort, progress: &'p Progress) -> Result<Self> {
         progress.say("starting the contenders".to_owned());
         let (ours, io, ovs) = (Ours::start(&[], &Vm::pair())?, Io::start()?, Ovs::start()?);
-        let stage = Self { ours, io, ovs, copies: Copies::default(), effort, progress };
+        let beside = std::env::var_os("BESIDE").filter(|path| !path.is_empty());
+        let beside = beside.map(|path| Ours::start_build(path.as_ref())).transpose()?;
+        let stage = Self { ours, beside, io, ovs, copies: Copies::default(), effort, progress };
         stage.pause()?;
         pin(None, GENERATING)?;
         Ok(stage)
@@ -47,7 +51,8 @@ impl<'p> Stage<'p> {
     /// Stops all of them, whatever a case has left.
     pub fn pause(&self) -> Result<()> {
         let all: [&dyn Switch; 4] = [&self.ours, &self.io, &self.ovs, &self.copies];
-        all.iter().try_for_each(|switch| switch.pause())
+        all.iter().try_for_each(|switch| switch.pause())?;
+        self.beside.iter().try_for_each(Switch::pause)
     }
 }
 

@@ -28,6 +28,7 @@ use super::owners::Owners;
 use super::shared::{FibReader, Passed, Retired, Shared};
 use super::table::Removal;
 use super::target::{Taken, Target};
+use super::versions::Versions;
 use super::view::View;
 use super::without;
 use crate::names::PortId;
@@ -37,6 +38,7 @@ pub struct Fib {
     four: Writer<u32>,
     six: Writer<u128>,
     owners: Owners,
+    versions: Versions,
     shared: Arc<Shared>,
     /// What each reader has passed.
     readers: Vec<Arc<Passed>>,
@@ -53,7 +55,15 @@ impl Fib {
     pub(super) fn with_seed(seed: Seed) -> Self {
         let (four, six) = (Writer::new(seed), Writer::new(seed));
         let shared = Arc::new(Shared::new(four.family.clone(), six.family.clone()));
-        Self { four, six, owners: Owners::default(), shared, readers: Vec::new() }
+        let (owners, readers) = (Owners::default(), Vec::new());
+        Self { four, six, owners, versions: Versions::default(), shared, readers }
+    }
+
+    /// A number that no other list has had, nor this one before the last change that could take an
+    /// address away from the port.
+    #[inline]
+    pub fn version(&self, port: PortId) -> u64 {
+        self.versions.of(port)
     }
 
     /// Puts a prefix into the list. Putting it again for the same owner changes nothing.
@@ -64,6 +74,7 @@ impl Fib {
             Some(_) => return Ok(()),
             None => {}
         }
+        self.covered(prefix);
         let (shared, payload) = (&self.shared, owner.payload());
         match prefix {
             IpNet::V4(p) => self.four.insert(key4(p), payload, |family, change| {
@@ -102,14 +113,26 @@ impl Fib {
         for prefix in self.owners.leave(owner) {
             // It may have been taken out before, and may be somebody else's by now.
             if self.entry(prefix) == Some(owner) {
+                self.versions.changed(owner);
                 self.remove_entry(prefix, Removal::InPlace);
             }
+        }
+    }
+
+    /// A prefix comes: who has what is around it loses that part.
+    fn covered(&mut self, prefix: IpNet) {
+        if prefix.prefix_len() < prefix.max_prefix_len() {
+            // Others may have parts of it, and hide who loses the rest.
+            self.versions.all_changed();
+        } else if let Some((_, owner)) = self.longest(prefix.addr()) {
+            self.versions.changed(owner);
         }
     }
 
     fn take_out(&mut self, prefix: IpNet, removal: Removal) -> Option<Target> {
         let prefix = prefix.trunc();
         let owner = self.entry(prefix)?;
+        self.versions.changed(owner);
         self.remove_entry(prefix, removal);
         let (four, six) = (&self.four, &self.six);
         self.owners.went(owner, |prefix| entry(four, six, prefix) == Some(owner));

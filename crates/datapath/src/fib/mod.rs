@@ -48,6 +48,7 @@ mod shared;
 mod sync;
 mod table;
 mod target;
+mod versions;
 mod view;
 
 #[cfg(test)]

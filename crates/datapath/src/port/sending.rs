@@ -17,6 +17,7 @@ use crate::faults::{self, Point};
 use crate::limiter::Limiter;
 use crate::names::{Mac, Side};
 use crate::offload::Abilities;
+use crate::owned::Owned;
 use crate::state::port::RingJournal;
 use crate::state::suspicion::{Care, PortSuspicion};
 use crate::storage::{HEADERS, Storage};
@@ -44,6 +45,8 @@ pub struct Frame {
 pub struct Sending {
     /// What the base says on this last inch.
     pub inch: LastInch,
+    /// Source addresses that it has said and may say.
+    pub owned: Owned,
     /// How many ICMP errors it may still cause.
     pub limiter: Limiter,
     /// How often it may still be told that its rings broke.
@@ -64,6 +67,7 @@ impl Sending {
     pub(super) fn new(inch: LastInch) -> Self {
         Self {
             inch,
+            owned: Owned::default(),
             limiter: Limiter::default(),
             breaks: Budget::default(),
             active: false,
@@ -164,6 +168,13 @@ impl Sending {
             Some(Taken { header, len }) => Ok(Some(Frame { header, len })),
             None => Ok(None),
         }
+    }
+
+    /// Whether the tx ring is known to have nothing. A fault is something: it is named where frames are
+    /// taken.
+    #[inline]
+    pub fn is_silent(&mut self) -> bool {
+        self.tx.as_mut().is_none_or(|tx| matches!(tx.queue.is_empty(), Ok(true)))
     }
 
     /// How many of the next `most` frames of the tx ring can be taken now; what they are read from is

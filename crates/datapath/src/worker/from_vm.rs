@@ -83,6 +83,10 @@ impl Turn<'_> {
         if sending.visit != visit {
             return None;
         }
+        // Most looks of one who polls find nothing.
+        if sending.is_silent() {
+            return Some(0);
+        }
         let Some(network) = world.networks.get(port.network.0) else { return Some(0) };
         let own = &mut *self.own;
         own.storage.clear();
@@ -185,6 +189,7 @@ impl Turn<'_> {
         let delivered = deliver::to_port(port, ring, inbox, storage, &self.world.state, marks);
         marks.delivered();
         self.received(port.id, ring);
+        self.own.receiver = Some(port.id);
         if let Err(fault) = delivered {
             ring.fall();
             self.broken(port.id, fault);

@@ -64,13 +64,14 @@ pub use setup::{NetworkSetup, PortSetup, UplinkSetup};
 
 use crate::names::{Inlet, NetworkId, PortId};
 use change::Change;
-use patience::LINGER;
 use turn::{Own, Turn};
 use world::Crew;
 
 /// How often epoll is asked while ports are polled and it has nothing to say: the call costs as much as
 /// many datagrams.
 const LOOK_ROUND: Duration = Duration::from_micros(20);
+/// The same while the ports have nothing.
+const LOOK_AROUND: Duration = Duration::from_micros(2);
 /// For how long one worker works at a time after a death of the base's own making: longer than it takes
 /// until all front ends are taken over and their rings have gone on.
 const ONE_BY_ONE: Duration = Duration::from_secs(10);
@@ -140,12 +141,14 @@ impl Worker {
         let (mut looked, mut quiet) = (Instant::now(), false);
         loop {
             let now = Instant::now();
-            let soon = now.saturating_duration_since(looked) < LOOK_ROUND;
+            let since_look = now.saturating_duration_since(looked);
             let next = self.turn(|turn| {
                 if turn.world.stopped {
                     return Next::End;
                 }
                 turn.serve_active(now);
+                let idle = turn.own.patience.idle(now) >= LOOK_AROUND;
+                let soon = since_look < if idle { LOOK_AROUND } else { LOOK_ROUND };
                 if soon && quiet && !turn.own.active.is_empty() {
                     return Next::Turn;
                 }

@@ -12,18 +12,27 @@
 //! long they would have been, because one that was slept through contains the waking. So when
 //! sleeping, every [`PROBE`]th period is polled nevertheless.
 //!
+//! After a *silence* the first datagram is mostly a question, and whoever is asked has to be woken first.
+//! Polling until it answers spares one more waking, of the worker, and costs little, because silences
+//! are long.
+//!
 //! ```text
 //! flood              periods of less than 1 µs           polled
 //! bursts             20 µs, after 30 datagrams           polled
 //! question, answer   2 µs, the other side's thinking     polled, once a few probes have seen it
 //! 100,000 a second   8 µs, after one datagram            slept through
 //! silence            LINGER, once or twice               slept through
+//! after a silence    100 µs, until the answer            polled, once
 //! ```
 
 use std::time::{Duration, Instant};
 
 /// How long is polled in vain, at most.
-pub(super) const LINGER: Duration = Duration::from_micros(30);
+const LINGER: Duration = Duration::from_micros(30);
+/// The same for the first period after a silence: about what it takes to wake a guest.
+const ANSWER: Duration = Duration::from_micros(150);
+/// What is a silence: so long that [`ANSWER`] beside it is nothing.
+const SILENCE: Duration = Duration::from_millis(100);
 /// What it takes to sleep and be woken, more or less.
 const WORTH: Duration = Duration::from_micros(5);
 /// Among so many periods that are slept through one is polled.
@@ -35,6 +44,10 @@ pub(super) struct Patience {
     since: Option<Instant>,
     /// Whether it is polled.
     polls: bool,
+    /// How long it may be polled.
+    linger: Duration,
+    /// The one before it was a silence.
+    broken: bool,
     /// How long a period is, on average, for each datagram before it.
     expected: Duration,
     /// Datagrams since the last period, and before the one at hand.
@@ -46,19 +59,42 @@ pub(super) struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { since: None, polls: false, expected: LINGER, done: 0, before: 1, slept: 0 }
+        Self {
+            since: None,
+            polls: false,
+            linger: LINGER,
+            broken: false,
+            expected: LINGER,
+            done: 0,
+            before: 1,
+            slept: 0,
+        }
     }
 }
 
 impl Patience {
-    /// There were so many datagrams.
-    pub(super) fn work(&mut self, now: Instant, datagrams: u32) {
+    /// There were so many datagrams. Whether they broke a silence: an answer will come.
+    pub(super) fn work(&mut self, now: Instant, datagrams: u32) -> bool {
         self.done = self.done.saturating_add(datagrams);
-        let Some(since) = self.since.take() else { return };
+        let Some(since) = self.since.take() else { return false };
+        let period = now.saturating_duration_since(since);
         if self.polls {
-            // A port may have fallen asleep by itself a moment before this would have said so.
-            self.learn(now.saturating_duration_since(since).min(LINGER));
+            self.learn(period);
         }
+        self.broken = period >= SILENCE;
+        // From now on: the datagrams at hand may have taken longer than LINGER, after a silence.
+        self.linger = if self.broken { ANSWER } else { LINGER };
+        self.broken
+    }
+
+    /// How long there has been nothing.
+    pub(super) fn idle(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// How long a port that has nothing is polled, at most.
+    pub(super) fn linger(&self) -> Duration {
+        self.linger
     }
 
     /// There was nothing to do: whether to look again soon. False: to sleep.
@@ -67,8 +103,8 @@ impl Patience {
             Some(since) => since,
             None => self.begin(now),
         };
-        if self.polls && now.saturating_duration_since(since) >= LINGER {
-            self.learn(LINGER);
+        if self.polls && now.saturating_duration_since(since) >= self.linger {
+            self.learn(self.linger);
             self.polls = false;
         }
         self.polls
@@ -77,13 +113,19 @@ impl Patience {
     fn begin(&mut self, now: Instant) -> Instant {
         self.since = Some(now);
         self.before = std::mem::take(&mut self.done).max(1);
-        self.polls = self.expected <= WORTH || self.slept.saturating_add(1) >= PROBE;
+        let probes = self.slept.saturating_add(1) >= PROBE;
+        self.polls = self.expected <= WORTH || probes || self.broken;
         self.slept = if self.polls { 0 } else { self.slept.saturating_add(1) };
         now
     }
 
     fn learn(&mut self, period: Duration) {
-        let each = period.checked_div(self.before).unwrap_or_default();
+        // What follows a silence says nothing about any other period.
+        if self.linger != LINGER {
+            return;
+        }
+        // A port may have fallen asleep by itself a moment before this would have said so.
+        let each = period.min(LINGER).checked_div(self.before).unwrap_or_default();
         self.expected = self.expected.saturating_add(each).checked_div(2).unwrap_or_default();
     }
 }
@@ -168,15 +210,27 @@ mod tests {
     }
 
     #[test]
-    fn in_silence_nothing_is_polled_for_longer_than_a_moment() {
+    fn where_datagrams_are_far_apart_nothing_is_polled_for_longer_than_a_moment() {
         let mut worker = Simulated::new();
         for _ in 0..200 {
             worker.period(micros(1));
         }
         assert_eq!(worker.period(micros(1)), micros(1));
         for _ in 0..4 {
-            assert!(worker.period(micros(1_000_000)) <= LINGER);
+            assert!(worker.period(micros(10_000)) <= LINGER);
         }
-        assert_eq!(worker.period(micros(1_000_000)), Duration::ZERO);
+        assert_eq!(worker.period(micros(10_000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_answer_to_the_first_question_after_a_silence_is_waited_for() {
+        let mut worker = Simulated::new();
+        for _ in 0..3 {
+            worker.period(micros(1_000_000));
+            assert_eq!(worker.period(micros(100)), micros(100), "the answer");
+            assert_eq!(worker.period(micros(100)), Duration::ZERO, "the next question");
+        }
+        worker.period(micros(1_000_000));
+        assert_eq!(worker.period(micros(1_000_000)), ANSWER, "no answer at all");
     }
 }

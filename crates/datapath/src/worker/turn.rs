@@ -5,9 +5,9 @@ use std::time::Instant;
 use rustix::event::epoll;
 use virtqueue::RingFault;
 
+use super::Token;
 use super::patience::Patience;
 use super::world::{Crew, Later, World};
-use super::{LINGER, Token};
 use crate::answer::{self, ADVERTISE_EVERY, Replies};
 use crate::deliver::{Inbox, Inboxes};
 use crate::names::{Mac, NetworkId, PortId};
@@ -29,6 +29,8 @@ pub(super) struct Own {
     pub(super) index: usize,
     pub(super) marks: Marks,
     pub(super) active: Vec<Active>,
+    /// Who received last.
+    pub(super) receiver: Option<PortId>,
     pub(super) patience: Patience,
     pub(super) storage: Storage,
     pub(super) replies: Replies,
@@ -54,6 +56,7 @@ impl Own {
             index,
             marks: Marks::of_worker(state, index),
             active: Vec::new(),
+            receiver: None,
             patience: Patience::default(),
             storage: Storage::default(),
             replies: Replies::default(),
@@ -91,6 +94,7 @@ impl Turn<'_> {
             return;
         }
         let mut active = std::mem::take(&mut self.own.active);
+        let linger = self.own.patience.linger();
         let mut datagrams = 0u32;
         active.retain_mut(|entry| {
             let Some(taken) = self.serve_port(entry.port, entry.visit, now) else { return false };
@@ -99,7 +103,7 @@ impl Turn<'_> {
                 datagrams = datagrams.saturating_add(taken);
                 return true;
             }
-            if now.saturating_duration_since(entry.last) < LINGER {
+            if now.saturating_duration_since(entry.last) < linger {
                 return true;
             }
             !self.fall_asleep(entry)
@@ -107,7 +111,12 @@ impl Turn<'_> {
         // Ports that became active meanwhile (none can today) would have been pushed here.
         active.append(&mut self.own.active);
         if datagrams > 0 {
-            self.own.patience.work(now, datagrams);
+            if self.own.patience.work(now, datagrams)
+                && let Some(port) = self.own.receiver
+            {
+                self.activate(port, now);
+                active.append(&mut self.own.active);
+            }
         } else if !self.own.patience.goes_on(now) {
             active.retain(|entry| !self.fall_asleep(entry));
         }

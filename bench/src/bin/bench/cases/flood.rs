@@ -109,7 +109,7 @@ pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
         let seen = both(&mut flood, &mut paced);
         lost += seen.lost;
         let sent = seen.paced.attempts as f64;
-        if !seen.flood.counts() || seen.paced.wrong > 0 || sent < 0.9 * f64::from(RATE) {
+        if !seen.flood.is_flood() || seen.paced.wrong > 0 || sent < 0.9 * f64::from(RATE) {
             progress
                 .note(format!("flood: {:?} beside {:?} does not count", seen.paced, seen.flood));
             for values in [&mut rates, &mut typical, &mut slow] {

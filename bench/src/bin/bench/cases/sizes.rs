@@ -11,6 +11,9 @@ use crate::results::Measured;
 use crate::slice::Slice;
 use crate::stage::{SHORT, Stage, attach, detach};
 
+/// The name of another build of ipvisor.
+const BESIDE: &str = "ipvisor, another build";
+
 /// Who takes part beside ipvisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peers {
@@ -64,17 +67,20 @@ pub const LARGE: Size = Size {
 
 /// Races ipvisor, its peers and the kernel.
 pub fn run(size: &Size, stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
-    let Stage { ours, io, ovs, copies, effort, progress } = stage;
+    let Stage { ours, beside, io, ovs, copies, effort, progress } = stage;
     let mut switches: Vec<&mut dyn Between> = match size.peers {
         Peers::Switches => vec![ours, io, ovs],
         Peers::Copies => vec![ours, copies],
     };
+    let own = switches.len();
+    switches.extend(beside.as_mut().map(|beside| beside as &mut dyn Between));
     let attached = switches.iter_mut().map(|switch| attach(&mut **switch, &size.plan));
     let guests: Vec<_> = attached.collect::<Result<_>>()?;
     let template = Template::new(size.kind, ends(), size.plan.frame);
     let mut lanes = Vec::new();
-    for (switch, [from, to]) in switches.iter().zip(&guests) {
-        lanes.push(Lane::between(&**switch, Generator::new(from, to, &template)));
+    for (n, (switch, [from, to])) in switches.iter().zip(&guests).enumerate() {
+        let name = if n < own { switch.name() } else { BESIDE };
+        lanes.push(Lane::named(name, &**switch, Generator::new(from, to, &template)));
     }
     for way in size.kernel {
         lanes.push(Lane::Kernel(Box::new(Kernel::new(*way, size.kind, size.plan.frame)?)));

@@ -8,7 +8,7 @@ use bench::frames::{Ends, Mac};
 use lab::Result;
 use lab::instance::Instance;
 use lab::netns::Netns;
-use lab::scene;
+use lab::{paths, scene};
 
 use super::{Processes, Program};
 
@@ -74,17 +74,31 @@ impl Ours {
     /// Starts it, the release build, on the switching core, with a private network; `more` are
     /// prefixes beside the one where sender and receiver are.
     pub fn start(more: &[&str], vms: &[Vm]) -> Result<Self> {
+        Self::start_private(&paths::ipvisor_release()?, more, vms)
+    }
+
+    /// Starts another build of it, for the sender and the receiver.
+    pub fn start_build(program: &Path) -> Result<Self> {
+        Self::start_private(program, &[], &Vm::pair())
+    }
+
+    fn start_private(program: &Path, more: &[&str], vms: &[Vm]) -> Result<Self> {
         let space = Netns::new()?;
         let prefixes: Vec<_> = [&[PREFIX], more].concat();
-        let made =
-            Self::start_in(&space, &format!("[network.bench]\nprefixes = {prefixes:?}\n"), vms)?;
+        let network = format!("[network.bench]\nprefixes = {prefixes:?}\n");
+        let made = Self::start_program(program, &space, &network, vms)?;
         Ok(Self { _space: Some(space), ..made })
     }
 
-    /// The same in a namespace that there is, with the table of a network.
+    /// The release build in a namespace that there is, with the table of a network.
     pub fn start_in(space: &Netns, network: &str, vms: &[Vm]) -> Result<Self> {
+        Self::start_program(&paths::ipvisor_release()?, space, network, vms)
+    }
+
+    fn start_program(program: &Path, space: &Netns, network: &str, vms: &[Vm]) -> Result<Self> {
         let tables: String = vms.iter().map(Vm::table).collect();
-        let instance = Instance::up_fast(space, &format!("{network}{tables}"))?;
+        let config = format!("{network}{tables}");
+        let instance = Instance::up_by(program, space, &config, Vec::new())?;
         let sockets = ["a", "b"].map(|name| instance.socket(name));
         let processes = Processes::new([instance.holder_process()?, instance.base_process()?]);
         processes.pin()?;

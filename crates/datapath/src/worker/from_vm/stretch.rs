@@ -5,8 +5,9 @@
 //! foresee   how many there are; descriptors and octets of all are asked for     (virtqueue/src/tx.rs)
 //! copy      all of them into storage, before anything is decided about one
 //! look      each: is it a common datagram?                                      (datagram/plain.rs)
-//! find      if it goes from one VM to another of this network, to which?        (admit.rs)
-//! note      such ones at their receivers; all others are decided one by one, at their turn
+//! find      may its sender say it, and does it go to another VM, or outside?    (owned.rs, admit.rs)
+//! note      such ones at their receivers, or for the card; all others are decided one by one, at their
+//!           turn
 //! ```
 //! What the guest wrote lies in another core's cache. Asked for one by one, each datagram would wait
 //! for its lines; so all are asked for before the first is copied. A frame of another kind (in many
@@ -19,29 +20,23 @@
 //! - The datagrams of one port are decided in the order of its ring.
 //! - Nothing is refused here: what is not plain is decided by [`Batch::decide`], which has the names.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::Range;
 
 use virtqueue::{NetHeader, RingFault};
 
-use super::{Batch, Tally};
-use crate::admit::Admission;
+use super::{Batch, Destination, Tally};
+use crate::admit::Way;
 use crate::datagram::{self, Kind, Plain};
 use crate::envelope::Style;
 use crate::names::PortId;
 use crate::offload::Abilities;
+use crate::owned::Owned;
 use crate::port::{ETHERNET, Sending};
 
 /// Frames whose lines are on their way at the same time: more would push each other out of a small
 /// cache again.
 const STRETCH: usize = 32;
-
-/// What the stretch has found about its sender's addresses: senders seldom have more than one or two.
-#[derive(Default)]
-struct Own {
-    four: Option<Ipv4Addr>,
-    six: Option<Ipv6Addr>,
-}
 
 impl Batch<'_, '_> {
     /// Takes and decides the next frames of a port as far as they are of the common kind; how many,
@@ -66,9 +61,9 @@ impl Batch<'_, '_> {
         self.look(frames.clone(), port.allowed(), &mut looks);
         // The first frame of a card whose address is not known tells it.
         if port.inch.guest_mac.is_some() {
-            self.find(self.port, frames.clone(), &looks, &mut ways);
+            self.find(self.port, &mut port.owned, frames.clone(), &looks, &mut ways);
         }
-        self.note_stretch(port, tally, first, ways.get(..taken).unwrap_or_default());
+        self.note_stretch(port, tally, first, ways.get(..taken).unwrap_or_default(), &looks);
         Ok(Some(taken))
     }
 
@@ -95,17 +90,18 @@ impl Batch<'_, '_> {
         });
     }
 
-    /// Finds the VM that each common datagram goes to, if it may.
+    /// Finds where each common datagram goes, if it may.
     #[inline(never)]
     fn find(
         &self,
         port: PortId,
+        owned: &mut Owned,
         frames: Range<u16>,
         looks: &[Plain; STRETCH],
-        ways: &mut [Option<PortId>; STRETCH],
+        ways: &mut [Option<Way>; STRETCH],
     ) {
-        let mut own = Own::default();
         let admission = &self.network.admission;
+        owned.renew(admission, port);
         if admission.is_large() {
             self.ask_ahead(looks, frames.clone());
         }
@@ -114,20 +110,20 @@ impl Batch<'_, '_> {
                 Kind::Other => None,
                 Kind::Four => {
                     let (source, destination) = (look.source4(), look.destination4());
-                    if own.four != Some(source) && !own.is4(admission, port, source) {
+                    if !owned.has4(admission, port, source) {
                         continue;
                     }
-                    admission.neighbor4(port, destination)
+                    admission.way4(port, destination)
                 }
                 Kind::Six => {
                     let frame = self.storage.frame(index);
                     let Some((source, destination)) = datagram::plain_addresses6(frame) else {
                         continue;
                     };
-                    if own.six != Some(source) && !own.is6(admission, port, source) {
+                    if !owned.has6(admission, port, source) {
                         continue;
                     }
-                    admission.neighbor6(port, destination)
+                    admission.way6(port, destination)
                 }
             };
         }
@@ -159,17 +155,25 @@ impl Batch<'_, '_> {
         port: &mut Sending,
         tally: &mut Tally,
         mut first: u16,
-        mut ways: &[Option<PortId>],
+        mut ways: &[Option<Way>],
+        looks: &[Plain],
     ) {
+        let mut looks = looks.iter();
         while let Some((way, others)) = ways.split_first() {
+            let look = looks.next();
             let n = match *way {
-                Some(to) => {
+                Some(Way::Port(to)) => {
                     let more = others.iter().take_while(|other| *other == way).count();
                     let run = first..first.wrapping_add(more as u16).wrapping_add(1);
                     self.note(port, to, run, tally);
+                    looks = looks.as_slice().get(more..).unwrap_or_default().iter();
                     more
                 }
-                None => {
+                Some(Way::Outside) => {
+                    self.leave(port, first, look.copied().unwrap_or(Plain::OTHER));
+                    0
+                }
+                Some(Way::Host) | None => {
                     self.settle(port, first);
                     0
                 }
@@ -196,6 +200,26 @@ impl Batch<'_, '_> {
         }
     }
 
+    /// Routes a common datagram to the LAN, if it fits the card.
+    fn leave(&mut self, port: &mut Sending, index: u16, look: Plain) {
+        let uplink = super::outside(&mut self.outside, self.network).uplink.as_ref();
+        let fits = uplink.is_some_and(|u| u.facts.up && look.octets() <= u.facts.mtu);
+        let addresses: Option<(IpAddr, IpAddr)> = match look.kind() {
+            Kind::Four => Some((look.source4().into(), look.destination4().into())),
+            Kind::Six => datagram::plain_addresses6(self.storage.frame(index))
+                .map(|(source, destination)| (source.into(), destination.into())),
+            Kind::Other => None,
+        };
+        match addresses {
+            Some((source, destination)) if fits => {
+                let to = Destination { way: Way::Outside, source, destination };
+                let fate = self.route(port, index, to);
+                self.count(fate);
+            }
+            _ => self.settle(port, index),
+        }
+    }
+
     /// Whether the datagrams of a run are to vanish.
     #[cfg(feature = "fault-injection")]
     fn is_spoilt(&mut self, run: &Range<u16>) -> bool {
@@ -215,23 +239,5 @@ impl Batch<'_, '_> {
         drop(one);
         let fate = self.decide(port, &header, index);
         self.count(fate);
-    }
-}
-
-impl Own {
-    /// Whether a VM may say this address.
-    #[inline(never)]
-    fn is4(&mut self, admission: &Admission, port: PortId, source: Ipv4Addr) -> bool {
-        let own = admission.owns4(port, source);
-        self.four = own.then_some(source);
-        own
-    }
-
-    /// Whether a VM may say this address.
-    #[inline(never)]
-    fn is6(&mut self, admission: &Admission, port: PortId, source: Ipv6Addr) -> bool {
-        let own = admission.owns6(port, source);
-        self.six = own.then_some(source);
-        own
     }
 }

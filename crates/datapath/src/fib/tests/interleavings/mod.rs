@@ -32,6 +32,8 @@ mod sync;
 mod table;
 #[path = "../../target.rs"]
 mod target;
+#[path = "../../versions.rs"]
+mod versions;
 #[path = "../../view.rs"]
 mod view;
 
