@@ -15,6 +15,7 @@ use virtqueue::NetHeader;
 use virtqueue::driver::{DriverQueue, DriverRing, PackedQueue};
 
 use crate::capture::{Frame, Tap};
+use crate::command::wait_until;
 use crate::driver::{DriverPort, Settings};
 use crate::error::{LabError, Result};
 use crate::frames::{self, Mac};
@@ -118,7 +119,8 @@ impl<Q: DriverRing> Wired<Q> {
         }
         let instance = Instance::up(&scene.host, &config)?;
         if wiring.table.is_none() && by_xdp(wiring.mtu) {
-            instance.wait_event("driver", "network/lan", "AF_XDP carries")?;
+            let what = || "the XDP program at the card".to_owned();
+            wait_until(LIMIT, what, || Ok(scene.has_program()?.then_some(())))?;
         }
         let connect = |n: usize| connect(&instance.socket(NAMES[n]), &wiring.drivers[n]);
         let (mut a, b) = (connect(0)?, connect(1)?);
