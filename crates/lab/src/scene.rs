@@ -130,6 +130,11 @@ impl Scene {
         )
     }
 
+    /// Whether an XDP program is at the card.
+    pub fn has_program(&self) -> Result<bool> {
+        Ok(self.host.run(&format!("ip link show dev {CARD}"))?.contains("xdp"))
+    }
+
     /// The card's MAC address.
     pub fn card_mac(&self) -> Result<[u8; 6]> {
         mac(&self.host, CARD)

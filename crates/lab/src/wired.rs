@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use virtqueue::NetHeader;
 
 use crate::capture::{Frame, Tap};
+use crate::command::wait_until;
 use crate::driver::{DriverPort, Settings};
 use crate::error::{LabError, Result};
 use crate::frames::{self, Mac};
@@ -99,7 +100,8 @@ impl Wired {
         }
         let instance = Instance::up(&scene.host, &config)?;
         if wiring.table.is_none() && by_xdp(wiring.mtu) {
-            instance.wait_event("driver", "network/lan", "AF_XDP carries")?;
+            let what = || "the XDP program at the card".to_owned();
+            wait_until(LIMIT, what, || Ok(scene.has_program()?.then_some(())))?;
         }
         let connect =
             |n: usize| DriverPort::connect(&instance.socket(NAMES[n]), &wiring.drivers[n]);

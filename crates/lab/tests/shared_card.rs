@@ -12,7 +12,7 @@ use lab::frames::{self, Mac, protocol};
 use lab::instance::Instance;
 use lab::measure;
 use lab::netns::Snapshot;
-use lab::scene::{CARD, GATEWAY, HOST, LAN_CARD, OUTSIDE, Place, Scene, vm};
+use lab::scene::{CARD, GATEWAY, HOST, LAN_CARD, OUTSIDE, Place, Scene, by_xdp, vm};
 use lab::stack::{self, Address, ECHO, Stack};
 use lab::wired::{LIMIT, MACS, Wired, Wiring};
 
@@ -188,10 +188,12 @@ fn every_request_outside_gets_exactly_one_answer() {
     for question in &all {
         assert_eq!(question.ask(&shared), Ok(()), "{}", question.what);
     }
-    // Without what keeps the VMs' datagrams from the host's stack each of them would show it.
+    // Without what keeps the VMs' datagrams from the host's stack each of them would show it, but for
+    // those that AF_XDP takes before that stack would see them.
     shared.scene.host.run(&format!("tc filter del dev {CARD} ingress prio 1")).unwrap();
     for question in all.iter().filter(|q| q.what.contains("the VM")) {
-        assert!(question.ask(&shared).is_err(), "{}", question.what);
+        let taken_before = by_xdp(Wiring::default().mtu) && question.what.contains("echo");
+        assert_eq!(question.ask(&shared).is_ok(), taken_before, "{}", question.what);
     }
     shared.down();
 }

@@ -27,14 +27,9 @@ fn up(scene: Scene) -> Wired {
     Wired::on(scene, &wiring).unwrap()
 }
 
-/// Whether an XDP program is at the card.
-fn has_program(host: &Netns) -> bool {
-    host.run(&format!("ip link show dev {CARD}")).unwrap().contains("xdp")
-}
-
-fn wait_program(host: &Netns) {
+fn wait_program(scene: &Scene) {
     let what = || "a card with an XDP program".to_owned();
-    wait_until(LIMIT, what, || Ok(has_program(host).then_some(()))).unwrap();
+    wait_until(LIMIT, what, || Ok(scene.has_program()?.then_some(()))).unwrap();
 }
 
 fn stack(port: DriverPort) -> Stack {
@@ -74,7 +69,7 @@ fn vm_lan_and_host_reach_each_other_and_the_host_is_left_as_it_was() {
     let Wired { a, b: _b, tap: _tap, instance, scene, .. } = up(scene);
     let told = instance.wait_event("driver", "network/lan", "AF_XDP carries").unwrap();
     assert_eq!(told["level"], "info", "{told}");
-    assert!(has_program(&scene.host));
+    assert!(scene.has_program().unwrap());
     claimed(&instance);
     let stack = stack(a);
     reach(&stack, &scene.outside, OUTSIDE);
@@ -100,7 +95,7 @@ fn vm_lan_and_host_reach_each_other_and_the_host_is_left_as_it_was() {
         assert_eq!(counters.get("uplink/lan", name) + counters.get("vm/a", name), 0, "{name}");
     }
     instance.down().unwrap();
-    assert!(!has_program(&scene.host));
+    assert!(!scene.has_program().unwrap());
     let left = Snapshot::of(&scene.host).unwrap().since(&before);
     assert!(left.is_empty(), "{left}");
 }
@@ -114,9 +109,9 @@ fn a_successor_goes_on_by_af_xdp() {
     for _ in 0..3 {
         let before = instance.base_process().unwrap();
         instance.kill_base().unwrap();
-        assert!(has_program(&scene.host), "while no base lives");
+        assert!(scene.has_program().unwrap(), "while no base lives");
         instance.wait_successor(before, LIMIT).unwrap();
-        assert!(has_program(&scene.host));
+        assert!(scene.has_program().unwrap());
         reach(&stack, &scene.outside, OUTSIDE);
     }
     let events = instance.events().unwrap();
@@ -138,7 +133,7 @@ fn a_card_that_af_xdp_cannot_serve_is_served_all_the_same() {
     let mut wired = Wired::on(scene, &wiring).unwrap();
     let told = wired.instance.wait_event("driver", "network/lan", "MTU").unwrap();
     assert_eq!(told["level"], "warning", "{told}");
-    assert!(!has_program(&wired.scene.host));
+    assert!(!wired.scene.has_program().unwrap());
     claimed(&wired.instance);
     let message = frames::udp(OUTSIDE[0], vm(0)[0], (7, 9), &[7; 5000]);
     let datagram = frames::datagram(OUTSIDE[0], vm(0)[0], protocol::UDP, message);
@@ -161,7 +156,7 @@ fn a_card_that_comes_back_is_served_by_af_xdp_again() {
         space.run(&format!("ip link set {card} up")).unwrap();
     }
     instance.wait_event("card_back", "network/lan", "").unwrap();
-    wait_program(&scene.host);
+    wait_program(&scene);
     let answered = || measure::echo(Place::Space(&scene.outside), vm(0)[0], 1);
     let what = || "an echo after the card came back".to_owned();
     let limit = Duration::from_secs(20);

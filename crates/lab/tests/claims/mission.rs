@@ -27,9 +27,11 @@ const NEW: [&str; 8] = [
 ];
 
 /// By AF_XDP also: a program at the card, which leaves tags in frames.
-const NEW_BY_XDP: [&str; 4] = [
+const NEW_BY_XDP: [&str; 6] = [
     "+ ethtool -k eth1: rx-vlan-offload: off",
     "- ethtool -k eth1: rx-vlan-offload: on",
+    "+ ethtool -k eth1: rx-vlan-stag-hw-parse: off",
+    "- ethtool -k eth1: rx-vlan-stag-hw-parse: on",
     "+ ip link: 2: eth1@",
     "- ip link: 2: eth1@",
 ];

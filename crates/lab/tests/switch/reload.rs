@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use lab::command::wait_until;
 use lab::driver::{DriverPort, Settings};
 use lab::numbered::Flow;
-use lab::scene::{CARD, vm};
+use lab::scene::vm;
 use lab::wired::MACS;
 
 use crate::stage::{LIMIT, Stage, ok, reload, say};
@@ -98,9 +98,7 @@ fn the_way_to_the_card_changes_under_traffic_and_nothing_is_lost() {
             said
         });
         assert_eq!(said.status, 0, "{driver}: {}", said.err);
-        let has_program =
-            stage.scene().host.run(&format!("ip link show dev {CARD}")).unwrap().contains("xdp");
-        assert_eq!(has_program, driver == "xdp");
+        assert_eq!(stage.scene().has_program().unwrap(), driver == "xdp");
     }
     stage.assert_complete(0);
     stage.assert_unnoticed();
