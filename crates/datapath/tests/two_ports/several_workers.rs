@@ -193,8 +193,8 @@ fn a_kick_is_never_lost_however_the_port_is_moved_around_it() {
 
 #[test]
 fn after_a_death_of_which_nothing_is_known_yet_one_worker_works_at_a_time() {
-    let together = at_work_together(false);
-    assert!(together > 0, "two workers were never seen at work together: nothing is shown");
+    // Where they share a core, they are seldom seen in the middle of their batches.
+    assert!((0..20).any(|_| at_work_together(false) > 0), "never at work together");
     assert_eq!(at_work_together(true), 0);
 }
 
@@ -318,4 +318,30 @@ fn a_vm_that_floods_a_receiver_does_not_keep_another_workers_from_it() {
         assert!(Instant::now() < until, "{} of {sent}", dropped());
     }
     worker.shut_down();
+}
+
+#[test]
+fn what_lies_in_a_ring_when_it_starts_is_served_without_a_kick() {
+    for workers in [1, 2] {
+        let (state, worker) = world_of(workers);
+        let mut from = Vm::<DriverQueue>::attach(&worker, 1);
+        let mut to = Vm::<DriverQueue>::attach(&worker, 2);
+        worker.stop(PortId(1), Side::Tx);
+        for n in 0..50u32 {
+            let frame = from.udp(to.address, &[&1u16.to_be_bytes()[..], &n.to_be_bytes()].concat());
+            from.tx.send(&NetHeader::default(), &frame, Shape::default()).unwrap();
+        }
+        from.tx.queue.expose();
+        worker.start(PortId(1), Side::Tx, from.rings[1].clone());
+        let (mut seen, until) = (Seen::default(), Instant::now() + PATIENCE);
+        while seen.all() < 50 {
+            seen.look(&mut to);
+            assert!(
+                Instant::now() < until,
+                "{} with {workers} workers",
+                count(&state, 1, Counter::Taken)
+            );
+        }
+        worker.shut_down();
+    }
 }
