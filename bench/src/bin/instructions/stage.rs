@@ -35,7 +35,7 @@ const NETWORK: NetworkId = NetworkId(0);
 /// Addresses of each of the two VMs.
 const ADDRESSES: u16 = 500;
 /// What a Linux guest takes of what is offered.
-const FEATURES: u64 = features::OFFERED & !features::ANY_LAYOUT & !features::RING_PACKED;
+const FEATURES: u64 = features::OFFERED & !(features::ANY_LAYOUT | features::RING_PACKED);
 /// Entries of the rings that carry nothing.
 const IDLE_RING: u16 = 64;
 /// Octets of a receive buffer: as Linux posts them, and for large receives a page.
