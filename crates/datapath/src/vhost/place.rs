@@ -20,7 +20,9 @@
 //!               yes --> the ring says, where it can; else the front end    (port_renegotiated)
 //! ```
 //! A guest that booted meanwhile has set its ring up anew, perhaps at the same place: then nothing in it
-//! was ever used, and what the journal knows is of no meaning.
+//! was ever used, and what the journal knows is of no meaning. A ring looks like that, too, when it has
+//! just come to the end of every second lap, and so back to its beginning: then the journal says the
+//! same.
 
 use std::sync::Arc;
 
@@ -44,18 +46,26 @@ impl Negotiation {
             return self.record.place(side, ring, told);
         };
         let by_ring = || traces.place().map_or(told, |place| Intent::resting(place, 0));
+        let fresh = traces.is_fresh();
         match self.record.remembered(side, ring) {
-            Remembered::Whole if !traces.is_fresh() => self.record.keep_place(side),
-            Remembered::Damaged if !traces.is_fresh() => {
-                self.record.place(side, ring, by_ring());
-                self.record.count_renegotiated();
+            Remembered::Whole if !fresh || self.is_at_start(side) => {
+                return self.record.keep_place(side);
             }
-            _ if !traces.is_fresh() && traces.contradict(told.from) => {
+            Remembered::Damaged => self.record.place(side, ring, by_ring()),
+            _ if !fresh && traces.contradict(told.from) => {
                 self.record.place(side, ring, by_ring());
-                self.record.count_renegotiated();
             }
-            _ => self.record.place(side, ring, told),
+            _ => return self.record.place(side, ring, told),
         }
+        // At its beginning a ring is not told wrongly: nothing can have been lost.
+        if !fresh {
+            self.record.count_renegotiated();
+        }
+    }
+
+    /// Whether the journal ends where a ring begins.
+    fn is_at_start(&self, side: Side) -> bool {
+        self.record.journal(side).last().is_some_and(|last| last.to == Intent::fresh().to)
     }
 
     /// Where a packed ring stands that the worker does not have, as GET_VRING_BASE tells it: by ring

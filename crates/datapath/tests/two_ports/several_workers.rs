@@ -10,13 +10,12 @@ use datapath::counters::{Counter, Counters};
 use datapath::event::Event;
 use datapath::names::{Owner, PortId, Side};
 use datapath::state::StateMemory;
-use datapath::state::marks::Marks;
 use datapath::vhost::{Ring, RingOwner};
-use datapath::worker::{NotMoved, WorkerHandle, Workers};
+use datapath::worker::{NotMoved, WorkerHandle};
 use virtqueue::driver::{Buffer, DriverQueue, PackedQueue, Shape};
 use virtqueue::{GuestAddress, NetHeader, QueueLayout};
 
-use crate::stage::{FEATURES, Layout, PATIENCE, Vm, world_by, world_of, world_over};
+use crate::stage::{FEATURES, Layout, PATIENCE, Vm, world_of, world_over};
 
 /// A sender's datagrams, each with its number in it, and the numbers that a receiver has seen.
 struct Flow<Q> {
@@ -192,40 +191,6 @@ fn a_kick_is_never_lost_however_the_port_is_moved_around_it() {
 }
 
 #[test]
-fn after_a_death_of_which_nothing_is_known_yet_one_worker_works_at_a_time() {
-    let together = at_work_together(false);
-    assert!(together > 0, "two workers were never seen at work together: nothing is shown");
-    assert_eq!(at_work_together(true), 0);
-}
-
-/// How often both workers' marks say that they are at work, while both have much to do.
-fn at_work_together(one_by_one: bool) -> u32 {
-    const EACH: u32 = 20_000;
-    let (state, _fd) = StateMemory::create().unwrap();
-    let workers = Workers { cores: vec![None; 2], one_by_one };
-    let worker = world_by(&state, &workers, Box::new(|_| {}));
-    let mut flows = [Flow::<DriverQueue>::of(&worker, 1), Flow::of(&worker, 2)];
-    let mut to = Vm::<DriverQueue>::attach(&worker, 3);
-    let marks = Marks::of(&state);
-    let (mut seen, mut together) = (Seen::default(), 0);
-    let until = Instant::now() + 6 * PATIENCE;
-    while seen.all() < 2 * EACH {
-        for flow in &mut flows {
-            let most = (seen.all() / 2 + 100).min(EACH);
-            flow.send(to.address, most);
-        }
-        seen.look(&mut to);
-        // The second was at work while the first was at the same place of the same batch.
-        let [before, second, ..] = marks.found().workers.map(|work| work.origin);
-        let [after, ..] = marks.found().workers.map(|work| work.origin);
-        together += u32::from(before.is_some() && before == after && second.is_some());
-        assert!(Instant::now() < until, "{:?} of {EACH} each", seen.0);
-    }
-    worker.shut_down();
-    together
-}
-
-#[test]
 fn a_ring_that_breaks_is_told_of_once_and_the_others_go_on() {
     let (state, _fd) = StateMemory::create().unwrap();
     let told = Arc::new(AtomicUsize::new(0));
@@ -318,4 +283,30 @@ fn a_vm_that_floods_a_receiver_does_not_keep_another_workers_from_it() {
         assert!(Instant::now() < until, "{} of {sent}", dropped());
     }
     worker.shut_down();
+}
+
+#[test]
+fn what_lies_in_a_ring_when_it_starts_is_served_without_a_kick() {
+    for workers in [1, 2] {
+        let (state, worker) = world_of(workers);
+        let mut from = Vm::<DriverQueue>::attach(&worker, 1);
+        let mut to = Vm::<DriverQueue>::attach(&worker, 2);
+        worker.stop(PortId(1), Side::Tx);
+        for n in 0..50u32 {
+            let frame = from.udp(to.address, &[&1u16.to_be_bytes()[..], &n.to_be_bytes()].concat());
+            from.tx.send(&NetHeader::default(), &frame, Shape::default()).unwrap();
+        }
+        from.tx.queue.expose();
+        worker.start(PortId(1), Side::Tx, from.rings[1].clone());
+        let (mut seen, until) = (Seen::default(), Instant::now() + PATIENCE);
+        while seen.all() < 50 {
+            seen.look(&mut to);
+            assert!(
+                Instant::now() < until,
+                "{} with {workers} workers",
+                count(&state, 1, Counter::Taken)
+            );
+        }
+        worker.shut_down();
+    }
 }

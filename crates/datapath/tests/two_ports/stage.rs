@@ -195,16 +195,8 @@ pub fn world_over(
     workers: usize,
     tell: Box<dyn Fn(Event) + Send + Sync>,
 ) -> WorkerHandle {
-    world_by(state, &Workers { cores: vec![None; workers], one_by_one: false }, tell)
-}
-
-/// The same, as told.
-pub fn world_by(
-    state: &StateMemory,
-    workers: &Workers,
-    tell: Box<dyn Fn(Event) + Send + Sync>,
-) -> WorkerHandle {
-    let (worker, _thread) = worker::spawn_several(state.clone(), workers, tell).unwrap();
+    let workers = Workers { cores: vec![None; workers], one_by_one: false };
+    let (worker, _thread) = worker::spawn_several(state.clone(), &workers, tell).unwrap();
     let on_link = vec!["203.0.113.0/24".parse().unwrap()];
     let outward = silent();
     worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();

@@ -44,7 +44,8 @@ impl Intent {
         let laps = u32::from(size).saturating_mul(2);
         let between = line(taken).saturating_add(laps).saturating_sub(line(used));
         let between = between.checked_rem(laps).unwrap_or(0);
-        let known = used & !WRAP < size && between < u32::from(size);
+        let told = base >> 16 != 0;
+        let known = told && used & !WRAP < size && between < u32::from(size);
         Self::resting(if known { used } else { taken }, 0)
     }
 }
@@ -83,6 +84,7 @@ mod tests {
         for (base, size, place) in [
             // As virtio-user says it: nothing in the upper half.
             (0x8000, 256, 0x8000),
+            (0x0005, 256, 0x0005),
             // As a device says it that holds nothing.
             (0x8005_8005, 256, 0x8005),
             (0x0005_0005, 256, 0x0005),

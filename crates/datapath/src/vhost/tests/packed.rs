@@ -146,8 +146,13 @@ impl Packed {
 
     /// What the front end says whose connection was cut, and who only knows where the rings began.
     fn conversation(&self) -> Vec<Message> {
+        self.conversation_from(BEGINNING)
+    }
+
+    /// The same with rings that stand at `base`, as it says.
+    fn conversation_from(&self, base: u32) -> Vec<Message> {
         let user = self.guest.memory.regions()[0].user();
-        let mut said = conversation(&self.guest, BEGINNING);
+        let mut said = conversation(&self.guest, base);
         for message in &mut said {
             if message.request == u32::from(FrontendReq::SET_VRING_ADDR) {
                 let side = if message.body[0] == 0 { Side::Rx } else { Side::Tx };
@@ -214,6 +219,25 @@ fn a_front_end_that_was_cut_off_goes_on_where_its_packed_rings_stood_whatever_it
         assert_eq!(intent(&stage, Side::Rx), Some(Intent::resting(0x8000, 0)));
     }
     driver.carry(&stage, 50);
+    assert_eq!(lost(&stage), 0);
+}
+
+/// The ring looks as on its first day then: no descriptor has the bit that says it was used.
+#[test]
+fn a_front_end_that_was_cut_off_between_two_laps_goes_on_there_whatever_it_says() {
+    let mut driver = Packed::new();
+    let mut stage = Stage::listening();
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
+    let size = driver.layout(Side::Tx).size;
+    for laps in [2, 1, 1, 2] {
+        (0..laps).for_each(|_| driver.carry(&stage, size));
+        stage = cut_off(stage, &mut front);
+        front = stage.connect();
+        front.say(&driver.conversation_from(BEGINNING | 50));
+        driver.carry(&stage, 10);
+        driver.carry(&stage, size - 10);
+    }
     assert_eq!(lost(&stage), 0);
 }
 
