@@ -232,7 +232,7 @@ counters! {
     BreakChainFlags = "break.chain_flags",
     /// Ring: what was being published when the base died contradicts a packed ring.
     BreakPublication = "break.publication",
-    /// Its front end had to negotiate anew after a death of the base: what lay in its packed rings may be lost.
+    /// A packed ring of a front end that was cut off went on at a place for which neither the base's record nor the front end could vouch: what lay in it may be lost.
     PortRenegotiated = "port_renegotiated",
     /// Sent by AF_XDP, and thrown away by the card's driver or with the card afterwards.
     RxCardLost = "drop.rx_card_lost",

@@ -194,6 +194,7 @@ fn campaign(asked: &Asked) -> Result<Found> {
     let reload = || changes.begin();
     let mut campaign =
         Campaign::new(&stage.instance, &watch, &points, rings, chance, &alive, &reload)?;
+    campaign.ordered.workers = asked.workers;
     let (mut kills, mut told) = (0usize, Instant::now());
     let (mut wrong, mut log) = (Vec::new(), Told::of(&stage.instance));
     let ran = campaign.run(time, &mut |_| {

@@ -50,6 +50,8 @@ pub struct Ordered {
     pub panics: usize,
     /// Deaths of their own making, panics too.
     pub own_making: usize,
+    /// Workers of a base: at a death each of them may be about something.
+    pub workers: usize,
 }
 
 /// What was told so far.
@@ -147,10 +149,11 @@ impl Told {
         if self.panics > ordered.panics {
             wrong.push(format!("{} panics, {} were ordered", self.panics, ordered.panics));
         }
-        if self.suspicions > ordered.own_making {
-            let (told, most) = (self.suspicions, ordered.own_making);
+        let (own, workers) = (ordered.own_making, ordered.workers.max(1));
+        if self.suspicions > own * workers {
             wrong.push(format!(
-                "{told} times somebody was suspected, {most} deaths were a base's own"
+                "{} times somebody was suspected, {own} deaths were a base's own, of {workers} workers",
+                self.suspicions
             ));
         }
         if self.rollbacks > ordered.own_making / 2 {
