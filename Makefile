@@ -34,6 +34,8 @@ test:
 	scripts/faults
 	scripts/test --workspace
 	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 90 --slack 10
+	scripts/matrix pairwise
+	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh
 	fuzz/run.sh
 
@@ -42,11 +44,9 @@ test-long:
 	scripts/needs test
 	scripts/faults
 	scripts/test --workspace --features lab/long
-	IPVISOR_TEST_RINGS=packed scripts/test -p lab --test claims --test hostile --test hostile_base \
-	    --test takeover --test stock_drivers
 	$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
 	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 600
-	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 300 --rings packed
+	SECONDS_EACH=60 scripts/matrix all
 	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh
 	SECONDS_EACH=120 fuzz/run.sh

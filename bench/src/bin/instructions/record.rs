@@ -69,7 +69,7 @@ impl Record {
     pub fn to_text(&self) -> String {
         let mut text = format!(
             "# Instructions of the base for one datagram, as `make count` counts them: compared in\n\
-             # `make test-long`, written by `make count WRITE=1`. Change one only with a reason in the\n\
+             # `make test`, written by `make count WRITE=1`. Change one only with a reason in the\n\
              # commit.\n\ncompiler = \"{}\"\n\n[instructions]\n",
             self.compiler
         );

@@ -177,8 +177,8 @@ fn explained(missing: &[u64], mut windows: Vec<Range<u64>>) -> Vec<u64> {
     missing.iter().copied().filter(|number| explains(number)).collect()
 }
 
-/// What grew between the first half of a history and its second. Each value's least in a half counts:
-/// what is held for a moment only is no growth.
+/// What grew between the first half of a history and its second. Each value's median in a half counts:
+/// what is held, or let go of, for a moment only is no growth.
 fn not_flat(name: &str, history: &History) -> Vec<String> {
     if history.len() < FEW {
         return vec![format!("{name}: looked at {} times only", history.len())];
@@ -186,8 +186,12 @@ fn not_flat(name: &str, history: &History) -> Vec<String> {
     let (early, late) = history.split_at(history.len() / 2);
     let mut grew = Vec::new();
     let mut compare = |what: &str, slack: u64, value: &dyn Fn(&Holdings) -> u64| {
-        let least = |part: &[Holdings]| part.iter().map(value).min().unwrap_or_default();
-        let (before, after) = (least(early), least(late));
+        let median = |part: &[Holdings]| {
+            let mut values: Vec<_> = part.iter().map(value).collect();
+            values.sort_unstable();
+            values.get((values.len().max(1) - 1) / 2).copied().unwrap_or_default()
+        };
+        let (before, after) = (median(early), median(late));
         if after > before + slack {
             grew.push(format!("{name} grew from {before} to {after} {what}"));
         }
