@@ -33,10 +33,10 @@ pub const WORKERS: &str = "IPVISOR_TEST_WORKERS";
 /// What [`WORKERS`] says; one, if it says nothing.
 pub fn workers() -> Result<usize> {
     match std::env::var(WORKERS) {
-        Ok(number) => number
+        Ok(number) if !number.is_empty() => number
             .parse()
             .map_err(|_| LabError::Unexpected(format!("{WORKERS} is {number:?}, not a number"))),
-        Err(_) => Ok(1),
+        _ => Ok(1),
     }
 }
 

@@ -50,8 +50,13 @@ pub fn vm(n: u8) -> Pair {
 }
 
 /// What [`DRIVER`] says, which is read nowhere else.
+///
+/// # Panics
+/// If it asks for something else.
 pub fn driver() -> Option<String> {
-    std::env::var(DRIVER).ok().filter(|name| !name.is_empty())
+    let name = std::env::var(DRIVER).ok().filter(|name| !name.is_empty())?;
+    assert!(["packet", "xdp"].contains(&name.as_str()), "{DRIVER}={name}: packet or xdp");
+    Some(name)
 }
 
 /// The line that says so in the table of a network that is not the scene's own.

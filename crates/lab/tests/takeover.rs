@@ -127,7 +127,7 @@ fn by_af_xdp_nothing_is_lost_between_a_vm_and_the_lan_when_the_base_is_killed() 
     let scene = Scene::set().unwrap();
     let wiring = Wiring { table: Some(scene.network_by(Some("xdp"))), ..wiring() };
     let wired = Wired::on(scene, &wiring).unwrap();
-    let told = wired.instance.wait_event("driver", "network/lan", "").unwrap();
+    let told = wired.instance.wait_event("driver", "network/lan", "AF_XDP carries").unwrap();
     assert_eq!(told["level"], "info", "{told}");
     kill_between_vm_and_lan(wired);
 }

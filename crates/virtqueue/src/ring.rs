@@ -1,4 +1,4 @@
-//! What both directions have in common: taking heads, following chains, publishing, notifying.
+//! The device's side of a split virtqueue (virtio 1.2, section 2.7): heads, chains, publishing, notifying.
 //!
 //! # Theory of operation
 //! ```text

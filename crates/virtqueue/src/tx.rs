@@ -15,9 +15,10 @@
 //! whole                                 none of it was taken away meanwhile
 //! ```
 //!
-//! Used entries are written as the chains are taken; what makes the driver see them is the used
-//! index, written by [`TxQueue::complete`] alone. Who dies in between has given nothing back, and a
-//! successor takes the same frames again.
+//! What goes back is noted as the chains are taken (a split ring's used entries in their places, a packed
+//! ring's aside); what makes the driver see it is written by [`TxQueue::complete`] alone. Who dies
+//! before has given nothing back, and a successor takes the same frames again. In the middle of it:
+//! `packed`.
 
 use std::sync::Arc;
 

@@ -32,7 +32,7 @@ impl Slice {
 
     /// Whether the switch had always something to do.
     pub fn is_flood(&self) -> bool {
-        self.full * 10 >= self.attempts * 9
+        self.attempts > 0 && self.full * 10 >= self.attempts * 9
     }
 
     /// Datagrams in a second of the switching core.

@@ -26,6 +26,8 @@ pub struct Case {
     pub ip6: bool,
     /// Both VMs have packed rings.
     pub packed: bool,
+    /// The list changes meanwhile: an address comes or goes for every [`UPDATE_EVERY`] datagrams.
+    pub updates: bool,
     /// Octets of each frame, without FCS.
     pub octets: usize,
     /// Datagrams of the short and of the long run: their difference is what counts. The longer, the
@@ -36,12 +38,26 @@ pub struct Case {
 
 impl Case {
     const fn udp(name: &'static str, way: Way, octets: usize) -> Self {
-        Self { name, way, kind: Kind::Udp, ip6: false, packed: false, octets, runs: [2048, 8192] }
+        Self {
+            name,
+            way,
+            kind: Kind::Udp,
+            ip6: false,
+            packed: false,
+            updates: false,
+            octets,
+            runs: [2048, 8192],
+        }
     }
 
     const fn large(name: &'static str, way: Way) -> Self {
         let udp = Self::udp(name, way, LARGE);
         Self { kind: Kind::LargeTcp, runs: [64, 256], ..udp }
+    }
+
+    /// How often the list changes in a run with so many datagrams.
+    pub fn updates(&self, datagrams: u16) -> u16 {
+        if self.updates { datagrams / UPDATE_EVERY } else { 0 }
     }
 
     /// Whether a card is needed, and so root.
@@ -50,9 +66,13 @@ impl Case {
     }
 }
 
+/// 100,000 changes of the list in a second, at ten million datagrams.
+const UPDATE_EVERY: u16 = 100;
+
 /// All cases, in the order in which they are shown.
-pub const ALL: [Case; 8] = [
+pub const ALL: [Case; 9] = [
     Case::udp("between_64_ip4", Way::Between, 64),
+    Case { updates: true, ..Case::udp("between_64_ip4_updates", Way::Between, 64) },
     Case { packed: true, ..Case::udp("between_64_ip4_packed", Way::Between, 64) },
     Case { ip6: true, ..Case::udp("between_64_ip6", Way::Between, 64) },
     Case::udp("between_1500_ip4", Way::Between, 1514),

@@ -194,6 +194,7 @@ pub fn run(case: &Case, count: u16) {
             sender.fill(case, count);
             worker.serve().expect("a worker");
             sender.start(&worker, Side::Tx);
+            change_list(&worker, case.updates(count));
             wait("the receiver to have all", || delivered() >= count.into());
         }
         Way::Out => {
@@ -218,6 +219,18 @@ pub fn run(case: &Case, count: u16) {
     match case.way {
         Way::Between | Way::In => assert_eq!(receiver.received(case), count),
         Way::Out => assert_eq!(sender.tx.reclaim(), usize::from(count)),
+    }
+}
+
+/// Lets addresses come to the list and go from it by turns, so many times.
+fn change_list(worker: &WorkerHandle, times: u16) {
+    for n in 0..times {
+        // Of no VM's; each comes once and goes once.
+        let address = address(3, n / 2, false);
+        match n % 2 {
+            0 => worker.add_host_address(NETWORK, address).expect("a worker").expect("nobody's"),
+            _ => worker.remove_host_address(NETWORK, address).expect("a worker"),
+        }
     }
 }
 

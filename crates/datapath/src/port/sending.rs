@@ -1,4 +1,5 @@
-//! The half of a port that its worker alone uses: what the guest sends, and what is said to it.
+//! The half of a port that its worker uses: what the guest sends, and what is said to it. Another takes
+//! it for an ICMP error only.
 //!
 //! ```text
 //! tx ring -> take()    -> storage      the batch stays the guest's until

@@ -14,8 +14,8 @@
 //! While ports are active, epoll is asked every [`LOOK_ROUND`] as long as it has nothing but kicks.
 //! What is shared, who may touch it when, and the order of the locks: `world`.
 //!
-//! A port is *active* from its kick until it has been empty for a moment, or until all of its worker
-//! are empty and nothing can be expected soon (`patience`). Then it is armed: the guest is asked to
+//! A port is *active* from its kick until it has been empty for a moment, or until all ports of its
+//! worker are empty and nothing can be expected soon (`patience`). Then it is armed: the guest is asked to
 //! kick, the ring is looked at once more (so that no kick is lost), and the port leaves the active
 //! list. With no port active the worker sleeps in epoll until the next timer: idle VMs cost nothing,
 //! however many there are (rule 9).

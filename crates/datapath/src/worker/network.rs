@@ -189,6 +189,11 @@ impl Network {
         lock(&self.outside)
     }
 
+    /// The same, if nobody else has it just now.
+    pub fn outside_if_free(&self) -> Option<MutexGuard<'_, Outside>> {
+        self.outside.try_lock().ok()
+    }
+
     /// The way out, while everything is at rest.
     pub fn outside_mut(&mut self) -> &mut Outside {
         own(&mut self.outside)

@@ -216,7 +216,10 @@ impl Turn<'_> {
             }
         }
         for network in world.networks.iter().filter(|network| network.home == index) {
-            let due = network.outside().deadline().is_some_and(|deadline| deadline <= now);
+            // Another worker that has it for a batch is not waited for: the next look is near, and
+            // who is about to sleep asks for the deadline once more.
+            let free = network.outside_if_free();
+            let due = free.and_then(|o| o.deadline()).is_some_and(|deadline| deadline <= now);
             if due {
                 self.poll_lan(network.id, now);
             }

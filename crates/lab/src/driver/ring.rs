@@ -19,7 +19,7 @@ impl Rings {
     /// If it asks for something else.
     pub fn chosen() -> Self {
         match std::env::var(RINGS).as_deref() {
-            Err(_) | Ok("split") => Self::Split,
+            Err(_) | Ok("" | "split") => Self::Split,
             Ok("packed") => Self::Packed,
             Ok(other) => panic!("{RINGS}={other}: split or packed"),
         }

@@ -71,7 +71,7 @@ impl Tally {
 }
 
 /// Drops that are counted at the receiver.
-pub const RECEIVERS: [&str; 7] = [
+pub const RECEIVERS: [&str; 8] = [
     "drop.rx_no_buffer",
     "drop.rx_buffer_too_small",
     "drop.rx_effort",
@@ -79,6 +79,7 @@ pub const RECEIVERS: [&str; 7] = [
     "drop.rx_port_broken",
     "drop.rx_port_quarantined",
     "drop.mac_unknown",
+    "drop.rx_card_lost",
 ];
 
 /// Those of [`DRIVERS`] that concern what packed rings have not, or (a loop) cannot have as long as other
@@ -212,6 +213,9 @@ const OTHERS: &[&str] = &[
     "drop.rx_port_quarantined",
     "drop.state_damaged",
     "drop.rx_card_lost",
+    // Over packed rings only, drivers and deaths of the base.
+    "break.chain_flags",
+    "break.publication",
 ];
 
 /// Reasons that a driver can cause; `wired`: on a network with a card.

@@ -59,6 +59,9 @@ impl Outside {
             }
         }
         let instance = Instance::up(&scene.host, &config)?;
+        if crate::scene::driver().as_deref() == Some("xdp") {
+            instance.wait_event("driver", "network/lan", "AF_XDP carries")?;
+        }
         let base = instance.base_process()?;
         Ok(Self { fronts: BTreeMap::new(), instance, base, scene })
     }

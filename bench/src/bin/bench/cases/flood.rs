@@ -10,7 +10,7 @@
 //! datagram if it is due, what has arrived of that. A turn takes one or two microseconds, so times
 //! are that exact, and what this thread itself does is in them. A datagram's time begins when it is
 //! written; if its ring had no room when it was due, it begins then. It counts only beside a flood:
-//! if the flood's ring was full in nine of ten attempts.
+//! if the flood's ring was full in nine of ten attempts, and what arrived of it was what was sent.
 
 use std::time::{Duration, Instant};
 
@@ -109,7 +109,8 @@ pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
         let seen = both(&mut flood, &mut paced);
         lost += seen.lost;
         let sent = seen.paced.attempts as f64;
-        if !seen.flood.is_flood() || seen.paced.wrong > 0 || sent < 0.9 * f64::from(RATE) {
+        let flooded = seen.flood.is_flood() && seen.flood.received > 0 && seen.flood.wrong == 0;
+        if !flooded || seen.paced.wrong > 0 || sent < 0.9 * f64::from(RATE) {
             progress
                 .note(format!("flood: {:?} beside {:?} does not count", seen.paced, seen.flood));
             for values in [&mut rates, &mut typical, &mut slow] {

@@ -97,7 +97,7 @@ impl Ours {
 
     fn start_program(program: &Path, space: &Netns, network: &str, vms: &[Vm]) -> Result<Self> {
         let tables: String = vms.iter().map(Vm::table).collect();
-        let config = format!("{network}{tables}");
+        let config = format!("workers = 1\n{network}{tables}");
         let instance = Instance::up_by(program, space, &config, Vec::new())?;
         let sockets = ["a", "b"].map(|name| instance.socket(name));
         let processes = Processes::new([instance.holder_process()?, instance.base_process()?]);

@@ -28,7 +28,7 @@
 //! # The one exception
 //! A datagram that the base has read from the TUN device and not noted yet is lost with it. So each
 //! death has a window of numbers on the lane from the host, one of which it explains, if the worker
-//! can have been there: from what had come before the base died to what had been sent when it was
+//! that reads there can have been there: from what had come before the base died to what had been sent when it was
 //! dead.
 //!
 //! # Whose fault
@@ -74,9 +74,11 @@ const SELDOM: &str = "neighbor.";
 const BY_RELOADS: &str = "reload.";
 /// Points passed over packed rings only begin so.
 const OF_PACKED_RINGS: &str = "packed.";
-/// Points passed by others than the worker begin so: it may be reading from the TUN device then. At all
-/// others it is elsewhere, or at rest.
-const BESIDE_THE_WORKER: [&str; 3] = ["vhost.", "holder.", "reload.accepted"];
+/// Points passed by others than the worker that reads from the TUN device begin so: it may be reading
+/// then. At all others it is elsewhere, or at rest.
+const BESIDE_THE_READER: [&str; 3] = ["vhost.", "holder.", "reload.accepted"];
+/// The same of several workers: any of them passes these.
+const OF_ANY_WORKER: [&str; 4] = ["worker.", "packed.", "neighbor.waiting", "card.sent"];
 /// Points at which a base dies by its own making, and how: one each, far from each other.
 const OWN_MAKING: [(&str, How); 2] =
     [("card.delivered", How::Abort), ("host.delivered", How::Panic)];
@@ -352,7 +354,8 @@ impl<'a> Campaign<'a> {
         let hit = self.points.who(point)? == Some(base.pid);
         let (death, way) = match death {
             Some((death, before)) if hit => {
-                if BESIDE_THE_WORKER.iter().any(|beside| name.starts_with(beside)) {
+                let others = if self.ordered.workers > 1 { &OF_ANY_WORKER[..] } else { &[] };
+                if BESIDE_THE_READER.iter().chain(others).any(|beside| name.starts_with(beside)) {
                     windows.push(self.window(before));
                 }
                 (death, Way::Point(point, how))

@@ -133,7 +133,9 @@ fn asked() -> Result<Asked> {
     let workers = lab::instance::workers()?;
     let mut asked = Asked { time, seed: None, ports: None, driver, slack: 1, rings, workers };
     let mut words = std::env::args().skip(1);
+    let mut of_a_campaign = false;
     while let Some(word) = words.next() {
+        of_a_campaign |= !matches!(word.as_str(), "--ports" | "--slack");
         let value = words.next().ok_or_else(usage)?;
         let number = || value.parse::<u64>().map_err(|_| usage());
         match word.as_str() {
@@ -154,6 +156,9 @@ fn asked() -> Result<Asked> {
     if asked.time < LEAST {
         let why = format!("a campaign takes {} seconds at least", LEAST.as_secs());
         return Err(LabError::Unexpected(why));
+    }
+    if asked.ports.is_some() && of_a_campaign {
+        return Err(usage());
     }
     Ok(asked)
 }
