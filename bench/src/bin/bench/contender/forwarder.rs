@@ -1,5 +1,5 @@
 //! A bare forwarder: from one guest's output ring to a card by way of a packet socket, nothing
-//! looked at. What no switch that uses the kernel's packet sockets can be much faster than.
+//! looked at. It takes frames one by one: a switch that asks for their lines ahead can be faster.
 //!
 //! # Theory of operation
 //! A thread on the switching core takes up to 32 frames from the ring by the device's side of our own
@@ -11,14 +11,14 @@ use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
 use lab::netns::Netns;
-use lab::{LabError, Result, capture};
+use lab::{Result, capture};
 use rustix::io::Errno;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use virtqueue::{NetHeader, RingFault, TxQueue};
 
 use super::Switch;
 use super::thread::Thread;
-use crate::generator::{Guest, Plan, QUEUE};
+use crate::generator::{Guest, Plan};
 
 /// Frames in one system call.
 const BATCH: usize = 32;
@@ -32,11 +32,7 @@ impl Forwarder {
     /// Starts it between a guest and a card of a namespace.
     pub fn start(guest: &Guest, plan: &Plan, space: &Netns, card: &str) -> Result<Self> {
         let socket = capture::outlet(space, card)?;
-        let (memory, layout) = (guest.memory.share(), guest.rings[1].layout);
-        let refused = |fault| LabError::Unexpected(format!("the guest's output ring: {fault}"));
-        let mut queue = TxQueue::resume(memory, layout, QUEUE).map_err(refused)?;
-        // A switch that polls wants no notification.
-        queue.disarm();
+        let mut queue = guest.output()?;
         let mut batch = Batch { frames: vec![0; BATCH * plan.frame], each: plan.frame };
         let work = move || batch.forward(&mut queue, &socket).expect("a ring of our own making");
         Ok(Self { thread: Thread::start("forwarder", work)? })

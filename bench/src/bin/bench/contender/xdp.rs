@@ -1,5 +1,5 @@
 //! A bare forwarder: from one guest's output ring to a card by way of an AF_XDP socket, nothing looked
-//! at. What no switch that uses AF_XDP can be much faster than.
+//! at. It takes frames one by one: a switch that asks for their lines ahead can be faster.
 //!
 //! # Theory of operation
 //! A thread on the switching core takes up to 32 frames from the ring by the device's side of our own
@@ -15,7 +15,7 @@ use virtqueue::{RingFault, TxQueue};
 
 use super::Switch;
 use super::thread::Thread;
-use crate::generator::{Guest, Plan, QUEUE};
+use crate::generator::{Guest, Plan};
 
 /// Frames in one system call.
 const BATCH: usize = 32;
@@ -37,11 +37,7 @@ impl XdpForwarder {
         let own = Mac(mac(space, card)?);
         let opened = space.enter(|| open(card, own))?;
         let mut socket = opened.map_err(|e| LabError::Unexpected(format!("{card}: {e}")))?;
-        let (memory, layout) = (guest.memory.share(), guest.rings[1].layout);
-        let refused = |fault| LabError::Unexpected(format!("the guest's output ring: {fault}"));
-        let mut queue = TxQueue::resume(memory, layout, QUEUE).map_err(refused)?;
-        // A switch that polls wants no notification.
-        queue.disarm();
+        let mut queue = guest.output()?;
         let mut frame = vec![0; plan.frame];
         let work =
             move || forward(&mut queue, &mut socket, &mut frame).expect("a ring of our own making");

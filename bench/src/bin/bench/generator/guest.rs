@@ -18,7 +18,7 @@ use lab::error::Attempt;
 use lab::{LabError, Result};
 use rustix::event::{EventfdFlags, eventfd};
 use virtqueue::driver::{Buffer, DriverMemory, DriverQueue};
-use virtqueue::{GuestAddress, QueueFeatures, QueueLayout};
+use virtqueue::{GuestAddress, QueueFeatures, QueueLayout, TxQueue};
 
 /// Octets of the virtio-net header.
 pub const HEADER: usize = 12;
@@ -80,7 +80,7 @@ impl Ring {
 }
 
 /// How the rings are walked.
-pub const QUEUE: QueueFeatures = QueueFeatures {
+const QUEUE: QueueFeatures = QueueFeatures {
     event_idx: false,
     indirect: true,
     header_len: virtqueue::HeaderLen::Full,
@@ -154,6 +154,16 @@ impl Guest {
     pub fn want_interrupts(&self) {
         let flags = self.memory.u16_at(self.rings[0].layout.avail);
         flags.store(0, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The device's side of its output ring, for a switch in this process that polls.
+    pub fn output(&self) -> Result<TxQueue> {
+        let (memory, layout) = (self.memory.share(), self.rings[1].layout);
+        let refused = |fault| LabError::Unexpected(format!("the guest's output ring: {fault}"));
+        let mut queue = TxQueue::resume(memory, layout, QUEUE).map_err(refused)?;
+        // A switch that polls wants no notification.
+        queue.disarm();
+        Ok(queue)
     }
 
     /// Connects to a back end that listens at `socket`, and starts the rings.

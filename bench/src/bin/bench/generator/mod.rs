@@ -23,7 +23,7 @@ mod words;
 
 use std::time::{Duration, Instant};
 
-pub use guest::{Guest, HEADER, Plan, QUEUE, Ring, Shape};
+pub use guest::{Guest, HEADER, Plan, Ring, Shape};
 pub use outward::{FarEnd, Outward};
 pub use receiver::Receiver;
 pub use sender::Sender;
