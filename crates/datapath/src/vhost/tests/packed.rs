@@ -257,7 +257,8 @@ fn a_guest_that_booted_while_it_was_cut_off_begins_at_the_beginning() {
     // So does another one in its place.
     stage = cut_off(stage, &mut front);
     driver = Packed::new();
-    stage.connect().say(&driver.conversation());
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
     assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000, 0)));
     driver.carry(&stage, 50);
     assert_eq!(lost(&stage), 0);
@@ -275,7 +276,8 @@ fn a_front_end_that_names_a_place_that_cannot_be_is_put_right_by_the_ring_and_th
     stage.record().forget_position(Side::Tx);
     stage = stage.succeed();
     stage.add(stage.door()).unwrap();
-    stage.connect().say(&driver.conversation());
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
     assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000 | 50, 0)));
     assert_eq!(lost(&stage), 1);
     driver.carry(&stage, 50);
@@ -296,7 +298,8 @@ fn a_port_that_was_quarantined_for_its_front_end_loses_no_place() {
     assert!(front.is_hung_up());
     assert!(stage.record().suspicion().release().is_some());
     stage.handle.free_port(ID).unwrap();
-    stage.connect().say(&driver.conversation());
+    let mut front = stage.connect();
+    front.say(&driver.conversation());
     driver.carry(&stage, 50);
     assert_eq!(lost(&stage), 0);
 }
@@ -353,7 +356,8 @@ fn a_packed_ring_whose_position_was_damaged_costs_the_connection_and_the_ring_te
             other => panic!("{other:?}"),
         }
         assert!(front.is_hung_up());
-        stage.connect().say(&driver.conversation());
+        let mut front = stage.connect();
+        front.say(&driver.conversation());
         assert_eq!(stage.owner.running(), 2);
         assert_eq!(lost(&stage), 1);
         driver.carry(&stage, 50);

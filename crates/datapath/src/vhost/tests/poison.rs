@@ -125,6 +125,7 @@ fn a_front_end_of_whose_takeover_the_base_dies_negotiates_anew_and_then_is_shut_
     assert!(front.is_hung_up());
     assert!(UnixStream::connect(stage.path()).is_err());
     assert_eq!(free(&stage), Some(Quarantine::Adoption));
-    stage.connect().say(&guest.conversation());
+    let mut front = stage.connect();
+    front.say(&guest.conversation());
     assert_eq!(stage.owner.running(), 2);
 }
