@@ -171,7 +171,7 @@ fn campaign(asked: &Asked) -> Result<Found> {
     }
     let start = Instant::now();
     let mut chance = seed.map_or_else(Chance::fresh, Chance::from_seed);
-    let program = paths::ipvisor_release_with_faults()?;
+    let program = paths::ipvisor_with_faults()?;
     let _alone = paths::alone()?;
     let dir = tempfile::tempdir().attempt(|| "create a temporary directory".to_owned())?;
     let points = Points::create(dir.path().join("points"))?;
