@@ -36,6 +36,9 @@ impl Turn<'_> {
     pub(super) fn serve_card(&mut self, id: NetworkId, inlet: Inlet, now: Instant) -> u64 {
         let world = self.world;
         let Some(network) = world.networks.get(id.0) else { return 0 };
+        if network.ending && inlet == Inlet::PACKET {
+            return 0;
+        }
         let mut outside = network.outside();
         self.own.storage.clear();
         let taken = self.take_from_card(network, &mut outside, inlet, now);

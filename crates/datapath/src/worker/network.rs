@@ -172,6 +172,9 @@ pub struct Network {
     pub admission: Admission,
     /// Speaks to the LAN in ICMP errors, as an inch speaks to its guest.
     pub outward: LastInch,
+    /// Its card is about to be used by AF_XDP no more: until nothing is left in those rings, nothing else
+    /// of it goes out or comes in.
+    pub ending: bool,
     outside: Mutex<Outside>,
 }
 
@@ -180,7 +183,8 @@ impl Network {
     pub fn new(setup: NetworkSetup, home: usize) -> Self {
         let NetworkSetup { id, mtu, on_link, outward } = setup;
         let admission = Admission::new(&on_link);
-        Self { id, home, mtu, admission, outward, outside: Mutex::default() }
+        let (ending, outside) = (false, Mutex::default());
+        Self { id, home, mtu, admission, outward, ending, outside }
     }
 
     /// The way out. Nothing may be locked while it is held but what waits for a neighbour, and what

@@ -1,10 +1,18 @@
 //! What becomes of datagrams that a card used by AF_XDP cannot send, or not now.
 
+use std::os::fd::AsFd;
+
+use rustix::event::epoll;
+
 use super::*;
 use crate::names::PortId;
 use crate::offload::{Checksum, Offload};
 use crate::uplink::tests::world::{CARD, CARD_MAC, PEER_MAC, World, ip4};
-use crate::uplink::{Guard, XdpSetup};
+use crate::uplink::{Guard, XdpSetup, sys};
+use crate::worker::NetworkSetup;
+use crate::worker::network::Network;
+use crate::worker::turn::Own;
+use crate::worker::world::{Crew, Desk};
 
 const UPLINK: Owner = Owner::Uplink(NetworkId(0));
 const A: Owner = Owner::Port(PortId(1));
@@ -74,6 +82,42 @@ fn what_goes_with_the_card_is_counted_once_and_never_as_sent_after_it() {
         assert_eq!(stage.side.unsent_due, None);
         assert_eq!(stage.count(UPLINK, Counter::RxCardLost), 2);
         assert_eq!(stage.count(B, Counter::DropUplinkDown), 1);
+    });
+}
+
+/// Whether an epoll instance watches this socket.
+fn is_watched(desk: &Desk, socket: BorrowedFd<'_>) -> bool {
+    let again = epoll::EventData::new_u64(0);
+    let watched = epoll::add(desk.epoll(), socket, again, epoll::EventFlags::IN).is_err();
+    if !watched {
+        epoll::delete(desk.epoll(), socket).unwrap();
+    }
+    watched
+}
+
+#[test]
+fn where_one_of_its_sockets_cannot_be_watched_none_is() {
+    World::run(|world| {
+        sys::set_queues(CARD, 2, 1).unwrap();
+        let Stage { side, state, .. } = Stage::set(world);
+        let crew = Crew::new(state.clone(), 1, false, Box::new(|_| {})).unwrap();
+        let mut own = Own::new(&state, 0);
+        let mut served = crew.write();
+        let id = NetworkId(0);
+        let outward = crate::worker::tests::silent();
+        let setup = NetworkSetup { id, mtu: 1500, on_link: vec![], outward };
+        served.networks.put(id.0, Box::new(Network::new(setup, 0)));
+        let desk = crew.desk(0);
+        let sockets: Vec<_> = side.sockets().map(|s| s.try_clone_to_owned().unwrap()).collect();
+        assert_eq!(sockets.len(), 2);
+        // The last is there already, as another number of the same socket would be.
+        let last = side.card.socket(1).unwrap();
+        desk.watch(last, Token::Card(id, Inlet::PACKET), false).unwrap();
+        let mut change = Change { world: &mut served, own: &mut own, crew: &crew };
+        let error = change.set_xdp(id, side.card).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(!is_watched(desk, sockets[0].as_fd()));
+        assert!(is_watched(desk, sockets[1].as_fd()));
     });
 }
 
