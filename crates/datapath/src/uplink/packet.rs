@@ -7,7 +7,9 @@
 //! [`PacketUplink::release`] gives all taken ones back once their frames have met their fate.
 //!
 //! *Out.* One `sendmmsg` for up to [`BATCH`] frames, each with its virtio-net header: the kernel or
-//! the card fills in checksums and cuts large sends into segments.
+//! the card fills in checksums and cuts large sends into segments. They leave by a socket of their
+//! own, the *outlet*, which receives nothing: at one that epoll watches, the kernel wakes it for
+//! each frame that has left.
 //!
 //! *A death in between.* Socket and ring are the kernel's and kept by the holder; how many frames
 //! were released is in the network's record. The successor maps the ring again and goes on there:
@@ -103,6 +105,7 @@ pub struct Sent {
 #[derive(Debug)]
 pub struct PacketUplink {
     socket: OwnedFd,
+    outlet: OwnedFd,
     ring: Ring,
     record: NetworkRecord,
     index: u32,
@@ -141,11 +144,6 @@ impl PacketUplink {
         option("PACKET_IGNORE_OUTGOING", libc::PACKET_IGNORE_OUTGOING, 1)?;
         option("PACKET_VERSION", libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as i32)?;
         option("PACKET_VNET_HDR", libc::PACKET_VNET_HDR, 1)?;
-        // Only a privileged process may go beyond the system's limit.
-        if sys::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
-            sys::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)
-                .map_err(|e| refused("set the send buffer of a packet socket", e))?;
-        }
         let geometry = Geometry {
             block_size: BLOCK_SIZE,
             blocks: frames.max(2).div_ceil(SLOTS_PER_BLOCK),
@@ -160,8 +158,10 @@ impl PacketUplink {
             frame_size: geometry.frame_size,
             blocks: geometry.blocks,
         });
-        let shares = shares_of(&socket);
-        let mut uplink = Self { socket, ring, record, index, carrier: true, joins: 1, shares };
+        let outlet = outlet(index)?;
+        let shares = shares_of(&outlet);
+        let mut uplink =
+            Self { socket, outlet, ring, record, index, carrier: true, joins: 1, shares };
         uplink.rebind(index)?;
         Ok(uplink)
     }
@@ -212,8 +212,9 @@ impl PacketUplink {
         ring.go_on_at(released);
         record.set_position(released);
         let joins = record.count_adoption().saturating_add(1);
-        let shares = shares_of(&socket);
-        let mut uplink = Self { socket, ring, record, index, carrier: true, joins, shares };
+        let outlet = outlet(index)?;
+        let shares = shares_of(&outlet);
+        let mut uplink = Self { socket, outlet, ring, record, index, carrier: true, joins, shares };
         // Binding anew would lose what arrives meanwhile, so only if the card is another.
         if sys::bound_to(uplink.socket.as_fd()).is_ok_and(|bound| bound != index) {
             uplink.rebind(index)?;
@@ -224,8 +225,8 @@ impl PacketUplink {
     /// Binds to another interface: the card was taken out and came back under a new index. Groups
     /// have to be joined again.
     pub fn rebind(&mut self, index: u32) -> Result<(), UplinkError> {
-        sys::bind(self.socket.as_fd(), index)
-            .map_err(|e| refused(format!("bind a packet socket to link number {index}"), e))?;
+        bind(&self.socket, index, libc::ETH_P_ALL as u16)?;
+        bind(&self.outlet, index, 0)?;
         self.index = index;
         Ok(())
     }
@@ -308,7 +309,7 @@ impl PacketUplink {
     /// if it has used up its share of a buffer that is more than half full.
     #[inline]
     pub fn may_put(&mut self, owner: Owner, frames: usize, octets: usize) -> bool {
-        let socket = &self.socket;
+        let socket = &self.outlet;
         self.shares.may_put(owner, frames, octets, || {
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             let mut asked = [PollFd::new(socket, PollFlags::OUT)];
@@ -323,7 +324,6 @@ impl PacketUplink {
             return Sent { count: 0, refused: Some(Refusal::Down) };
         }
         let mut count = 0usize;
-        let mut again = true;
         while let Some(rest) = frames.get(count..)
             && !rest.is_empty()
         {
@@ -331,18 +331,10 @@ impl PacketUplink {
                 Ok(0) => Refusal::Busy,
                 Ok(taken) => {
                     count = count.saturating_add(taken);
-                    again = true;
                     continue;
                 }
                 Err(e) => Refusal::from(e),
             };
-            // A link that was down left an error at the socket, which the next call gets instead
-            // of its own answer.
-            if refusal == Refusal::Down && again {
-                self.take_error();
-                again = false;
-                continue;
-            }
             return Sent { count, refused: Some(refusal) };
         }
         Sent { count, refused: None }
@@ -368,7 +360,7 @@ impl PacketUplink {
             .each_mut()
             .map(|control| MMsgHdr::new(parts.next().map_or(&[], |p| p.as_slice()), control));
         let messages = messages.get_mut(..frames.len().min(BATCH)).unwrap_or_default();
-        sendmmsg(&self.socket, messages, SendFlags::DONTWAIT)
+        sendmmsg(&self.outlet, messages, SendFlags::DONTWAIT)
     }
 
     /// Frames the kernel has dropped since the last call because the ring was full.
@@ -401,6 +393,27 @@ impl PacketUplink {
         }
         Ok(())
     }
+}
+
+/// A socket by which frames leave, and by which nothing comes in.
+fn outlet(index: u32) -> Result<OwnedFd, UplinkError> {
+    let socket = sys::packet_socket().map_err(|e| refused("make a packet socket", e))?;
+    let fd = socket.as_fd();
+    sys::set_int(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
+        .map_err(|e| refused("set PACKET_VNET_HDR of a packet socket", e))?;
+    // Only a privileged process may go beyond the system's limit.
+    if sys::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
+        sys::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)
+            .map_err(|e| refused("set the send buffer of a packet socket", e))?;
+    }
+    bind(&socket, index, 0)?;
+    Ok(socket)
+}
+
+/// Binds a socket to a link and to a protocol; 0: it receives nothing.
+fn bind(socket: &OwnedFd, index: u32, protocol: u16) -> Result<(), UplinkError> {
+    sys::bind(socket.as_fd(), index, protocol)
+        .map_err(|e| refused(format!("bind a packet socket to link number {index}"), e))
 }
 
 /// The shares of a socket's send buffer.

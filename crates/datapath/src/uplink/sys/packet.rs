@@ -69,11 +69,12 @@ pub(in super::super) fn make_ring(socket: BorrowedFd<'_>, ring: &Geometry) -> io
     unsafe { set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, &request) }
 }
 
-/// Binds a socket to one interface, all protocols: from now on it receives.
-pub(in super::super) fn bind(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+/// Binds a socket to one interface and to a protocol (`ETH_P_ALL`: all): from now on it receives that;
+/// nothing if it is 0.
+pub(in super::super) fn bind(socket: BorrowedFd<'_>, index: u32, protocol: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: index.try_into().map_err(|_| io::ErrorKind::InvalidInput)?,
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -142,7 +142,7 @@ impl Peer {
         for option in [libc::PACKET_VNET_HDR, libc::PACKET_IGNORE_OUTGOING] {
             sys::set_int(socket.as_fd(), libc::SOL_PACKET, option, 1).unwrap();
         }
-        sys::bind(socket.as_fd(), index).unwrap();
+        sys::bind(socket.as_fd(), index, libc::ETH_P_ALL as u16).unwrap();
         Self(socket)
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!   card --> XDP program --> AF_XDP socket of the queue --> base     IP to a VM, from the first octet on
 //!                  '-------> host's stack, packet socket             everything else, as without
-//!   base --> AF_XDP socket of queue 0 --> card                       the VMs' datagrams
+//!   base --> AF_XDP socket, outlet -----> card                       the VMs' datagrams
 //!   base --> packet socket ------------->                            ARP, neighbour discovery, ICMP errors
 //! ```
 //! The program (`bpf::redirect`) looks at the destination alone, so all of a flow takes one way: in
@@ -51,6 +51,7 @@
 mod inward;
 #[cfg(test)]
 mod model;
+mod outlet;
 mod outward;
 mod ring;
 mod socket;
@@ -60,6 +61,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use self::outlet::Outlet;
 pub use self::outward::Woken;
 use self::socket::Socket;
 use self::umem::{FRAME, Layout, Umem};
@@ -137,6 +139,7 @@ pub struct XdpSetup<'a> {
 #[derive(Debug)]
 pub struct XdpUplink {
     sockets: Vec<Socket>,
+    outlet: Outlet,
     umem: Umem,
     map: SocketMap,
     link: Link,
@@ -160,10 +163,11 @@ impl XdpUplink {
         let umem = Umem::create(layout)?;
         let sockets: Vec<_> =
             (0..queues).map(|queue| Socket::open(&umem, queue)).collect::<Result<_, _>>()?;
+        let outlet = Outlet::open(&umem, first(&sockets)?)?;
         let map = SocketMap::create(queues)?;
         let program = XdpProgram::load(setup, map.as_fd())?;
         let link = Link::create(&program.0, setup.index)?;
-        Ok(Self { sockets, umem, map, link, shares: shares() })
+        Ok(Self { sockets, outlet, umem, map, link, shares: shares() })
     }
 
     /// Lets frames come: only when all that [`XdpUplink::descriptors`] names is kept, because what has
@@ -192,10 +196,11 @@ impl XdpUplink {
             });
         }
         let (link, map) = (Link::adopt(take("link")?), SocketMap::adopt(take("map")?));
-        let sockets = (0..umem.layout.queues)
+        let sockets: Vec<_> = (0..umem.layout.queues)
             .map(|queue| Socket::adopt(take(&queue.to_string())?, &umem, queue))
             .collect::<Result<_, _>>()?;
-        let adopted = Self { sockets, umem, map, link, shares: shares() };
+        let outlet = Outlet::adopt(take("out")?, &umem, first(&sockets)?)?;
+        let adopted = Self { sockets, outlet, umem, map, link, shares: shares() };
         // It may have died before it did this.
         adopted.begin()?;
         Ok(adopted)
@@ -205,8 +210,13 @@ impl XdpUplink {
     /// last: what was not all kept is not taken over.
     pub fn descriptors(&self) -> Vec<(String, BorrowedFd<'_>)> {
         let sockets = self.sockets.iter().enumerate().map(|(n, s)| (n.to_string(), s.as_fd()));
-        let rest = [("umem".to_owned(), self.umem.as_fd()), ("map".to_owned(), self.map.as_fd())];
-        sockets.chain(rest).chain([("link".to_owned(), self.link.as_fd())]).collect()
+        let rest = [
+            ("out", self.outlet.as_fd()),
+            ("umem", self.umem.as_fd()),
+            ("map", self.map.as_fd()),
+            ("link", self.link.as_fd()),
+        ];
+        sockets.chain(rest.map(|(name, fd)| (name.to_owned(), fd))).collect()
     }
 
     /// What changes the program, for another thread than the one that serves the sockets.
@@ -278,45 +288,50 @@ impl XdpUplink {
     /// Whether `owner` may put so many frames into the transmit ring: not if it has used up its share
     /// of a ring that is more than half full. A frame takes one place there, whatever its length.
     pub fn may_put(&mut self, owner: Owner, frames: usize) -> bool {
-        let (free, all) = self.sockets.first().map_or((0, 0), Socket::free);
+        let (free, all) = self.outlet.free();
         let octets = frames.saturating_mul((FRAME as usize).saturating_sub(OVERHEAD));
         self.shares.may_put(owner, frames, octets, || free > all / 2)
     }
 
     /// How many frames can be put now.
     pub fn free(&self) -> usize {
-        self.sockets.first().map_or(0, |socket| socket.free().0 as usize)
+        self.outlet.free().0 as usize
     }
 
     /// Puts a frame among those that [`XdpUplink::send`] sends; `None` if there is no room, or it is
     /// too long.
     #[inline]
     pub fn put(&mut self, ethernet: &[u8; ETHERNET], datagram: &[u8]) -> Option<()> {
-        self.sockets.first_mut()?.put(ethernet, datagram)
+        self.outlet.put(ethernet, datagram)
     }
 
     /// Forgets what was put and not sent.
     pub fn abandon(&mut self) {
-        if let Some(socket) = self.sockets.first_mut() {
-            socket.abandon();
-        }
+        self.outlet.abandon();
     }
 
     /// Sends what was put, in order, and what was left lying before.
     pub fn send(&mut self) -> Woken {
-        self.sockets.first_mut().map_or(Woken::default(), Socket::send)
+        self.outlet.send()
     }
 
     /// Frames that the kernel has not begun to send.
     pub fn unsent(&self) -> u32 {
-        self.sockets.first().map_or(0, Socket::unsent)
+        self.outlet.unsent()
     }
 
     /// Whether nobody needs what was put any more: the kernel has a copy, or the card is done with it.
     pub fn all_gone(&self) -> bool {
-        let (free, all) = self.sockets.first().map_or((0, 0), Socket::free);
+        let (free, all) = self.outlet.free();
         self.unsent() == 0 && (free == all || !self.is_zero_copy())
     }
+}
+
+/// The socket of queue 0, which the outlet stands beside.
+fn first(sockets: &[Socket]) -> Result<&Socket, UplinkError> {
+    sockets
+        .first()
+        .ok_or(UplinkError::Adopt { object: "AF_XDP sockets", why: "there is none".to_owned() })
 }
 
 /// The shares of the transmit ring, in octets of full frames.

@@ -1,4 +1,4 @@
-//! The way out of one AF_XDP socket: its transmit and completion rings, and whose each frame is.
+//! The way out by AF_XDP: its transmit and completion rings, and whose each frame is.
 //!
 //! # Theory of operation
 //! The completion ring is the list of free frames. Whoever wants to send takes the oldest entry of it

@@ -1,4 +1,5 @@
-//! One AF_XDP socket: bound to one receive queue of a card, with its rings and its frames.
+//! One AF_XDP socket for the way in: bound to one receive queue of a card, with its rings and its
+//! frames.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,32 +7,26 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    set_xdp_rx_ring_size, set_xdp_tx_ring_size, set_xdp_umem_completion_ring_size,
-    set_xdp_umem_fill_ring_size, set_xdp_umem_reg, xdp_mmap_offsets, xdp_options, xdp_statistics,
+    set_xdp_rx_ring_size, set_xdp_umem_completion_ring_size, set_xdp_umem_fill_ring_size,
+    set_xdp_umem_reg, xdp_mmap_offsets, xdp_options, xdp_statistics,
 };
 use rustix::net::xdp::{
-    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
-    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags, XdpUmemReg,
-    XdpUmemRegFlags,
+    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_UMEM_PGOFF_FILL_RING,
+    XdpOptionsFlags, XdpUmemReg, XdpUmemRegFlags,
 };
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
-};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use virtqueue::Mapping;
 
-use super::super::{UplinkError, sys};
+use super::super::UplinkError;
 use super::inward::Inward;
-use super::outward::{Outward, Woken};
+use super::outlet::completions;
 use super::refused;
 use super::ring::{ADDRESS, DESCRIPTOR, Places, Ring};
 use super::umem::{FRAME, Umem};
 use crate::counters::Counter;
-use crate::port::ETHERNET;
 
 /// Entries of a completion ring that nothing ever comes into: the kernel wants one.
 const LEAST_RING: u32 = 64;
-/// Octets of frames on their way to the card, as the kernel accounts them.
-const SEND_BUFFER: i32 = 16 << 20;
 /// How often a queue that is busy is tried, and the time in between.
 const TRIES: u32 = 30;
 const WAIT: Duration = Duration::from_millis(5);
@@ -42,7 +37,6 @@ pub(super) struct Socket {
     fd: OwnedFd,
     memory: Mapping,
     inward: Inward,
-    outward: Option<Outward>,
 }
 
 impl Socket {
@@ -50,9 +44,7 @@ impl Socket {
     pub fn open(umem: &Umem, queue: u32) -> Result<Self, UplinkError> {
         let action = |what: &str| format!("{what} of the AF_XDP socket for queue {queue}");
         let fail = |what: &'static str| move |e: Errno| refused(action(what), e);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
-            .map_err(|e| refused("make an AF_XDP socket", e))?;
+        let fd = made()?;
         let memory = umem.stretch(queue)?;
         let Some(start) = memory.u8_at(0) else {
             return Err(refused("map an AF_XDP socket's frames", Errno::FAULT));
@@ -67,18 +59,12 @@ impl Socket {
             tx_metadata_len: 0,
         };
         set_xdp_umem_reg(&fd, registration).map_err(fail("register the memory"))?;
-        let way_out = queue == 0;
-        let completions = if way_out { completions(layout.outward) } else { LEAST_RING };
+        // The outlet shares this ring of the first socket's.
+        let completions = if queue == 0 { completions(layout.outward) } else { LEAST_RING };
         set_xdp_umem_fill_ring_size(&fd, layout.inward).map_err(fail("make the fill ring"))?;
         set_xdp_umem_completion_ring_size(&fd, completions)
             .map_err(fail("make the completion ring"))?;
         set_xdp_rx_ring_size(&fd, layout.inward).map_err(fail("make the receive ring"))?;
-        if way_out {
-            set_xdp_tx_ring_size(&fd, layout.outward).map_err(fail("make the transmit ring"))?;
-            // Only a privileged process may go beyond the system's limit: without, bursts are short.
-            let force = libc::SO_SNDBUFFORCE;
-            let _ = sys::set_int(fd.as_fd(), libc::SOL_SOCKET, force, SEND_BUFFER);
-        }
         let (receive, fill) = inward_rings(&fd, umem)?;
         let inward = Inward::start(receive, fill, 0, layout.inward);
         let address =
@@ -100,19 +86,16 @@ impl Socket {
         }
         // Before Linux 6.4 nobody could map the rings of a bound socket, a successor neither.
         inward_rings(&fd, umem)?;
-        let outward = way_out.then(|| outward(&fd, umem)).transpose()?;
-        Ok(Self { fd, memory, inward, outward })
+        Ok(Self { fd, memory, inward })
     }
 
-    /// Takes over a predecessor's. What was published and not sent goes with the next
-    /// [`Socket::send`].
+    /// Takes over a predecessor's.
     pub fn adopt(fd: OwnedFd, umem: &Umem, queue: u32) -> Result<Self, UplinkError> {
         let memory = umem.stretch(queue)?;
         let (receive, fill) = inward_rings(&fd, umem)?;
         let inward = Inward::adopt(receive, fill, 0, umem.layout.inward)
             .map_err(|why| cannot_adopt(queue, why))?;
-        let outward = (queue == 0).then(|| outward(&fd, umem)).transpose()?;
-        let socket = Self { fd, memory, inward, outward };
+        let socket = Self { fd, memory, inward };
         socket.wake_fill();
         Ok(socket)
     }
@@ -162,50 +145,6 @@ impl Socket {
         self.inward.position()
     }
 
-    /// Frames that can be sent now, and how many there are.
-    pub fn free(&self) -> (u32, u32) {
-        self.outward.as_ref().map_or((0, 0), |out| (out.free(), out.frames()))
-    }
-
-    /// Puts a frame into the next free one: Ethernet header, then what `write` puts behind it and
-    /// tells the length of.
-    pub fn put(&mut self, ethernet: &[u8; ETHERNET], datagram: &[u8]) -> Option<()> {
-        let len = ETHERNET.checked_add(datagram.len()).filter(|len| *len <= FRAME as usize)?;
-        let memory = &self.memory;
-        self.outward.as_mut()?.put(|address| {
-            let at = usize::try_from(address).ok()?;
-            memory.write(at, ethernet)?;
-            memory.write(at.checked_add(ETHERNET)?, datagram)?;
-            u32::try_from(len).ok()
-        })
-    }
-
-    /// Forgets what was put since the last [`Socket::send`].
-    pub fn abandon(&mut self) {
-        if let Some(out) = &mut self.outward {
-            out.abandon();
-        }
-    }
-
-    /// Gives what was put to the kernel.
-    pub fn send(&mut self) -> Woken {
-        if let Some(out) = &mut self.outward {
-            out.publish();
-        }
-        self.kick()
-    }
-
-    /// Frames that the kernel has not begun to send.
-    pub fn unsent(&self) -> u32 {
-        self.outward.as_ref().map_or(0, Outward::unsent)
-    }
-
-    /// Wakes the kernel as long as it asks for it and has something to send.
-    fn kick(&self) -> Woken {
-        let call = || send(&self.fd, &[], SendFlags::DONTWAIT).map(|_| ());
-        self.outward.as_ref().map_or(Woken::default(), |out| out.wake(call))
-    }
-
     /// Frames that the kernel had no room for since the socket was made.
     pub fn drops(&self) -> u64 {
         xdp_statistics(&self.fd)
@@ -220,17 +159,20 @@ impl AsFd for Socket {
     }
 }
 
-/// Entries of the completion ring for so many frames.
-fn completions(outward: u32) -> u32 {
-    outward.saturating_mul(2).max(LEAST_RING)
+/// A new socket.
+pub(super) fn made() -> Result<OwnedFd, UplinkError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
+        .map_err(|e| refused("make an AF_XDP socket", e))
 }
 
 fn cannot_adopt(queue: u32, why: String) -> UplinkError {
     UplinkError::Adopt { object: "AF_XDP socket", why: format!("queue {queue}: {why}") }
 }
 
-fn ring(
-    fd: &OwnedFd,
+/// Maps one of a socket's rings.
+pub(super) fn ring(
+    fd: BorrowedFd<'_>,
     at: u64,
     places: Option<Places>,
     size: u32,
@@ -239,7 +181,7 @@ fn ring(
     let fail = |e: io::Error| refused("map a ring of an AF_XDP socket", e);
     let places = places.ok_or_else(|| fail(io::ErrorKind::Unsupported.into()))?;
     let len = places.len(size, entry) as u64;
-    let memory = Mapping::shared(fd.as_fd(), at, len).map_err(|e| fail(io::Error::other(e)))?;
+    let memory = Mapping::shared(fd, at, len).map_err(|e| fail(io::Error::other(e)))?;
     Ok(Ring::new(memory, places, size))
 }
 
@@ -248,18 +190,7 @@ fn inward_rings(fd: &OwnedFd, umem: &Umem) -> Result<(Ring, Ring), UplinkError> 
         xdp_mmap_offsets(fd).map_err(|e| refused("ask where an AF_XDP socket has its rings", e))?;
     let size = umem.layout.inward;
     Ok((
-        ring(fd, XDP_PGOFF_RX_RING, Places::of(&places.rx), size, DESCRIPTOR)?,
-        ring(fd, XDP_UMEM_PGOFF_FILL_RING, Places::of(&places.fr), size, ADDRESS)?,
+        ring(fd.as_fd(), XDP_PGOFF_RX_RING, Places::of(&places.rx), size, DESCRIPTOR)?,
+        ring(fd.as_fd(), XDP_UMEM_PGOFF_FILL_RING, Places::of(&places.fr), size, ADDRESS)?,
     ))
-}
-
-fn outward(fd: &OwnedFd, umem: &Umem) -> Result<Outward, UplinkError> {
-    let places =
-        xdp_mmap_offsets(fd).map_err(|e| refused("ask where an AF_XDP socket has its rings", e))?;
-    let (frames, first) = (umem.layout.outward, umem.layout.outward_at());
-    let transmit = ring(fd, XDP_PGOFF_TX_RING, Places::of(&places.tx), frames, DESCRIPTOR)?;
-    let size = completions(frames);
-    let completion =
-        ring(fd, XDP_UMEM_PGOFF_COMPLETION_RING, Places::of(&places.cr), size, ADDRESS)?;
-    Outward::adopt(transmit, completion, first, frames).map_err(|why| cannot_adopt(0, why))
 }

@@ -23,8 +23,8 @@ use crate::state::seal::seal;
 pub(super) const FRAME: u64 = 4096;
 /// Octets of the record at the end.
 const RECORD: u64 = 4096;
-/// Changes when the record or the division of the file does.
-const VERSION: u32 = 1;
+/// Changes when the record or the division of the file does, or what socket serves what.
+const VERSION: u32 = 2;
 /// Octets of the sealed part of the record.
 const SEALED: usize = 20;
 const SEAL_AT: usize = 24;
