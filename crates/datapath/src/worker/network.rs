@@ -83,6 +83,16 @@ impl UplinkSide {
         }
     }
 
+    /// How many places of a ring the frames take that were taken and not released, `frames` of them.
+    #[inline]
+    pub fn taken(&self, inlet: Inlet, frames: u64) -> u16 {
+        let places = match (inlet.as_queue(), &self.xdp) {
+            (Some(queue), Some(xdp)) => xdp.card.taken(queue).into(),
+            _ => frames,
+        };
+        u16::try_from(places).unwrap_or(u16::MAX)
+    }
+
     /// How a ring is served after a death.
     #[inline]
     pub fn care_mut(&mut self, inlet: Inlet) -> &mut Care {

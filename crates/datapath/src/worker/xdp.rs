@@ -30,13 +30,13 @@ use super::poison::care_of_card;
 use crate::counters::{Counter, Counters};
 use crate::faults::{self, Point};
 use crate::names::{Inlet, Mac, NetworkId, Owner};
-use crate::offload::{Abilities, Handover, complete_checksum};
+use crate::offload::{Abilities, Handover, Segmentation, complete_checksum};
 use crate::port::{ETHERNET, header};
 use crate::segment::Segments;
 use crate::state::StateMemory;
 use crate::state::suspicion::Care;
 use crate::storage::Storage;
-use crate::uplink::{LARGEST_XDP_MTU, XdpUplink};
+use crate::uplink::XdpUplink;
 
 /// Batches that are served with everybody at rest.
 const AT_REST: usize = 4;
@@ -74,7 +74,7 @@ enum Put {
 
 impl XdpSide {
     fn new(card: XdpUplink, cares: Vec<Care>) -> Self {
-        let segment = vec![0; LARGEST_XDP_MTU as usize];
+        let segment = vec![0; card.largest_mtu() as usize];
         let (nobody, unsent_due, lost, gone) = (Care::default(), None, 0, false);
         let mut side = Self { card, cares, nobody, segment, unsent_due, lost, gone };
         // What a predecessor has left in the transmit ring wakes nobody.
@@ -116,8 +116,11 @@ impl XdpSide {
         let counters = Counters::of(state, from);
         let items = batch.iter().filter_map(|(index, _)| storage.item(*index));
         let frames = items.fold(0usize, |sum, item| {
-            let segments = item.offload.segmentation.map_or(1, |l| l.segments(item.octets()));
-            sum.saturating_add(segments)
+            let (segments, octets) = match item.offload.segmentation {
+                None => (1, item.octets()),
+                Some(large) => (large.segments(item.octets()), longest(&large)),
+            };
+            sum.saturating_add(segments.saturating_mul(self.card.places(octets)))
         });
         if !self.card.may_put(from, frames) {
             counters.add(Counter::DropUplinkSend, batch.len() as u64);
@@ -162,7 +165,7 @@ impl XdpSide {
         };
         // Before anything is filled in: the packet socket gets it as it is.
         let whole = offload.segmentation.is_none();
-        if whole && storage.datagram(index).len() > LARGEST_XDP_MTU as usize {
+        if whole && storage.datagram(index).len() > self.card.largest_mtu() as usize {
             return Put::TooLong;
         }
         // It goes on like this to a receiver that can do nothing by itself.
@@ -175,11 +178,12 @@ impl XdpSide {
                 let datagram = storage.datagram(index);
                 let ethernet = header(to, mac, datagram);
                 let Some(segments) = Segments::of(datagram, &large) else { return Put::NoRoom };
-                let longest = usize::from(large.header_len).saturating_add(large.size.into());
+                let longest = longest(&large);
                 if longest > self.segment.len() {
                     return Put::TooLong;
                 }
-                if !self.make_room(segments.count()) {
+                let places = self.card.places(longest);
+                if !self.make_room(segments.count().saturating_mul(places)) {
                     return Put::NoRoom;
                 }
                 for n in 0..segments.count() {
@@ -193,7 +197,7 @@ impl XdpSide {
             }
         }
         let datagram = storage.datagram(index);
-        let room = self.make_room(1);
+        let room = self.make_room(self.card.places(datagram.len()));
         match room.then(|| self.card.put(&header(to, mac, datagram), datagram)).flatten() {
             Some(()) => Put::Done,
             None => Put::NoRoom,
@@ -214,7 +218,7 @@ impl XdpSide {
         self.lost = self.lost.saturating_add(woken.lost.into());
         if woken.gone && !self.gone {
             self.gone = true;
-            self.lost = self.lost.saturating_add(self.card.unsent().into());
+            self.lost = self.lost.saturating_add(self.card.unsent_frames().into());
         }
         if self.card.unsent() > 0 && !self.gone && self.unsent_due.is_none() {
             self.unsent_due = Instant::now().checked_add(AGAIN);
@@ -245,10 +249,15 @@ impl XdpSide {
 
     /// What is lost at the end is counted at the card.
     fn finish(&mut self, card: Counters<'_>) {
-        let left = if self.gone { 0 } else { self.card.unsent() };
+        let left = if self.gone { 0 } else { self.card.unsent_frames() };
         card.add(Counter::RxCardLost, self.lost.saturating_add(left.into()));
         self.lost = 0;
     }
+}
+
+/// Octets of the longest segment of a large send.
+fn longest(large: &Segmentation) -> usize {
+    usize::from(large.header_len).saturating_add(large.size.into())
 }
 
 impl WorkerHandle {
