@@ -8,7 +8,7 @@
 //! ```text
 //! lookup: Resolving  --push--> slot in the state memory
 //! event Resolved     --next--> sent              --done--> slot is free
-//! event Unreachable  --next--> counted, answered --done-->     "
+//! event Unreachable  --next_of--> counted, answered --done-->  "
 //! port, network gone --next_owned, next_on--> counted --done--> "
 //! ```
 //! The octets are in the slots; this index of them is the base's own, and is built anew from the
@@ -75,6 +75,10 @@ impl Waiting {
         &self.bytes
     }
 }
+
+/// All datagrams that waited at some time, and none that has come since.
+#[derive(Clone, Copy, Debug)]
+pub struct Until(u64);
 
 /// The datagrams that wait, of all networks.
 #[derive(Debug)]
@@ -188,6 +192,20 @@ impl Pending {
     pub fn next(&mut self, network: NetworkId, hop: IpAddr) -> Option<Waiting> {
         let slot = *self.hops.get(&(network, hop))?.front()?;
         self.take(slot)
+    }
+
+    /// What waits now.
+    pub fn until_now(&self) -> Until {
+        Until(self.sequence)
+    }
+
+    /// Takes out the oldest that waits for this neighbour, if it did then.
+    pub fn next_of(&mut self, network: NetworkId, hop: IpAddr, then: Until) -> Option<Waiting> {
+        let slot = *self.hops.get(&(network, hop))?.front()?;
+        let came = self.records.get(slot)?.as_ref()?.sequence;
+        // The first to come since has this number: what is behind it by less than half of all came before.
+        let since = came.wrapping_sub(then.0) < 1 << 63;
+        if since { None } else { self.take(slot) }
     }
 
     /// Takes out the oldest of an owner that goes away.

@@ -8,9 +8,10 @@
 //! It has two halves, each behind a lock of its own:
 //!
 //! ```text
-//! sending      tx ring, last inch, limiter    locked by its worker for a batch; nobody waits for it
+//! sending      tx ring, last inch, limiter    locked by its worker for a batch
 //! receiving    rx ring, the guest's MAC       locked once per batch and receiver, by any worker
 //! ```
+//! Nobody else has them for longer than it takes to write a complaint, or to put another call in its place.
 //! A change between two batches (`worker::change`) has both without locking.
 //!
 //! # Invariants
@@ -132,14 +133,16 @@ impl Port {
         }
     }
 
-    /// Interrupts the driver by this descriptor from now on, and does so once.
-    pub fn set_call(&mut self, side: Side, call: Option<Arc<OwnedFd>>) {
+    /// Interrupts the driver by this descriptor from now on, and does so once: what was to be told
+    /// before that was told by another. Waits for the batch that has the half, and keeps the next
+    /// waiting for no system call.
+    pub fn set_call(&self, side: Side, call: Option<Arc<OwnedFd>>) {
+        let before = match side {
+            Side::Tx => self.sending().set_call(call.clone()),
+            Side::Rx => self.receiving().set_call(call.clone()),
+        };
         signal(call.as_ref());
-        let (sending, receiving) = self.halves();
-        match side {
-            Side::Tx => sending.set_call(call),
-            Side::Rx => receiving.set_call(call),
-        }
+        drop(before);
     }
 
     /// Whether one of its rings broke, and nobody was told.

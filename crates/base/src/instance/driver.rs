@@ -10,7 +10,8 @@
 //! not wanted, there    the program goes, the worker serves what waits and sends what is left, the
 //!                      sockets are closed, the holder forgets them
 //! ```
-//! Sockets are for one card: when it comes back under another index, they are made anew.
+//! Sockets are for one card: when it comes back under another index, they are made anew. So they are when
+//! its MTU has become larger than theirs.
 //!
 //! # Order
 //! What has been made is kept before any frame comes, the program's link last: a successor that finds
@@ -21,7 +22,7 @@
 
 use datapath::keeper::Keeper;
 use datapath::state::{Place, StateMemory};
-use datapath::uplink::{self, LARGEST_XDP_MTU, UplinkError, XdpSetup, XdpUplink};
+use datapath::uplink::{self, UplinkError, XdpSetup, XdpUplink};
 use datapath::worker::Gone;
 
 use super::card::{Card, CardSetup};
@@ -76,10 +77,10 @@ impl NetworkSide {
     /// Brings the way by which the card is reached to what the configuration says.
     pub(super) fn choose_driver(&mut self, around: &Around<'_>) -> Result<(), Gone> {
         let (Some(card), Some(link)) = (&self.card, &self.link) else { return Ok(()) };
-        let fits = link.mtu <= LARGEST_XDP_MTU;
         let wanted = self.config.driver == Driver::Xdp;
-        let there = around.worker.with_xdp(self.id, |card| card.index())?;
-        if there.is_some_and(|index| !wanted || !fits || index != link.index) {
+        let there = around.worker.with_xdp(self.id, |card| (card.index(), card.largest_mtu()))?;
+        let (index, mtu) = (link.index, link.mtu);
+        if there.is_some_and(|(of, largest)| !wanted || of != index || mtu > largest) {
             self.end_xdp(around)?;
         } else if card.by_xdp && self.renew_xdp(around)? {
             return Ok(());

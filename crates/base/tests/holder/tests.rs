@@ -10,7 +10,7 @@ use base::entry::{exit, start_detached};
 use base::state_dir::{LockError, StateDir, StateDirError};
 use rustix::process::Signal;
 
-use crate::world::{World, kill, lives, pid, program, run, wait_until_gone};
+use crate::world::{World, kill, lives, pid, program, run, wait_until_gone, wait_until_heard};
 
 #[test]
 fn a_killed_base_is_replaced_and_an_instance_told_to_end_leaves_nothing() {
@@ -170,8 +170,9 @@ fn a_base_that_does_not_stop_is_killed_with_its_vms_on_the_third_demand() {
     kill(world.holder(), Signal::TERM);
     std::thread::sleep(Duration::from_millis(200));
     assert!(lives(base) && lives(vm));
+    wait_until_heard(world.holder());
     kill(world.holder(), Signal::TERM);
-    std::thread::sleep(Duration::from_millis(50));
+    wait_until_heard(world.holder());
     kill(world.holder(), Signal::TERM);
     let output = world.wait_for_end();
     assert_eq!(output.status.code(), Some(exit::FAILED.into()));
@@ -185,7 +186,7 @@ fn force_follows_the_second_demand_by_itself() {
     world.wait_for("serving 0");
     let vm = pid(&world.wait_for("vm"));
     kill(world.holder(), Signal::INT);
-    std::thread::sleep(Duration::from_millis(100));
+    wait_until_heard(world.holder());
     kill(world.holder(), Signal::INT);
     let output = world.wait_for_end();
     assert_eq!(output.status.code(), Some(exit::FAILED.into()));

@@ -169,6 +169,21 @@ pub fn wait_until_gone(pid: Pid) {
     }
 }
 
+/// Waits until the process has met all signals that were sent to it: two of a kind that are under way
+/// are one.
+pub fn wait_until_heard(pid: Pid) {
+    let deadline = Instant::now() + PATIENCE;
+    let pending = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let of = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        [of("SigPnd:"), of("ShdPnd:")] != [Some("0000000000000000"); 2]
+    };
+    while pending() {
+        assert!(Instant::now() < deadline, "process {pid} does not hear");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A command's output, for processes that are not holders.
 pub fn run(program: &Program) -> Output {
     let mut command: Command = program.command();

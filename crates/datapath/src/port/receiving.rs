@@ -84,11 +84,10 @@ impl Receiving {
         self.rx.take().map(|rx| rx.queue.base())
     }
 
-    /// Interrupts the driver by this descriptor from now on.
-    pub(super) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
-        if let Some(rx) = &mut self.rx {
-            rx.call = call;
-        }
+    /// Interrupts the driver by this descriptor from now on; the one before, to be closed by whoever
+    /// has nothing locked.
+    pub(super) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) -> Option<Arc<OwnedFd>> {
+        self.rx.as_mut().and_then(|rx| std::mem::replace(&mut rx.call, call))
     }
 
     /// The index of the next buffer of the rx ring, for the mark.

@@ -54,7 +54,8 @@ pub struct Sending {
     pub breaks: Budget,
     /// Polled by its worker.
     pub active: bool,
-    /// How often it became active: what was noted of an earlier time concerns it no more.
+    /// How often it became active, and ports of its number before it: what was noted of an earlier time
+    /// concerns it no more.
     pub visit: u64,
     /// How the tx ring is served after a death.
     pub care: Care,
@@ -135,11 +136,10 @@ impl Sending {
         self.tx.as_ref().is_some_and(|t| t.kick.is_none())
     }
 
-    /// Interrupts the driver by this descriptor from now on.
-    pub(super) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
-        if let Some(tx) = &mut self.tx {
-            tx.call = call;
-        }
+    /// Interrupts the driver by this descriptor from now on; the one before, to be closed by whoever
+    /// has nothing locked.
+    pub(super) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) -> Option<Arc<OwnedFd>> {
+        self.tx.as_mut().and_then(|tx| std::mem::replace(&mut tx.call, call))
     }
 
     /// Whether the tx ring is in use.

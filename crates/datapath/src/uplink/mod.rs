@@ -45,7 +45,10 @@ pub use guard::{Guard, GuardMaps, SocketFilter};
 pub use offloads::{keep_tags_in_frames, turn_off, turn_on_again};
 pub use packet::{Outgoing, PacketUplink, Received, Sent, Slot};
 pub use tun::{FromHost, HostPath};
-pub use xdp::{LARGEST_MTU as LARGEST_XDP_MTU, Woken, XdpControl, XdpProgram, XdpSetup, XdpUplink};
+pub use xdp::{
+    LARGEST_MTU as LARGEST_XDP_MTU, WHOLE_MTU as WHOLE_XDP_MTU, Woken, XdpControl, XdpProgram,
+    XdpSetup, XdpUplink,
+};
 
 use rustix::io::Errno;
 

@@ -8,11 +8,12 @@
 //! connections: octets, or a hang-up ---------'
 //! ports to connect or accept again: the shortest deadline is epoll's time-out
 //! ports with more requests than a turn's worth: the next round, without sleeping
+//! ports whose front end is faster than its pace: when it may go on, by the same deadline
 //! ```
 //! Shutting down leaves everything as it is, in the record and with the keeper: a successor takes
 //! over. To close a port for good, remove it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -161,7 +162,14 @@ impl Dispatcher {
         let (commands, receiver) = channel();
         let mut dispatcher = Self {
             state,
-            around: Surroundings { keeper, owner, events, epoll, budgets: RefCell::default() },
+            around: Surroundings {
+                keeper,
+                owner,
+                events,
+                epoll,
+                budgets: RefCell::default(),
+                changes: Cell::default(),
+            },
             commands: receiver,
             wake: Arc::clone(&wake),
             entries: BTreeMap::new(),
@@ -206,8 +214,9 @@ impl Dispatcher {
                 }
             }
             let now = Instant::now();
-            for entry in self.entries.values_mut() {
+            for (port, entry) in &mut self.entries {
                 entry.on_time(now, &self.around);
+                self.again.extend(entry.goes_on(now).map(|generation| (*port, generation)));
             }
         }
     }

@@ -30,6 +30,7 @@ use super::event::PortEvent;
 use super::features::{OFFERED, PROTOCOL_OFFERED};
 use super::keys::Keys;
 use super::negotiation::Negotiation;
+use super::pace::Pace;
 use super::refusal::{Farewell, Renegotiate, RequestCode};
 use super::surroundings::Surroundings;
 use super::token::Token;
@@ -60,6 +61,9 @@ pub(super) struct Entry {
     retry_at: Option<Instant>,
     pause: Duration,
     generation: u32,
+    pace: Pace,
+    /// When its front end's requests are looked at again, which lie there meanwhile.
+    go_on_at: Option<Instant>,
 }
 
 impl Entry {
@@ -94,6 +98,8 @@ impl Entry {
             retry_at: None,
             pause: FIRST_PAUSE,
             generation: 0,
+            pace: Pace::default(),
+            go_on_at: None,
         };
         let suspicion = entry.record.suspicion();
         if suspicion.quarantine().is_some_and(Quarantine::shuts_out) {
@@ -232,12 +238,22 @@ impl Entry {
 
     /// When this port wants to be looked at without anything having happened.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        self.retry().into_iter().chain(self.go_on_at).min()
+    }
+
+    fn retry(&self) -> Option<Instant> {
         self.retry_at.filter(|_| self.session.is_none() || self.listener.is_some())
+    }
+
+    /// Whether requests that lie there may be carried out now: then of which connection.
+    pub(super) fn goes_on(&mut self, now: Instant) -> Option<u32> {
+        self.go_on_at.take_if(|at| *at <= now)?;
+        self.session.as_ref().map(|session| session.generation)
     }
 
     /// Accepts or connects if it is time to.
     pub(super) fn on_time(&mut self, now: Instant, around: &Surroundings) {
-        if self.deadline().is_none_or(|at| at > now) {
+        if self.retry().is_none_or(|at| at > now) {
             return;
         }
         self.retry_at = None;
@@ -334,13 +350,20 @@ impl Entry {
             let Some(session) = self.session.as_mut().filter(|s| s.generation == generation) else {
                 return false;
             };
-            match session.turn(around) {
-                Ok(true) => {}
-                Ok(false) => return false,
-                Err(why) => {
-                    self.detach(why, around);
-                    return false;
-                }
+            let now = Instant::now();
+            self.go_on_at = self.pace.next_at(now);
+            if self.go_on_at.is_some() {
+                return false;
+            }
+            around.take_changes();
+            let more = session.turn(around);
+            let more = more.unwrap_or_else(|why| {
+                self.detach(why, around);
+                false
+            });
+            self.pace.spend(around.take_changes(), now);
+            if !more {
+                return false;
             }
         }
         true

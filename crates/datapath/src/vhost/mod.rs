@@ -20,6 +20,7 @@
 //! # Invariants
 //! - No front end can hold up another: nothing is read before it is there whole, nothing is sent
 //!   that does not fit, each has its turn.
+//! - No front end can have all workers rest for it more often than so much (`pace`).
 //! - No front end can make the base say more than so much (see [`crate::budget`]); what is, rather than what
 //!   happened, stands in the record.
 //! - Nothing a front end sends makes the base panic, map more than was shared, or believe an index.
@@ -41,6 +42,7 @@ mod memory_table;
 mod message;
 mod negotiation;
 mod owner;
+mod pace;
 mod place;
 mod refusal;
 mod strange;

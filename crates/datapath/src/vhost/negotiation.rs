@@ -351,7 +351,7 @@ impl Negotiation {
         self.record.update_ring(side, |ring| ring.started = true);
         self.bells(side).running = true;
         let features = self.record.features();
-        around.owner.start(self.port, side, Ring { memory, layout, features, kick, call, err });
+        around.start(self.port, side, Ring { memory, layout, features, kick, call, err });
         around.tell(self.port, PortEvent::Started { side, size: state.size, polled });
         Ok(())
     }
@@ -361,7 +361,7 @@ impl Negotiation {
         if !std::mem::take(&mut self.bells(side).running) {
             return None;
         }
-        let next = around.owner.stop(self.port, side);
+        let next = around.stop(self.port, side);
         self.record.update_ring(side, |ring| {
             ring.started = false;
             ring.base = next.unwrap_or(ring.base);

@@ -23,6 +23,13 @@
 //! was ever used, and what the journal knows is of no meaning. A ring looks like that, too, when it has
 //! just come to the end of every second lap, and so back to its beginning: then the journal says the
 //! same.
+//!
+//! # A beginning without its wrap counter
+//! A ring begins with the wrap counter 1 (virtio 1.2, section 2.8.1), so SET_VRING_BASE has to say 0x8000.
+//! To one that says 0, because it knows of split rings alone, DPDK listens, and the ring stands still for
+//! good. Here the ring is asked: at the place 0 with the wrap counter 0 a lap has just ended whose buffers
+//! were used with the other one, and that is seen in the ring however long its chains are. A ring in
+//! which nothing was ever used is at its beginning. Any other place is as the front end says.
 
 use std::sync::Arc;
 
@@ -40,13 +47,16 @@ impl Negotiation {
             return;
         }
         let ring = self.table.identity(layout);
-        let told = Intent::at_base(base, layout.size);
+        let mut told = Intent::at_base(base, layout.size);
         let Ok(traces) = Traces::of(self.table.memory(), layout) else {
             // It will turn out broken.
             return self.record.place(side, ring, told);
         };
-        let by_ring = || traces.place().map_or(told, |place| Intent::resting(place, 0));
         let fresh = traces.is_fresh();
+        if fresh && told.from == 0 {
+            told = Intent::fresh();
+        }
+        let by_ring = || traces.place().map_or(told, |place| Intent::resting(place, 0));
         match self.record.remembered(side, ring) {
             Remembered::Whole if !fresh || self.is_at_start(side) => {
                 return self.record.keep_place(side);

@@ -1,7 +1,7 @@
 //! Whom the dispatcher works with: the keeper of descriptors, the owner of rings, the listener to
 //! events, and the epoll instance.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use rustix::io::Errno;
 
 use super::event::{EventSink, PortEvent};
 use super::keys::Keys;
-use super::owner::RingOwner;
+use super::owner::{Ring, RingOwner};
 use super::token::Token;
 use crate::budget::Budget;
 use crate::keeper::Keeper;
-use crate::names::PortId;
+use crate::names::{PortId, Side};
 
 pub(super) struct Surroundings {
     pub keeper: Arc<dyn Keeper>,
@@ -24,6 +24,8 @@ pub(super) struct Surroundings {
     pub events: EventSink,
     pub epoll: OwnedFd,
     pub budgets: RefCell<BTreeMap<PortId, Budget>>,
+    /// How many rings were started and stopped since [`Surroundings::take_changes`].
+    pub changes: Cell<u32>,
 }
 
 impl Surroundings {
@@ -34,6 +36,27 @@ impl Surroundings {
             (self.events)(port, PortEvent::Untold { events: untold });
         }
         (self.events)(port, event);
+    }
+
+    /// Gives a ring to its owner.
+    pub(super) fn start(&self, port: PortId, side: Side, ring: Ring) {
+        self.count_change();
+        self.owner.start(port, side, ring);
+    }
+
+    /// Takes a ring back from its owner: where it stands, if it had it and knows.
+    pub(super) fn stop(&self, port: PortId, side: Side) -> Option<u32> {
+        self.count_change();
+        self.owner.stop(port, side)
+    }
+
+    fn count_change(&self) {
+        self.changes.set(self.changes.get().saturating_add(1));
+    }
+
+    /// How many rings were started and stopped since the last call.
+    pub(super) fn take_changes(&self) -> u32 {
+        self.changes.take()
     }
 
     /// Watches a socket: one event for whatever comes, be it an octet or a hang-up.

@@ -98,6 +98,7 @@ impl Change<'_> {
         sending.active = false;
         // What the worker has in its list is of an earlier visit.
         sending.visit = sending.visit.wrapping_add(1);
+        self.world.last_visit = self.world.last_visit.max(sending.visit);
     }
 
     pub(super) fn stop_ring(&mut self, id: PortId, side: Side) -> Option<u32> {

@@ -30,7 +30,10 @@ impl Turn<'_> {
         let counters = Counters::of(&world.state, owner);
         let mut outside = network.outside();
         let mut gone = false;
-        for _ in 0..TURN {
+        for nth in 0..TURN {
+            if nth > 0 && self.crew.is_awaited() {
+                break;
+            }
             self.own.storage.clear();
             self.own.marks.host(id);
             let Some(host) = &mut outside.host else { break };

@@ -36,6 +36,9 @@ impl Turn<'_> {
     pub(super) fn serve_card(&mut self, id: NetworkId, inlet: Inlet, now: Instant) -> u64 {
         let world = self.world;
         let Some(network) = world.networks.get(id.0) else { return 0 };
+        if network.ending && inlet == Inlet::PACKET {
+            return 0;
+        }
         let mut outside = network.outside();
         self.own.storage.clear();
         let taken = self.take_from_card(network, &mut outside, inlet, now);
@@ -81,7 +84,7 @@ impl Turn<'_> {
             if taken >= care.most() {
                 break;
             }
-            let nth = (taken as u16).saturating_add(1);
+            let nth = uplink.taken(inlet, taken).saturating_add(1);
             self.own.marks.frame(network.id, inlet, uplink.position(inlet), nth);
             if care.skip && !uplink.pass_over(inlet) {
                 break;
@@ -108,7 +111,7 @@ impl Turn<'_> {
         }
         if let Some(uplink) = &outside.uplink {
             // The last mark was for one that was not there.
-            let taken = u16::try_from(taken).unwrap_or(u16::MAX);
+            let taken = uplink.taken(inlet, taken);
             self.own.marks.frame(network.id, inlet, uplink.position(inlet), taken);
         }
         let counters = Counters::of(&self.world.state, owner);

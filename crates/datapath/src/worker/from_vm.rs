@@ -87,7 +87,8 @@ impl Turn<'_> {
         if sending.is_silent() {
             return Some(0);
         }
-        let Some(network) = world.networks.get(port.network.0) else { return Some(0) };
+        let network = world.networks.get(port.network.0).filter(|network| !network.ending);
+        let Some(network) = network else { return Some(0) };
         let own = &mut *self.own;
         own.storage.clear();
         let mac_known = sending.inch.guest_mac.is_some();

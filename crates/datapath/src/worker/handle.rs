@@ -1,10 +1,10 @@
 //! How other threads reach the workers: changes that run on the first one's thread, while all are
-//! between two batches.
+//! between two batches. A call alone is changed beside them.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -44,8 +44,8 @@ impl Default for Workers {
 #[derive(Clone)]
 pub struct WorkerHandle {
     commands: Sender<Command>,
-    /// Wakes the first.
-    wake: Arc<OwnedFd>,
+    /// Theirs alone: it ends with the last of them.
+    crew: Weak<Crew>,
 }
 
 /// Starts one worker without ports. It carries nothing before [`WorkerHandle::serve`]. What waits for
@@ -67,7 +67,6 @@ pub fn spawn_several(
 ) -> io::Result<(WorkerHandle, JoinHandle<()>)> {
     let count = workers.cores.len().clamp(1, MAX_WORKERS);
     let crew = Arc::new(Crew::new(state.clone(), count, workers.one_by_one, events)?);
-    let handle_wake = crew.desk(0).wake().clone();
     let (sender, commands) = channel();
     let core = |worker: usize| workers.cores.get(worker).copied().flatten();
     let others = (1..count)
@@ -75,7 +74,7 @@ pub fn spawn_several(
         .collect::<io::Result<Vec<_>>>();
     let first = others.and_then(|others| start(&crew, &state, 0, core(0), Some(commands), others));
     match first {
-        Ok(thread) => Ok((WorkerHandle { commands: sender, wake: handle_wake }, thread)),
+        Ok(thread) => Ok((WorkerHandle::of(sender, &crew), thread)),
         Err(error) => {
             // Those that run already end by themselves.
             crew.write().stopped = true;
@@ -125,20 +124,28 @@ fn keep_to(core: usize) -> io::Result<()> {
 }
 
 impl WorkerHandle {
+    pub(super) fn of(commands: Sender<Command>, crew: &Arc<Crew>) -> Self {
+        Self { commands, crew: Arc::downgrade(crew) }
+    }
+
     /// Runs `change` while every worker is between two batches, and waits for its result.
     pub(super) fn call<R: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Change<'_>) -> R + Send + 'static,
     ) -> Result<R, Gone> {
         let (sender, receiver) = sync_channel(1);
-        self.commands
-            .send(Box::new(move |world: &mut Change<'_>| {
-                // The caller waits below; if it does not, nobody wants the result.
-                let _ = sender.send(change(world));
-            }))
-            .map_err(|_| Gone)?;
-        // An eventfd at its limit wakes all the same.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        let crew = self.crew.upgrade().ok_or(Gone)?;
+        crew.await_change();
+        let command = move |world: &mut Change<'_>| {
+            // The caller waits below; if it does not, nobody wants the result.
+            let _ = sender.send(change(world));
+        };
+        if self.commands.send(Box::new(command)).is_err() {
+            crew.change_begins();
+            return Err(Gone);
+        }
+        crew.desk(0).ring();
+        drop(crew);
         receiver.recv().map_err(|_| Gone)
     }
 
@@ -179,10 +186,9 @@ impl RingOwner for WorkerHandle {
     }
 
     fn set_call(&self, port: PortId, side: Side, call: Option<Arc<OwnedFd>>) {
-        let _ = self.call(move |change| {
-            if let Some(port) = change.world.ports.get_mut(port.0) {
-                port.set_call(side, call);
-            }
-        });
+        let Some(crew) = self.crew.upgrade() else { return };
+        if let Some(port) = crew.read().ports.get(port.0) {
+            port.set_call(side, call);
+        }
     }
 }

@@ -3,7 +3,9 @@
 //! The state machine (`neighbor`) only says what happened; this is what a worker does about it. What
 //! waits for a neighbour goes out while the network's way out is still held since the neighbour was
 //! found: so nothing that another worker sends there overtakes it. What needs another lock waits until
-//! the way out is let go of (`lan_rest`), and what needs a change until the end of the turn.
+//! the way out is let go of (`lan_rest`), and what needs a change until the end of the turn. By then another
+//! worker may have asked for the same neighbour anew, and let a datagram wait for that: what was told is
+//! about those that waited when it was (`Told::until`).
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -21,8 +23,17 @@ use crate::event::Event;
 use crate::faults::{self, Point};
 use crate::names::{Mac, NetworkId, Owner};
 use crate::neighbor::{Asker, Event as LanEvent, Lookup};
+use crate::pending::Until;
 use crate::state::lan::LanRecord;
 use crate::sync::{lock, own};
+
+/// What the LAN side of a network has told, to be acted on when its way out is let go of.
+pub(super) struct Told {
+    pub(super) network: NetworkId,
+    pub(super) event: LanEvent,
+    /// Of the datagrams that wait for a neighbour it is about these.
+    pub(super) until: Until,
+}
 
 impl Turn<'_> {
     /// Lets the timers of the card and the LAN side run.
@@ -88,8 +99,14 @@ impl Turn<'_> {
             LanEvent::LeaveGroup { mac, .. } => {
                 let _ = outside.uplink.as_mut().map(|uplink| uplink.card.leave(mac));
             }
-            later => self.own.heard.push((network.id, later)),
+            later => self.hear(network.id, later),
         }
+    }
+
+    /// Notes what is to be acted on when the network's way out, which is held, is let go of.
+    pub(super) fn hear(&mut self, network: NetworkId, event: LanEvent) {
+        let until = lock(&self.world.pending).until_now();
+        self.own.heard.push(Told { network, event, until });
     }
 
     /// Acts on the rest of what the LAN side has found out. Nothing is held.
@@ -97,10 +114,10 @@ impl Turn<'_> {
         if self.own.heard.is_empty() {
             return;
         }
-        for (id, event) in std::mem::take(&mut self.own.heard) {
+        for Told { network: id, event, until } in std::mem::take(&mut self.own.heard) {
             let record = LanRecord::of(&self.world.state, id);
             match event {
-                LanEvent::Unreachable { hop } => self.fail_waiting(id, hop, now),
+                LanEvent::Unreachable { hop } => self.fail_waiting(id, hop, until, now),
                 LanEvent::Claimed { address, .. } => {
                     record.set_held(address, true);
                     self.crew.emit(Event::AddressClaimed { network: id, address });
@@ -133,7 +150,7 @@ impl Turn<'_> {
             match uplink.lan.lookup(now, hop, asker, &mut uplink.outbox) {
                 Lookup::Known(mac) => self.send_waiting(network, &mut outside, hop, mac),
                 Lookup::Resolving => {}
-                Lookup::Unreachable => self.own.heard.push((id, LanEvent::Unreachable { hop })),
+                Lookup::Unreachable => self.hear(id, LanEvent::Unreachable { hop }),
             }
         }
         for network in world.networks.iter() {
@@ -165,11 +182,11 @@ impl Turn<'_> {
         self.own.marks.done();
     }
 
-    /// What waited for `hop` is dropped, and its senders are told.
-    fn fail_waiting(&mut self, id: NetworkId, hop: IpAddr, now: Instant) {
+    /// What waited for `hop` so far is dropped, and its senders are told.
+    fn fail_waiting(&mut self, id: NetworkId, hop: IpAddr, until: Until, now: Instant) {
         let world = self.world;
         loop {
-            let Some(waiting) = lock(&world.pending).next(id, hop) else { break };
+            let Some(waiting) = lock(&world.pending).next_of(id, hop, until) else { break };
             let owner = waiting.owner();
             self.own.marks.waiting(waiting.slot());
             Counters::of(&world.state, owner).add(Counter::DropNeighborUnreachable, 1);

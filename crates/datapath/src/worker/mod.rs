@@ -31,6 +31,7 @@
 //!   lies in the state memory (rule 7).
 //! - A batch is bounded, and active ports take turns: one that floods cannot keep another from its
 //!   share.
+//! - A turn ends after the batch at hand if somebody waits to make a change.
 //! - What a port sends goes through one worker at a time, in the order of its ring.
 
 mod change;
@@ -47,6 +48,8 @@ mod patience;
 mod poison;
 mod setup;
 mod table;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod world;
 mod xdp;
@@ -149,7 +152,7 @@ impl Worker {
                 turn.serve_active(now);
                 let idle = turn.own.patience.idle(now) >= LOOK_AROUND;
                 let soon = since_look < if idle { LOOK_AROUND } else { LOOK_ROUND };
-                if soon && quiet && !turn.own.active.is_empty() {
+                if soon && quiet && !turn.own.active.is_empty() && !turn.crew.is_awaited() {
                     return Next::Turn;
                 }
                 Next::Look(turn.timeout(now))
@@ -180,9 +183,16 @@ impl Worker {
             });
             quiet = !more && ready.len() < ready.capacity();
             let now = Instant::now();
-            let called = self.turn(|turn| turn.serve_events(&ready, now));
-            if called {
-                self.run_commands();
+            let mut rest = ready.as_slice();
+            loop {
+                let (come_to, called) = self.turn(|turn| turn.serve_events(rest, now));
+                if called {
+                    self.run_commands();
+                }
+                rest = rest.get(come_to..).unwrap_or_default();
+                if rest.is_empty() {
+                    break;
+                }
             }
             if self.crew.is_one_by_one() && together_at.is_none_or(|at| at <= now) {
                 self.crew.work_together();
@@ -211,7 +221,7 @@ impl Worker {
                 continue;
             };
             match commands.recv() {
-                Ok(command) => self.change(command),
+                Ok(command) => self.carry_out(command),
                 // Nobody is left who could ask for anything: the others are to end, too.
                 Err(_) => {
                     self.crew.write().stopped = true;
@@ -250,7 +260,14 @@ impl Worker {
 
     fn run_commands(&mut self) {
         while let Some(command) = self.commands.as_ref().and_then(|c| c.try_recv().ok()) {
-            self.change(command);
+            self.carry_out(command);
         }
+    }
+
+    /// Makes a change that somebody else asked for.
+    fn carry_out(&mut self, command: Command) {
+        self.change(command);
+        // Not before: `write` takes turns that were already short, and they stay so.
+        self.crew.change_begins();
     }
 }

@@ -83,6 +83,16 @@ impl UplinkSide {
         }
     }
 
+    /// How many places of a ring the frames take that were taken and not released, `frames` of them.
+    #[inline]
+    pub fn taken(&self, inlet: Inlet, frames: u64) -> u16 {
+        let places = match (inlet.as_queue(), &self.xdp) {
+            (Some(queue), Some(xdp)) => xdp.card.taken(queue).into(),
+            _ => frames,
+        };
+        u16::try_from(places).unwrap_or(u16::MAX)
+    }
+
     /// How a ring is served after a death.
     #[inline]
     pub fn care_mut(&mut self, inlet: Inlet) -> &mut Care {
@@ -172,6 +182,9 @@ pub struct Network {
     pub admission: Admission,
     /// Speaks to the LAN in ICMP errors, as an inch speaks to its guest.
     pub outward: LastInch,
+    /// Its card is about to be used by AF_XDP no more: until nothing is left in those rings, nothing else
+    /// of it goes out or comes in.
+    pub ending: bool,
     outside: Mutex<Outside>,
 }
 
@@ -180,7 +193,8 @@ impl Network {
     pub fn new(setup: NetworkSetup, home: usize) -> Self {
         let NetworkSetup { id, mtu, on_link, outward } = setup;
         let admission = Admission::new(&on_link);
-        Self { id, home, mtu, admission, outward, outside: Mutex::default() }
+        let (ending, outside) = (false, Mutex::default());
+        Self { id, home, mtu, admission, outward, ending, outside }
     }
 
     /// The way out. Nothing may be locked while it is held but what waits for a neighbour, and what

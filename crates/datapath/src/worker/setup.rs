@@ -237,7 +237,7 @@ impl Change<'_> {
         self.world.networks.put(setup.id.0, Box::new(Network::new(setup, home)));
     }
 
-    fn add_port(&mut self, setup: PortSetup) -> Result<(), Taken> {
+    pub(super) fn add_port(&mut self, setup: PortSetup) -> Result<(), Taken> {
         let target = Target::Port(setup.id);
         if let Some(network) = self.world.networks.get_mut(setup.network.0) {
             for prefix in &setup.prefixes {
@@ -259,13 +259,14 @@ impl Change<'_> {
         }
         let worker = self.least_laden();
         let mut port = Port::new(setup.id, setup.network, setup.name, worker, inch);
-        let (_, receiving) = port.halves();
+        let (sending, receiving) = port.halves();
+        sending.visit = self.world.last_visit;
         receiving.quarantined = record.suspicion().quarantine().is_some();
         self.world.ports.put(setup.id.0, Box::new(port));
         Ok(())
     }
 
-    fn remove_port(&mut self, id: PortId) {
+    pub(super) fn remove_port(&mut self, id: PortId) {
         // The entries first: then nothing leads to the port any more, and it can go. The list's readers
         // are at rest: between two batches they hold nothing that they found there.
         if let Some(network) = self.world.ports.get(id.0).map(|port| port.network)

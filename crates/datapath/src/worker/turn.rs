@@ -6,12 +6,12 @@ use rustix::event::epoll;
 use virtqueue::RingFault;
 
 use super::Token;
+use super::lan::Told;
 use super::patience::Patience;
 use super::world::{Crew, Later, World};
 use crate::answer::{self, ADVERTISE_EVERY, Replies};
 use crate::deliver::{Inbox, Inboxes};
-use crate::names::{Mac, NetworkId, PortId};
-use crate::neighbor::Event as LanEvent;
+use crate::names::{Mac, PortId};
 use crate::state::StateMemory;
 use crate::state::marks::Marks;
 use crate::storage::Storage;
@@ -42,12 +42,14 @@ pub(super) struct Own {
     /// Of the current batch: what goes to the host.
     pub(super) to_host: Vec<u16>,
     /// What the LAN side has told, and waits until its network is let go of.
-    pub(super) heard: Vec<(NetworkId, LanEvent)>,
+    pub(super) heard: Vec<Told>,
     /// Ports that it was told to look at before anything is served.
     to_look_at: Vec<PortId>,
     /// Something was noted that has to be a change.
     pub(super) has_later: bool,
     advertise_at: Instant,
+    /// The port with which to go on, if a turn has ended before all had their advertisement.
+    advertise_from: Option<PortId>,
 }
 
 impl Own {
@@ -68,6 +70,7 @@ impl Own {
             to_look_at: Vec::new(),
             has_later: false,
             advertise_at: Instant::now(),
+            advertise_from: None,
         }
     }
 
@@ -85,7 +88,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// One batch for each active port; those that have been empty for long enough fall asleep.
+    /// One batch for each active port; those that have been empty for long enough fall asleep. If
+    /// somebody waits for the end of the turn, the rest of them come first in the next.
     pub(super) fn serve_active(&mut self, now: Instant) {
         for port in std::mem::take(&mut self.own.to_look_at) {
             self.activate(port, now);
@@ -95,19 +99,26 @@ impl Turn<'_> {
         }
         let mut active = std::mem::take(&mut self.own.active);
         let linger = self.own.patience.linger();
-        let mut datagrams = 0u32;
+        let (mut datagrams, mut kept, mut ends) = (0u32, 0usize, false);
         active.retain_mut(|entry| {
+            if ends {
+                return true;
+            }
             let Some(taken) = self.serve_port(entry.port, entry.visit, now) else { return false };
+            ends = self.crew.is_awaited();
             if taken > 0 {
                 entry.last = now;
                 datagrams = datagrams.saturating_add(taken);
-                return true;
             }
-            if now.saturating_duration_since(entry.last) < linger {
-                return true;
-            }
-            !self.fall_asleep(entry)
+            let stays = taken > 0
+                || now.saturating_duration_since(entry.last) < linger
+                || !self.fall_asleep(entry);
+            kept = kept.saturating_add(stays.into());
+            stays
         });
+        if ends {
+            active.rotate_left(kept);
+        }
         // Ports that became active meanwhile (none can today) would have been pushed here.
         active.append(&mut self.own.active);
         if datagrams > 0 {
@@ -117,7 +128,7 @@ impl Turn<'_> {
                 self.activate(port, now);
                 active.append(&mut self.own.active);
             }
-        } else if !self.own.patience.goes_on(now) {
+        } else if !ends && !self.own.patience.goes_on(now) {
             active.retain(|entry| !self.fall_asleep(entry));
         }
         self.own.active = active;
@@ -166,10 +177,15 @@ impl Turn<'_> {
         }
     }
 
-    /// Serves what epoll has told, and the timers; whether somebody has called.
-    pub(super) fn serve_events(&mut self, ready: &[epoll::Event], now: Instant) -> bool {
-        let mut called = false;
+    /// Serves what epoll has told, and the timers; how many of the events it has come to, and whether
+    /// somebody has called. If somebody waits for the end of the turn, the rest are for the next.
+    pub(super) fn serve_events(&mut self, ready: &[epoll::Event], now: Instant) -> (usize, bool) {
+        let (mut come_to, mut called) = (0usize, false);
         for event in ready {
+            if come_to > 0 && self.crew.is_awaited() {
+                return (come_to, called);
+            }
+            come_to = come_to.saturating_add(1);
             match Token::from_data(event.data) {
                 Some(Token::Desk) => {
                     called = true;
@@ -186,7 +202,7 @@ impl Turn<'_> {
             }
         }
         self.timers(now);
-        called
+        (come_to, called)
     }
 
     /// How long the worker may sleep: not at all while a port is active.
@@ -210,10 +226,17 @@ impl Turn<'_> {
     fn timers(&mut self, now: Instant) {
         let (world, index) = (self.world, self.own.index);
         if now >= self.own.advertise_at {
-            self.own.advertise_at = now.checked_add(ADVERTISE_EVERY).unwrap_or(now);
-            for port in world.ports.iter().filter(|port| port.worker == index) {
+            let from = self.own.advertise_from.take();
+            let rest = world.ports.iter().filter(|port| from.is_none_or(|from| port.id >= from));
+            for port in rest.filter(|port| port.worker == index) {
+                if self.crew.is_awaited() && from.is_none_or(|from| port.id > from) {
+                    // It is still time: the next turn goes on here.
+                    self.own.advertise_from = Some(port.id);
+                    return;
+                }
                 self.advertise(port.id);
             }
+            self.own.advertise_at = now.checked_add(ADVERTISE_EVERY).unwrap_or(now);
         }
         for network in world.networks.iter().filter(|network| network.home == index) {
             // Another worker that has it for a batch is not waited for: the next look is near, and

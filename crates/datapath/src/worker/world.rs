@@ -4,24 +4,30 @@
 //! The world lies behind one lock that has two sides. A worker holds the reading side for one *turn*,
 //! a batch of each of its active ports, and lets go of it before it sleeps. A *change* takes the
 //! writing side: then every worker is between two batches, and stays there until the change is made.
-//! Who waits for the writing side is let in before new readers, so a change waits for one turn.
+//! Who waits for the writing side is let in before new readers, and a turn ends after the batch at hand
+//! as soon as somebody waits or is about to ([`Crew::is_awaited`]): so a change waits for one batch of
+//! each worker, however many ports are active. What waits for a neighbour that was found goes out in one
+//! go, and may take as long as some batches.
 //!
 //! Inside a turn there are locks for what several workers may want at a time. They are taken in this
 //! order, so that nobody waits for somebody who waits for them:
 //!
 //! ```text
-//! a port's sending half      its own worker, for a batch; another for an ICMP error
+//! a port's sending half      its own worker, for a batch; another for an ICMP error; a call that changes
 //! a network's way out        for what of a batch goes there
 //! what waits for neighbours  for one datagram
 //! a port's receiving half    for all that a batch has for it; several, as far as nobody else has them
 //! ```
+//! A front end can change its calls as often as it likes, so that is no change of the world: the thread
+//! that meets front ends does it on the reading side, with the one half locked.
+//!
 //! What is found out in a turn and needs a change (a broken ring, an address lost) is noted as
 //! [`Later`], and done by whoever takes the writing side next: before any other change.
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -43,6 +49,10 @@ pub(super) struct World {
     pub(super) ports: Table<Port>,
     pub(super) networks: Table<Network>,
     pub(super) pending: Mutex<Pending>,
+    /// The last visit of any port that was ever taken from its worker: a port that is made anew under
+    /// the number of one that has gone counts on from here, because a worker may still have that one in
+    /// its list.
+    pub(super) last_visit: u64,
     /// Nothing is served before everything is in place: a datagram for a port that a successor has
     /// not taken over yet would be lost.
     pub(super) serving: bool,
@@ -133,6 +143,8 @@ pub(super) struct Crew {
     first: Desk,
     others: Vec<Desk>,
     later: Mutex<Vec<Later>>,
+    /// How many changes are asked for or wait for the writing side.
+    awaited: AtomicUsize,
     /// One works at a time: of what the last base died is not known yet.
     one_by_one: AtomicBool,
     events: Box<dyn Fn(Event) + Send + Sync>,
@@ -151,6 +163,7 @@ impl Crew {
             state,
             ports: Table::default(),
             networks: Table::default(),
+            last_visit: 0,
             serving: false,
             stopped: false,
         };
@@ -160,6 +173,7 @@ impl Crew {
             first: Desk::new()?,
             others,
             later: Mutex::default(),
+            awaited: AtomicUsize::new(0),
             one_by_one: AtomicBool::new(one_by_one && workers > 1),
             events,
         })
@@ -191,7 +205,27 @@ impl Crew {
 
     /// For a change.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, World> {
-        self.world.write().unwrap_or_else(|poison| poison.into_inner())
+        self.await_change();
+        let world = self.world.write().unwrap_or_else(|poison| poison.into_inner());
+        self.change_begins();
+        world
+    }
+
+    /// A change will be made: turns are to be short until [`Crew::change_begins`].
+    pub(super) fn await_change(&self) {
+        self.awaited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A change that was awaited is being made, or will not be.
+    pub(super) fn change_begins(&self) {
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits for the writing side, or will in a moment: a turn is to end after the batch
+    /// at hand.
+    #[inline]
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) > 0
     }
 
     /// Whether one works at a time.

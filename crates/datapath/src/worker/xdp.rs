@@ -7,7 +7,10 @@
 //!
 //! When it is given, what waits at the packet socket is served first. When it is taken away, the
 //! program goes first: from then on frames take the other way, and what lies in the receive rings is
-//! served before those; then the transmit ring is emptied. So none is lost, and none overtaken.
+//! served before those; then the transmit ring is emptied. So none is lost, and none overtaken. Both
+//! take time, which is not everybody's: the card is looked at again and again for a moment, and taken
+//! away when nothing is left. In between it is *ending* ([`Network::ending`]), and stands still but for
+//! what lies in these rings: its packet socket and what its VMs send wait.
 //!
 //! What the card's driver throws away in the course of a batch is its sender's drop. What it throws away
 //! later, or keeps for ever because it is gone, was counted as sent: it is the card's (`rx_card_lost`).
@@ -27,20 +30,22 @@ use super::poison::care_of_card;
 use crate::counters::{Counter, Counters};
 use crate::faults::{self, Point};
 use crate::names::{Inlet, Mac, NetworkId, Owner};
-use crate::offload::{Abilities, Handover, complete_checksum};
+use crate::offload::{Abilities, Handover, Segmentation, complete_checksum};
 use crate::port::{ETHERNET, header};
 use crate::segment::Segments;
 use crate::state::StateMemory;
 use crate::state::suspicion::Care;
 use crate::storage::Storage;
-use crate::uplink::{LARGEST_XDP_MTU, XdpUplink};
+use crate::uplink::XdpUplink;
 
-/// Batches of the packet socket that are served before AF_XDP begins: more than its ring holds, unless
-/// the LAN goes on and on with what is nobody's here.
-const MOST_BATCHES: usize = 512;
+/// Batches that are served with everybody at rest.
+const AT_REST: usize = 4;
+/// How often so many of the packet socket are served before AF_XDP begins: more than its ring holds,
+/// unless the LAN goes on and on with what is nobody's here.
+const MOST_ROUNDS: usize = 128;
 /// When the kernel is asked again for frames that it has left lying.
 const AGAIN: Duration = Duration::from_millis(2);
-/// How often it is asked at the end, and the time in between.
+/// How often it is asked at the end, and how long whoever ends it waits in between.
 const LAST_TRIES: u32 = 20;
 const LAST_WAIT: Duration = Duration::from_millis(1);
 
@@ -69,7 +74,7 @@ enum Put {
 
 impl XdpSide {
     fn new(card: XdpUplink, cares: Vec<Care>) -> Self {
-        let segment = vec![0; LARGEST_XDP_MTU as usize];
+        let segment = vec![0; card.largest_mtu() as usize];
         let (nobody, unsent_due, lost, gone) = (Care::default(), None, 0, false);
         let mut side = Self { card, cares, nobody, segment, unsent_due, lost, gone };
         // What a predecessor has left in the transmit ring wakes nobody.
@@ -111,8 +116,11 @@ impl XdpSide {
         let counters = Counters::of(state, from);
         let items = batch.iter().filter_map(|(index, _)| storage.item(*index));
         let frames = items.fold(0usize, |sum, item| {
-            let segments = item.offload.segmentation.map_or(1, |l| l.segments(item.octets()));
-            sum.saturating_add(segments)
+            let (segments, octets) = match item.offload.segmentation {
+                None => (1, item.octets()),
+                Some(large) => (large.segments(item.octets()), longest(&large)),
+            };
+            sum.saturating_add(segments.saturating_mul(self.card.places(octets)))
         });
         if !self.card.may_put(from, frames) {
             counters.add(Counter::DropUplinkSend, batch.len() as u64);
@@ -157,7 +165,7 @@ impl XdpSide {
         };
         // Before anything is filled in: the packet socket gets it as it is.
         let whole = offload.segmentation.is_none();
-        if whole && storage.datagram(index).len() > LARGEST_XDP_MTU as usize {
+        if whole && storage.datagram(index).len() > self.card.largest_mtu() as usize {
             return Put::TooLong;
         }
         // It goes on like this to a receiver that can do nothing by itself.
@@ -170,11 +178,12 @@ impl XdpSide {
                 let datagram = storage.datagram(index);
                 let ethernet = header(to, mac, datagram);
                 let Some(segments) = Segments::of(datagram, &large) else { return Put::NoRoom };
-                let longest = usize::from(large.header_len).saturating_add(large.size.into());
+                let longest = longest(&large);
                 if longest > self.segment.len() {
                     return Put::TooLong;
                 }
-                if !self.make_room(segments.count()) {
+                let places = self.card.places(longest);
+                if !self.make_room(segments.count().saturating_mul(places)) {
                     return Put::NoRoom;
                 }
                 for n in 0..segments.count() {
@@ -188,7 +197,7 @@ impl XdpSide {
             }
         }
         let datagram = storage.datagram(index);
-        let room = self.make_room(1);
+        let room = self.make_room(self.card.places(datagram.len()));
         match room.then(|| self.card.put(&header(to, mac, datagram), datagram)).flatten() {
             Some(()) => Put::Done,
             None => Put::NoRoom,
@@ -209,7 +218,7 @@ impl XdpSide {
         self.lost = self.lost.saturating_add(woken.lost.into());
         if woken.gone && !self.gone {
             self.gone = true;
-            self.lost = self.lost.saturating_add(self.card.unsent().into());
+            self.lost = self.lost.saturating_add(self.card.unsent_frames().into());
         }
         if self.card.unsent() > 0 && !self.gone && self.unsent_due.is_none() {
             self.unsent_due = Instant::now().checked_add(AGAIN);
@@ -228,26 +237,38 @@ impl XdpSide {
         }
     }
 
-    /// The last that is sent: waits a little until the card has everything. What is lost is counted at
-    /// the card.
-    fn finish(&mut self, up: bool, card: Counters<'_>) {
-        for _ in 0..if up { LAST_TRIES } else { 0 } {
-            self.hand_over();
-            if self.gone || self.card.all_gone() {
-                break;
-            }
-            std::thread::sleep(LAST_WAIT);
+    /// Whether the card has everything, after it was asked once more; there is nothing to wait for
+    /// where its link is down.
+    fn has_sent_all(&mut self, up: bool) -> bool {
+        if !up {
+            return true;
         }
-        let left = if self.gone { 0 } else { self.card.unsent() };
+        self.hand_over();
+        self.gone || self.card.all_gone()
+    }
+
+    /// What is lost at the end is counted at the card.
+    fn finish(&mut self, card: Counters<'_>) {
+        let left = if self.gone { 0 } else { self.card.unsent_frames() };
         card.add(Counter::RxCardLost, self.lost.saturating_add(left.into()));
         self.lost = 0;
     }
+}
+
+/// Octets of the longest segment of a large send.
+fn longest(large: &Segmentation) -> usize {
+    usize::from(large.header_len).saturating_add(large.size.into())
 }
 
 impl WorkerHandle {
     /// The network's card, which it has been given, is used by AF_XDP from now on. What cannot be
     /// watched is refused.
     pub fn set_xdp(&self, id: NetworkId, card: XdpUplink) -> Result<io::Result<()>, Gone> {
+        for _ in 0..MOST_ROUNDS {
+            if self.call(move |change| change.serve_rest(id, Inlet::PACKET))? {
+                break;
+            }
+        }
         self.call(move |change| change.set_xdp(id, card))
     }
 
@@ -256,9 +277,16 @@ impl WorkerHandle {
     pub fn end_xdp(&self, id: NetworkId) -> Result<(), Gone> {
         // To take a program off a card and to close a socket takes the kernel its time: it is not the
         // worker's.
-        if let Some(Ok(control)) = self.with_xdp(id, |card| card.control())? {
+        let Some(control) = self.with_xdp(id, |card| card.control())? else { return Ok(()) };
+        if let Ok(control) = control {
             // It fails if the card is gone, and the program with it.
             let _ = control.detach();
+        }
+        for _ in 0..LAST_TRIES {
+            if self.call(move |change| change.xdp_ends(id))? {
+                break;
+            }
+            std::thread::sleep(LAST_WAIT);
         }
         drop(self.call(move |change| change.end_xdp(id))?);
         Ok(())
@@ -280,17 +308,17 @@ impl WorkerHandle {
 impl Change<'_> {
     fn set_xdp(&mut self, id: NetworkId, card: XdpUplink) -> io::Result<()> {
         // What came by the packet socket before the program was there comes first.
-        for _ in 0..MOST_BATCHES {
-            let serving = self.world.serving;
-            if !serving || self.turn().serve_card(id, Inlet::PACKET, Instant::now()) == 0 {
-                break;
-            }
-        }
+        self.serve_rest(id, Inlet::PACKET);
         let Some(home) = self.world.networks.get(id.0).map(|n| n.home) else { return Ok(()) };
-        let count = card.queues();
+        let (count, desk) = (card.queues(), self.crew.desk(home));
         for queue in 0..count {
             let Some(socket) = card.socket(queue) else { continue };
-            self.crew.desk(home).watch(socket, Token::Card(id, Inlet::queue(queue)), false)?;
+            if let Err(error) = desk.watch(socket, Token::Card(id, Inlet::queue(queue)), false) {
+                // To close the others is not enough: the keeper has duplicates.
+                let watched = (0..queue).filter_map(|queue| card.socket(queue));
+                watched.for_each(|socket| desk.unwatch(socket));
+                return Err(error);
+            }
         }
         let care = |queue| {
             let inlet = Inlet::queue(queue);
@@ -304,9 +332,34 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Its program is off the card.
+    /// Serves some of what lies in a ring of the card; whether that is all.
+    fn serve_rest(&mut self, id: NetworkId, inlet: Inlet) -> bool {
+        if !self.world.serving {
+            return true;
+        }
+        (0..AT_REST).any(|_| self.turn().serve_card(id, inlet, Instant::now()) == 0)
+    }
+
+    /// Its program is off the card. Whether nothing is left in the rings, as far as can be known.
+    fn xdp_ends(&mut self, id: NetworkId) -> bool {
+        let Some(uplink) = self.world.uplink(id) else { return true };
+        let up = uplink.facts.up;
+        let Some(xdp) = &mut uplink.xdp else { return true };
+        let sent = xdp.has_sent_all(up);
+        let queues = xdp.card.queues();
+        if let Some(network) = self.world.networks.get_mut(id.0) {
+            network.ending = true;
+        }
+        // All of them, however many have something.
+        let left = (0..queues).filter(|queue| !self.serve_rest(id, Inlet::queue(*queue))).count();
+        left == 0 && sent
+    }
+
+    /// The same, and nobody waits any longer for what is left.
     fn end_xdp(&mut self, id: NetworkId) -> Option<XdpSide> {
-        let home = self.world.networks.get(id.0)?.home;
+        let network = self.world.networks.get_mut(id.0)?;
+        network.ending = false;
+        let home = network.home;
         let xdp = self.world.uplink(id)?.xdp.as_ref()?;
         let (queues, most) = (xdp.card.queues(), xdp.card.inward());
         for queue in 0..queues {
@@ -322,7 +375,7 @@ impl Change<'_> {
         let counters = Counters::of(&state, Owner::Uplink(id));
         uplink.count_drops(counters);
         let mut xdp = uplink.xdp.take()?;
-        xdp.finish(uplink.facts.up, counters);
+        xdp.finish(counters);
         let desk = self.crew.desk(home);
         xdp.sockets().for_each(|socket| desk.unwatch(socket));
         Some(xdp)

@@ -22,6 +22,9 @@ const ATTACH_XDP: u32 = 37;
 /// In the card's driver, before a buffer for the kernel's stack is made.
 const XDP_NATIVE: u32 = 1 << 2;
 
+/// The program knows that what is behind a frame's first octets may lie elsewhere (since Linux 5.18).
+const XDP_HAS_FRAGS: u32 = 1 << 5;
+
 /// Longest-prefix match: single addresses and prefixes alike.
 const MAP_TYPE_LPM_TRIE: u32 = 11;
 /// AF_XDP sockets by receive queue.
@@ -311,22 +314,35 @@ impl AsFd for Program {
 
 /// What a program is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub(in super::super) enum ProgramKind {
     /// Filters what a socket gets.
-    SocketFilter = 1,
+    SocketFilter,
     /// Filters at a link's ingress.
-    Ingress = 3,
+    Ingress,
     /// Takes frames out of a link's receive path.
-    Xdp = 6,
+    Xdp,
+    /// The same, of a link whose frames may be in pieces.
+    XdpInPieces,
 }
 
 impl ProgramKind {
+    fn number(self) -> u32 {
+        match self {
+            Self::SocketFilter => 1,
+            Self::Ingress => 3,
+            Self::Xdp | Self::XdpInPieces => 6,
+        }
+    }
+
+    fn flags(self) -> u32 {
+        if self == Self::XdpInPieces { XDP_HAS_FRAGS } else { 0 }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::SocketFilter => "socket filter",
             Self::Ingress => "ingress",
-            Self::Xdp => "XDP",
+            Self::Xdp | Self::XdpInPieces => "XDP",
         }
     }
 }
@@ -337,10 +353,11 @@ pub(in super::super) fn load(kind: ProgramKind, program: &[u8]) -> Result<Progra
     let license = c"Apache-2.0 OR MIT";
     let attributes = || {
         Attributes::new()
-            .word(0, kind as u32)
+            .word(0, kind.number())
             .word(4, instructions)
             .pointer(8, program.as_ptr())
             .pointer(16, license.as_ptr())
+            .word(44, kind.flags())
     };
     // SAFETY: the program is as long as said, the license ends with a zero.
     let first = unsafe { attributes().call(PROG_LOAD) }.and_then(owned);

@@ -48,7 +48,7 @@ pub(in super::super) fn receive_queues(interface: &str) -> io::Result<u32> {
 
 /// Gives an interface so many queues each way.
 #[cfg(test)]
-pub(in super::super) fn set_queues(interface: &str, receive: u32, transmit: u32) -> io::Result<()> {
+pub(crate) fn set_queues(interface: &str, receive: u32, transmit: u32) -> io::Result<()> {
     const ETHTOOL_SCHANNELS: u32 = 0x3d;
     command(interface, &mut [ETHTOOL_SCHANNELS, 0, 0, 0, 0, receive, transmit, 0, 0])
 }

@@ -9,4 +9,5 @@ mod served;
 mod tun;
 pub(crate) mod world;
 mod xdp;
+mod xdp_large;
 mod xdp_served;

@@ -357,6 +357,8 @@ fn a_link_that_is_down_refuses_by_name_and_works_at_once_when_it_is_up_again() {
         let peer = world.peer();
         assert_eq!(uplink.send(&[outgoing(&datagram)]), Sent { count: 1, refused: None });
         assert_eq!(&peer.receive().1[14..], datagram);
+        // That the link was down is told where frames come in, once.
+        assert!(uplink.take_error().is_some());
         assert!(uplink.take_error().is_none());
         peer.send(&numbered(1));
         assert_eq!(number(&take(&mut uplink).1), 1);

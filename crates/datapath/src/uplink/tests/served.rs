@@ -21,7 +21,7 @@ use crate::worker::{self, NetworkSetup, PortSetup, UplinkFacts, UplinkSetup, Wor
 pub(super) const NETWORK: NetworkId = NetworkId(0);
 pub(super) const UPLINK: Owner = Owner::Uplink(NETWORK);
 pub(super) const PORT: PortId = PortId(3);
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A serving worker and what it says.
 pub(super) struct Base {
@@ -262,7 +262,7 @@ fn the_drops_of_a_full_ring_are_counted_though_no_frame_follows() {
         // The worker cannot take any meanwhile.
         let burst = move |_: &mut Lan, _, _: &mut _| (0..500).for_each(|_| peer.send(&frame));
         base.worker.with_lan(NETWORK, burst).unwrap();
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + PATIENCE;
         let sum = || base.count(Counter::Taken) + base.count(Counter::DropUplinkRingFull);
         while sum() < 501 {
             assert!(Instant::now() < end, "{} of 501 have a fate", sum());

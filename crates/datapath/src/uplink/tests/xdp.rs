@@ -18,10 +18,12 @@ use crate::offload::{Checksum, Offload, complete_checksum};
 use crate::state::StateMemory;
 use crate::uplink::bpf::{self, Link, ProgramKind, SocketMap};
 use crate::uplink::sys;
-use crate::uplink::{Guard, GuardMaps, PacketUplink, UplinkError, Woken, XdpSetup, XdpUplink};
+use crate::uplink::{
+    Guard, GuardMaps, LARGEST_XDP_MTU, PacketUplink, UplinkError, Woken, XdpSetup, XdpUplink,
+};
 
 /// A guard that knows one VM, as in [`numbered`] and with an IPv6 address.
-fn guard() -> Guard {
+pub(super) fn guard() -> Guard {
     let guard = Guard::open("test").unwrap();
     for vm in ["203.0.113.10/32", "2001:db8:1::10/128"] {
         guard.add_vm(vm.parse().unwrap()).unwrap();
@@ -29,7 +31,7 @@ fn guard() -> Guard {
     guard
 }
 
-fn setup<'a>(world: &World, guard: &'a Guard) -> XdpSetup<'a> {
+pub(super) fn setup<'a>(world: &World, guard: &'a Guard) -> XdpSetup<'a> {
     XdpSetup {
         name: CARD,
         index: world.card.index,
@@ -54,7 +56,7 @@ fn open_packet(world: &World, guard: &Guard) -> PacketUplink {
 }
 
 /// The next frame of the only queue, waiting for it.
-fn take(uplink: &mut XdpUplink) -> Vec<u8> {
+pub(super) fn take(uplink: &mut XdpUplink) -> Vec<u8> {
     let mut room = vec![0; 70_000];
     for _ in 0..2 {
         match uplink.next(0, &mut room) {
@@ -66,7 +68,7 @@ fn take(uplink: &mut XdpUplink) -> Vec<u8> {
     panic!("readable, and nothing there")
 }
 
-fn nothing(uplink: &mut XdpUplink) -> bool {
+pub(super) fn nothing(uplink: &mut XdpUplink) -> bool {
     uplink.next(0, &mut [0; 4096]).is_none()
 }
 
@@ -77,7 +79,7 @@ fn kept(uplink: &XdpUplink) -> BTreeMap<String, OwnedFd> {
 }
 
 /// The base ends, and its successor takes over.
-fn succeed(uplink: XdpUplink, world: &World) -> XdpUplink {
+pub(super) fn succeed(uplink: XdpUplink, world: &World) -> XdpUplink {
     let kept = kept(&uplink);
     drop(uplink);
     XdpUplink::adopt(kept, world.card.index).unwrap()
@@ -298,10 +300,10 @@ fn frames_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_card_whose_datagrams_do_not_fit_a_frame_is_left_alone() {
+fn a_card_whose_datagrams_do_not_fit_its_frames_is_left_alone() {
     World::run(|world| {
         let guard = guard();
-        let large = XdpSetup { mtu: 9000, ..setup(world, &guard) };
+        let large = XdpSetup { mtu: LARGEST_XDP_MTU + 1, ..setup(world, &guard) };
         let error = XdpUplink::open(&large).unwrap_err();
         assert!(error.to_string().contains("MTU"), "{error}");
         // Nothing of it is left there.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use virtqueue::NetHeader;
 
-use super::served::{Base, NETWORK, PORT, UPLINK};
+use super::served::{Base, NETWORK, PATIENCE, PORT, UPLINK};
 use super::world::{CARD, CARD_MAC, PEER_MAC, Peer, World, arp_request, ethernet, frame_in, ip4};
 use super::xdp::{completed, is_right, left_open};
 use crate::counters::{Counter, Counters};
@@ -50,7 +50,7 @@ fn with_a_frame_left(world: &mut World) -> XdpUplink {
 
 /// Whether that frame arrives.
 fn arrives(peer: &Peer) -> bool {
-    let end = Instant::now() + Duration::from_secs(1);
+    let end = Instant::now() + PATIENCE;
     std::iter::from_fn(|| peer.receive_within(end.saturating_duration_since(Instant::now())))
         .any(|(_, frame)| frame[12..14] == [8, 0])
 }

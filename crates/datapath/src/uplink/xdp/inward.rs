@@ -26,6 +26,12 @@
 //! already: the successor does (3). It must not be the other way round: the kernel would write into
 //! frames that a successor still believes to be unread.
 //!
+//! # Frames in pieces
+//! Where the socket was made for it, a frame may take several entries, all but the last with a mark that it
+//! goes on. The kernel publishes them together; a frame whose end is not there yet is not there. So what
+//! is taken and released ends with a frame, and a successor begins with one: of a frame that was half
+//! received when the base died, nothing or all lies in the ring.
+//!
 //! # Invariants
 //! - The receive ring has room for all frames: it is never full, and what the kernel drops for want of
 //!   a frame it counts.
@@ -38,6 +44,22 @@ use crate::faults::{self, Point};
 /// An address beyond any umem.
 const NO_FRAME: u64 = u64::MAX;
 
+/// A frame that was taken: its entries, and what the first of them says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    first: u32,
+    head: Descriptor,
+    count: u32,
+}
+
+impl Frame {
+    /// How many pieces it has.
+    #[inline]
+    pub fn count(self) -> u32 {
+        self.count
+    }
+}
+
 /// The way in of one socket.
 #[derive(Debug)]
 pub(super) struct Inward {
@@ -46,8 +68,9 @@ pub(super) struct Inward {
     /// Where the first of its frames lies in the umem.
     first: u64,
     frames: u32,
-    /// Entries of the receive ring that were looked at.
+    /// Entries of the receive ring that were looked at, and that were given back.
     taken: u32,
+    released: u32,
 }
 
 impl Inward {
@@ -58,13 +81,13 @@ impl Inward {
         }
         fill.set_producer(frames);
         let taken = receive.consumer();
-        Self { receive, fill, first, frames, taken }
+        Self { receive, fill, first, frames, taken, released: taken }
     }
 
     /// Goes on where a predecessor stopped, in the middle of a release if need be.
     pub fn adopt(receive: Ring, fill: Ring, first: u64, frames: u32) -> Result<Self, String> {
         let taken = receive.consumer();
-        let adopted = Self { receive, fill, first, frames, taken };
+        let adopted = Self { receive, fill, first, frames, taken, released: taken };
         let (receive, fill) = (&adopted.receive, &adopted.fill);
         if receive.waiting() > frames {
             return Err(format!("its receive ring says that {} frames wait", receive.waiting()));
@@ -91,28 +114,59 @@ impl Inward {
         (frame < self.frames.into()).then(|| self.first.wrapping_add(frame.wrapping_mul(FRAME)))
     }
 
-    /// Takes the next frame: `None` if there is none. `Some(None)` is one that makes no sense, which
-    /// the kernel does not bring.
-    pub fn next(&mut self) -> Option<Option<Descriptor>> {
+    /// Takes the next frame: `None` if there is none, or its end is not there yet.
+    #[inline]
+    pub fn next(&mut self) -> Option<Frame> {
         // No more can be lent than there are.
-        let lent = self.taken.wrapping_sub(self.receive.consumer());
-        if lent >= self.frames || self.taken == self.receive.producer() {
+        let left = self.frames.saturating_sub(self.taken());
+        let there = self.receive.producer().wrapping_sub(self.taken).min(left);
+        if there == 0 {
             return None;
         }
-        let found = self.receive.descriptor(self.taken);
-        self.taken = self.taken.wrapping_add(1);
-        let frame = self.frame_of(found.address);
-        let fits = frame.is_some_and(|frame| {
-            let end = found.address.saturating_add(found.len.into());
-            end <= frame.wrapping_add(FRAME)
-        });
-        Some(fits.then_some(found))
+        let (first, head) = (self.taken, self.receive.descriptor(self.taken));
+        let mut count = 1;
+        let mut last = head;
+        while last.goes_on() {
+            if count == there {
+                // One that takes all frames there are would never end.
+                if count < self.frames {
+                    return None;
+                }
+                break;
+            }
+            last = self.receive.descriptor(first.wrapping_add(count));
+            count = count.wrapping_add(1);
+        }
+        self.taken = first.wrapping_add(count);
+        Some(Frame { first, head, count })
+    }
+
+    /// Entries that were taken and not released.
+    #[inline]
+    pub fn taken(&self) -> u32 {
+        self.taken.wrapping_sub(self.released)
+    }
+
+    /// The pieces of a frame that was taken; `None` is one that makes no sense, which the kernel does
+    /// not bring.
+    #[inline]
+    pub fn pieces(&self, frame: Frame) -> impl Iterator<Item = Option<Descriptor>> + '_ {
+        let rest = (1..frame.count).map(move |nth| frame.first.wrapping_add(nth));
+        let rest = rest.map(|count| self.receive.descriptor(count));
+        std::iter::once(frame.head).chain(rest).map(|found| self.inside(found))
+    }
+
+    /// What lies in a frame of the way in.
+    #[inline]
+    fn inside(&self, found: Descriptor) -> Option<Descriptor> {
+        let frame = self.frame_of(found.address)?;
+        let end = found.address.saturating_add(found.len.into());
+        (end <= frame.wrapping_add(FRAME)).then_some(found)
     }
 
     /// Gives all frames that were taken back to the kernel.
     pub fn release(&mut self) {
-        let from = self.receive.consumer();
-        let batch = self.taken.wrapping_sub(from);
+        let (from, batch) = (self.released, self.taken());
         if batch == 0 {
             return;
         }
@@ -124,8 +178,9 @@ impl Inward {
     }
 
     /// Step two.
-    fn give_back(&self) {
+    fn give_back(&mut self) {
         self.receive.set_consumer(self.taken);
+        self.released = self.taken;
     }
 
     /// Step three.
@@ -146,7 +201,7 @@ impl Inward {
 
     /// How many frames were released since the socket was made, modulo 2^32.
     pub fn position(&self) -> u32 {
-        self.receive.consumer()
+        self.released
     }
 
     /// Whether the kernel sleeps until it is told that there are frames to fill.

@@ -39,9 +39,16 @@
 //! Nobody polls: the worker sleeps on the sockets in epoll. The kernel is called only when a ring
 //! says that it sleeps (XDP_USE_NEED_WAKEUP).
 //!
+//! # Large frames
+//! Where the card's MTU is more than a frame here holds, its frames come and go in several pieces
+//! (XDP_USE_SG, and a program that is loaded as one that knows of fragments; since Linux 6.6). It is
+//! asked for only there: some drivers then copy what they would else read and write themselves. A datagram
+//! is copied out of its pieces as one, and into as many. See `inward` and `outward` for what a death
+//! leaves.
+//!
 //! # Limits
-//! - Frames in several pieces (XDP_USE_SG) are not taken: a card with a larger MTU than [`LARGEST_MTU`]
-//!   is left to the packet socket.
+//! - A card with a larger MTU than [`LARGEST_MTU`] is left to the packet socket, and so is one with a
+//!   larger than [`WHOLE_MTU`] where kernel or driver have no frames in pieces.
 //! - A tag that a card or a veth keeps beside the frame is not seen by an XDP program. Cards are told
 //!   not to; a veth whose other end has VLAN devices with `tx-vlan-offload` cannot be.
 //! - What is sent does not go through the card's queueing discipline.
@@ -86,8 +93,19 @@ const HEADROOM: u64 = 256;
 /// Octets of a VLAN tag.
 const TAG: u64 = 4;
 
-/// Octets of the largest datagram that fits a frame.
-pub const LARGEST_MTU: u32 = (FRAME - HEADROOM - ETHERNET as u64 - TAG) as u32;
+/// Octets of the largest datagram that comes in one piece.
+pub const WHOLE_MTU: u32 = (FRAME - HEADROOM - ETHERNET as u64 - TAG) as u32;
+/// Pieces of the largest frame.
+const MOST_PIECES: u32 = 3;
+/// Octets of the largest datagram that comes in pieces: the headroom is in each.
+pub const LARGEST_MTU: u32 =
+    (MOST_PIECES as u64 * (FRAME - HEADROOM) - ETHERNET as u64 - TAG) as u32;
+
+/// How many pieces a frame of so many octets is sent in.
+#[inline]
+const fn pieces(octets: usize) -> usize {
+    octets.div_ceil(FRAME as usize)
+}
 
 /// An error about AF_XDP.
 fn refused(action: impl Into<String>, source: impl Into<RefusalSource>) -> UplinkError {
@@ -153,19 +171,20 @@ impl XdpUplink {
         if setup.mtu > LARGEST_MTU {
             return Err(UplinkError::Card {
                 link: setup.name.to_owned(),
-                why: "has an MTU of more than a frame of AF_XDP holds",
+                why: "has an MTU of more than AF_XDP's frames hold",
             });
         }
         let queues = sys::receive_queues(setup.name).unwrap_or(1).clamp(1, MOST_QUEUES);
         let all = setup.frames.saturating_mul(INWARD_PER_FRAME);
         let inward = all.checked_div(queues).unwrap_or(0).max(LEAST_INWARD).next_power_of_two();
-        let layout = Layout { index: setup.index, queues, inward, outward: OUTWARD };
+        let in_pieces = setup.mtu > WHOLE_MTU;
+        let layout = Layout { index: setup.index, queues, inward, outward: OUTWARD, in_pieces };
         let umem = Umem::create(layout)?;
         let sockets: Vec<_> =
             (0..queues).map(|queue| Socket::open(&umem, queue)).collect::<Result<_, _>>()?;
         let outlet = Outlet::open(&umem, first(&sockets)?)?;
         let map = SocketMap::create(queues)?;
-        let program = XdpProgram::load(setup, map.as_fd())?;
+        let program = XdpProgram::load(setup, map.as_fd(), in_pieces)?;
         let link = Link::create(&program.0, setup.index)?;
         Ok(Self { sockets, outlet, umem, map, link, shares: shares() })
     }
@@ -225,7 +244,18 @@ impl XdpUplink {
             fd.try_clone_to_owned().map_err(|e| refused("duplicate a descriptor", e))
         };
         let (map, link) = (duplicate(self.map.as_fd())?, duplicate(self.link.as_fd())?);
-        Ok(XdpControl { map, link: Link::adopt(link) })
+        let in_pieces = self.umem.layout.in_pieces;
+        Ok(XdpControl { map, link: Link::adopt(link), in_pieces })
+    }
+
+    /// Octets of the largest datagram that comes and goes by it.
+    pub fn largest_mtu(&self) -> u32 {
+        if self.umem.layout.in_pieces { LARGEST_MTU } else { WHOLE_MTU }
+    }
+
+    /// How many frames of the transmit ring one takes that carries a datagram of so many octets.
+    pub fn places(&self, octets: usize) -> usize {
+        pieces(octets.saturating_add(ETHERNET))
     }
 
     /// Frames of each queue's way in: no more can wait there.
@@ -277,6 +307,11 @@ impl XdpUplink {
         self.sockets.get(queue).map_or(0, Socket::position)
     }
 
+    /// How many of a queue's frames were taken and not released: a datagram in pieces has several.
+    pub fn taken(&self, queue: usize) -> u32 {
+        self.sockets.get(queue).map_or(0, Socket::taken)
+    }
+
     /// Frames the kernel has dropped since this was last asked, by a predecessor too, because it had
     /// no room for them.
     pub fn kernel_drops(&self) -> u64 {
@@ -315,7 +350,12 @@ impl XdpUplink {
         self.outlet.send()
     }
 
-    /// Frames that the kernel has not begun to send.
+    /// Those that the kernel has not begun to send, datagrams in pieces counted once.
+    pub fn unsent_frames(&self) -> u32 {
+        self.outlet.unsent_frames()
+    }
+
+    /// Frames that the kernel has not begun to send; of a datagram in pieces, each piece.
     pub fn unsent(&self) -> u32 {
         self.outlet.unsent()
     }
@@ -345,12 +385,13 @@ fn shares() -> Shares {
 pub struct XdpControl {
     map: OwnedFd,
     link: Link,
+    in_pieces: bool,
 }
 
 impl XdpControl {
     /// A program for the card as it is, and for these sockets.
     pub fn load(&self, setup: &XdpSetup<'_>) -> Result<XdpProgram, UplinkError> {
-        XdpProgram::load(setup, self.map.as_fd())
+        XdpProgram::load(setup, self.map.as_fd(), self.in_pieces)
     }
 
     /// Attaches another program in place of the one that is there. Refused if there is none any more.
@@ -371,9 +412,14 @@ pub struct XdpProgram(bpf::Program);
 
 impl XdpProgram {
     /// Made for a card as it is, and these sockets.
-    fn load(setup: &XdpSetup<'_>, sockets: BorrowedFd<'_>) -> Result<Self, UplinkError> {
+    fn load(
+        setup: &XdpSetup<'_>,
+        sockets: BorrowedFd<'_>,
+        in_pieces: bool,
+    ) -> Result<Self, UplinkError> {
         let GuardMaps { vm4, vm6, .. } = setup.maps;
         let program = bpf::redirect(vm4, vm6, sockets, setup.mac)?;
-        bpf::load(ProgramKind::Xdp, &program).map(Self)
+        let kind = if in_pieces { ProgramKind::XdpInPieces } else { ProgramKind::Xdp };
+        bpf::load(kind, &program).map(Self)
     }
 }

@@ -7,7 +7,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use virtqueue::Mapping;
 
-use super::ring::{Descriptor, Places, Ring};
+use super::ring::{Descriptor, GOES_ON, Places, Ring};
 use super::umem::FRAME;
 
 const PLACES: Places = Places { producer: 0, consumer: 64, flags: 128, entries: 192 };
@@ -79,18 +79,26 @@ impl Card {
         assert!(!self.unread().contains(&(frame + 256)), "frame {frame:#x} is not read yet");
     }
 
-    /// A frame arrives: false if there is none to put it into.
-    pub fn arrive(&mut self, number: u32, frames: &mut Frames) -> bool {
-        if self.hands.is_empty() {
+    /// A frame arrives, in so many pieces, which have numbers from the given one on: false if there are
+    /// not as many to put it into.
+    pub fn arrive(&mut self, number: u32, pieces: u32, frames: &mut Frames) -> bool {
+        while self.hands.len() < pieces as usize {
+            let before = self.hands.len();
             self.grab();
+            if self.hands.len() == before {
+                return false;
+            }
         }
-        let Some(frame) = self.hands.pop_first() else { return false };
-        let address = frame + 256;
-        frames.insert(address, number);
         let next = self.receive.producer();
-        assert!(next.wrapping_sub(self.receive.consumer()) < self.receive.size(), "no room");
-        self.receive.set_descriptor(next, Descriptor { address, len: 60, options: 0 });
-        self.receive.set_producer(next.wrapping_add(1));
+        for nth in 0..pieces {
+            let address = self.hands.pop_first().unwrap() + 256;
+            frames.insert(address, number + nth);
+            let count = next.wrapping_add(nth);
+            assert!(count.wrapping_sub(self.receive.consumer()) < self.receive.size(), "no room");
+            let options = if nth + 1 < pieces { GOES_ON } else { 0 };
+            self.receive.set_descriptor(count, Descriptor { address, len: 60, options });
+        }
+        self.receive.set_producer(next.wrapping_add(pieces));
         true
     }
 }

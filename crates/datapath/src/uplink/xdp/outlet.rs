@@ -15,10 +15,10 @@ use virtqueue::Mapping;
 
 use super::super::{UplinkError, sys};
 use super::outward::{Outward, Woken};
-use super::refused;
 use super::ring::{ADDRESS, DESCRIPTOR, Places};
 use super::socket::{Socket, made, ring};
 use super::umem::{FRAME, Umem};
+use super::{pieces, refused};
 use crate::port::ETHERNET;
 
 /// Octets of frames on their way to the card, as the kernel accounts them.
@@ -30,6 +30,8 @@ pub(super) struct Outlet {
     fd: OwnedFd,
     memory: Mapping,
     outward: Outward,
+    /// How many pieces a frame may have.
+    most_pieces: u32,
 }
 
 impl Outlet {
@@ -61,7 +63,8 @@ impl Outlet {
         let completion = ring(first.as_fd(), XDP_UMEM_PGOFF_COMPLETION_RING, at, entries, ADDRESS)?;
         let outward = Outward::adopt(transmit, completion, start, frames)
             .map_err(|why| UplinkError::Adopt { object: "AF_XDP socket of the way out", why })?;
-        Ok(Self { fd, memory: umem.stretch(0)?, outward })
+        let most_pieces = umem.layout.most_pieces();
+        Ok(Self { fd, memory: umem.stretch(0)?, outward, most_pieces })
     }
 
     /// Frames that can be sent now, and how many there are.
@@ -69,15 +72,25 @@ impl Outlet {
         (self.outward.free(), self.outward.frames())
     }
 
-    /// Puts a frame into the next free one; `None` if there is none, or it is too long.
+    /// Puts a frame into as many of the next free ones as it needs; `None` if there are not as many, or
+    /// it is too long.
     pub fn put(&mut self, ethernet: &[u8; ETHERNET], datagram: &[u8]) -> Option<()> {
-        let len = ETHERNET.checked_add(datagram.len()).filter(|len| *len <= FRAME as usize)?;
+        let len = ETHERNET.checked_add(datagram.len())?;
+        let pieces = u32::try_from(pieces(len)).ok().filter(|n| *n <= self.most_pieces)?;
         let memory = &self.memory;
-        self.outward.put(|address| {
+        self.outward.put(pieces, |nth, address| {
             let at = usize::try_from(address).ok()?;
-            memory.write(at, ethernet)?;
-            memory.write(at.checked_add(ETHERNET)?, datagram)?;
-            u32::try_from(len).ok()
+            // Which octets of it these are; the first piece has the header, and less of the datagram.
+            let from = (nth as usize).checked_mul(FRAME as usize)?;
+            let to = from.checked_add(FRAME as usize)?.min(len);
+            let mut behind = at;
+            if nth == 0 {
+                memory.write(at, ethernet)?;
+                behind = at.checked_add(ETHERNET)?;
+            }
+            let part = from.saturating_sub(ETHERNET)..to.checked_sub(ETHERNET)?;
+            memory.write(behind, datagram.get(part)?)?;
+            u32::try_from(to.checked_sub(from)?).ok()
         })
     }
 
@@ -93,7 +106,12 @@ impl Outlet {
         self.outward.wake(|| send(&self.fd, &[], SendFlags::DONTWAIT).map(|_| ()))
     }
 
-    /// Frames that the kernel has not begun to send.
+    /// Those that the kernel has not begun to send, with those in several pieces counted once.
+    pub fn unsent_frames(&self) -> u32 {
+        self.outward.unsent_frames()
+    }
+
+    /// Frames that the kernel has not begun to send; each piece is one.
     pub fn unsent(&self) -> u32 {
         self.outward.unsent()
     }

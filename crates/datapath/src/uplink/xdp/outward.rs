@@ -26,6 +26,9 @@
 //! up: the successor does (3). It must not be the other way round: frames would be neither sent nor
 //! free. That the kernel sleeps over what was published is made up for by waking it again.
 //!
+//! A frame in pieces is published with all of them, so that the kernel, and a successor, has it whole or not
+//! at all.
+//!
 //! # Waking
 //! One call makes the kernel send [`TAKEN_AT_ONCE`] frames; it answers AGAIN if there are more. Before
 //! Linux 6.17 it tells how far it has come only when it has begun to send all that it knew of. So a
@@ -39,7 +42,7 @@
 
 use rustix::io::Errno;
 
-use super::ring::{Descriptor, Ring};
+use super::ring::{Descriptor, GOES_ON, Ring};
 use super::umem::FRAME;
 
 /// Frames that the kernel sends in one call, if nothing else was asked for.
@@ -110,9 +113,28 @@ impl Outward {
         self.frames
     }
 
-    /// Fills a free frame by `fill`, which is told where it lies and tells how many octets it has
-    /// written there; `None` if there is none free, or nothing was written.
-    pub fn put(&mut self, fill: impl FnOnce(u64) -> Option<u32>) -> Option<()> {
+    /// Fills so many free frames with the pieces of one by `fill`, which is told which piece it is and
+    /// where it is to lie, and tells how many octets it has written there; `None`, and nothing was put,
+    /// if there are not as many free, or something was not written.
+    #[inline]
+    pub fn put(
+        &mut self,
+        pieces: u32,
+        mut fill: impl FnMut(u32, u64) -> Option<u32>,
+    ) -> Option<()> {
+        let before = (self.written, self.used_up);
+        for nth in 0..pieces {
+            let options = if nth.wrapping_add(1) < pieces { GOES_ON } else { 0 };
+            if self.put_piece(options, |address| fill(nth, address)).is_none() {
+                (self.written, self.used_up) = before;
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    #[inline]
+    fn put_piece(&mut self, options: u32, fill: impl FnOnce(u64) -> Option<u32>) -> Option<()> {
         let unused = self.never_used();
         let address = if unused > 0 {
             let frame = u64::from(self.frames.wrapping_sub(unused));
@@ -127,7 +149,7 @@ impl Outward {
             return None;
         }
         let len = fill(address)?;
-        self.transmit.set_descriptor(self.written, Descriptor { address, len, options: 0 });
+        self.transmit.set_descriptor(self.written, Descriptor { address, len, options });
         self.written = self.written.wrapping_add(1);
         if unused == 0 {
             self.used_up = self.used_up.wrapping_add(1);
@@ -157,9 +179,17 @@ impl Outward {
         self.completion.set_consumer(self.used_up);
     }
 
-    /// Frames that the kernel has not begun to send, as far as it has told.
+    /// Frames that the kernel has not begun to send, as far as it has told; each piece is one.
     pub fn unsent(&self) -> u32 {
         self.transmit.waiting().min(self.frames)
+    }
+
+    /// The same, with those that are in several pieces counted once.
+    pub fn unsent_frames(&self) -> u32 {
+        let from = self.transmit.consumer();
+        let whole = |n: &u32| !self.transmit.descriptor(from.wrapping_add(*n)).goes_on();
+        let count = (0..self.unsent()).filter(whole).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Wakes the kernel by `call` as long as it asks for it and has something to send.

@@ -15,6 +15,9 @@ pub(super) const ADDRESS: usize = 8;
 /// Octets of an entry of a receive or transmit ring: address, length, options.
 pub(super) const DESCRIPTOR: usize = 16;
 
+/// In a descriptor's options: the frame goes on in the next one (XDP_PKT_CONTD).
+pub(super) const GOES_ON: u32 = 1;
+
 /// Set in a ring's flags while its other side sleeps.
 const NEED_WAKEUP: u32 = 1;
 
@@ -25,8 +28,15 @@ pub(super) struct Descriptor {
     pub address: u64,
     /// Its octets.
     pub len: u32,
-    /// Flags: none of a frame that is whole.
+    /// Flags: none of a frame's last piece, or of one that is whole.
     pub options: u32,
+}
+
+impl Descriptor {
+    /// Whether the frame goes on in the next one.
+    pub fn goes_on(&self) -> bool {
+        self.options & GOES_ON != 0
+    }
 }
 
 /// Where a ring's parts lie in its mapping.

@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 use virtqueue::Mapping;
 
 use super::super::UplinkError;
-use super::inward::Inward;
+use super::inward::{Frame, Inward};
 use super::outlet::completions;
 use super::refused;
 use super::ring::{ADDRESS, DESCRIPTOR, Places, Ring};
@@ -37,6 +37,8 @@ pub(super) struct Socket {
     fd: OwnedFd,
     memory: Mapping,
     inward: Inward,
+    /// How many pieces a frame may have.
+    most_pieces: u32,
 }
 
 impl Socket {
@@ -67,8 +69,12 @@ impl Socket {
         set_xdp_rx_ring_size(&fd, layout.inward).map_err(fail("make the receive ring"))?;
         let (receive, fill) = inward_rings(&fd, umem)?;
         let inward = Inward::start(receive, fill, 0, layout.inward);
-        let address =
-            SocketAddrXdp::new(SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, layout.index, queue);
+        let mut flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+        if layout.in_pieces {
+            // Since Linux 6.6.
+            flags |= SocketAddrXdpFlags::XDP_USE_SG;
+        }
+        let address = SocketAddrXdp::new(flags, layout.index, queue);
         let mut tries = TRIES;
         while let Err(e) = bind(&fd, &address) {
             tries = tries.saturating_sub(1);
@@ -81,12 +87,19 @@ impl Socket {
                         why: "has an AF_XDP socket of somebody else's",
                     });
                 }
+                Errno::INVAL if layout.in_pieces => {
+                    return Err(UplinkError::Card {
+                        link: format!("number {}", layout.index),
+                        why: "has an MTU with which frames are in pieces, and the kernel has none \
+                              for AF_XDP (Linux has since 6.6)",
+                    });
+                }
                 e => return Err(fail("bind to the card")(e)),
             }
         }
         // Before Linux 6.4 nobody could map the rings of a bound socket, a successor neither.
         inward_rings(&fd, umem)?;
-        Ok(Self { fd, memory, inward })
+        Ok(Self { fd, memory, inward, most_pieces: layout.most_pieces() })
     }
 
     /// Takes over a predecessor's.
@@ -95,7 +108,7 @@ impl Socket {
         let (receive, fill) = inward_rings(&fd, umem)?;
         let inward = Inward::adopt(receive, fill, 0, umem.layout.inward)
             .map_err(|why| cannot_adopt(queue, why))?;
-        let socket = Self { fd, memory, inward };
+        let socket = Self { fd, memory, inward, most_pieces: umem.layout.most_pieces() };
         socket.wake_fill();
         Ok(socket)
     }
@@ -108,18 +121,32 @@ impl Socket {
     /// Copies the next frame into `room` and tells its octets, or why it is dropped; `None` if there
     /// is none.
     pub fn next(&mut self, room: &mut [u8]) -> Option<Result<usize, Counter>> {
-        let Some(found) = self.inward.next()? else {
-            return Some(Err(Counter::DropUplinkClipped));
-        };
-        // It goes on in the next frame, which nobody asked for.
-        if found.options != 0 {
-            return Some(Err(Counter::DropUplinkClipped));
+        let frame = self.inward.next()?;
+        Some(self.copy(frame, room))
+    }
+
+    #[inline]
+    fn copy(&self, frame: Frame, room: &mut [u8]) -> Result<usize, Counter> {
+        // In more pieces than were asked for.
+        if frame.count() > self.most_pieces {
+            return Err(Counter::DropUplinkClipped);
         }
-        let len = found.len as usize;
-        let copied = room
-            .get_mut(..len)
-            .and_then(|room| self.memory.read(usize::try_from(found.address).ok()?, room));
-        Some(copied.map(|()| len).ok_or(Counter::DropFrameLength))
+        let mut len = 0usize;
+        for piece in self.inward.pieces(frame) {
+            let piece = piece.ok_or(Counter::DropUplinkClipped)?;
+            let end = len.saturating_add(piece.len as usize);
+            let copied = room
+                .get_mut(len..end)
+                .and_then(|room| self.memory.read(usize::try_from(piece.address).ok()?, room));
+            copied.ok_or(Counter::DropFrameLength)?;
+            len = end;
+        }
+        Ok(len)
+    }
+
+    /// Entries of the receive ring that were taken and not released.
+    pub fn taken(&self) -> u32 {
+        self.inward.taken()
     }
 
     /// Passes over the next frame without looking at it; false if there is none.

@@ -25,6 +25,9 @@ pub(super) const FRAME: u64 = 4096;
 const RECORD: u64 = 4096;
 /// Changes when the record or the division of the file does, or what socket serves what.
 const VERSION: u32 = 2;
+/// The same of sockets whose frames may be in pieces: a base that does not know that does not take them
+/// over.
+const VERSION_IN_PIECES: u32 = 3;
 /// Octets of the sealed part of the record.
 const SEALED: usize = 20;
 const SEAL_AT: usize = 24;
@@ -41,11 +44,14 @@ pub(super) struct Layout {
     pub inward: u32,
     /// Frames of the way out, which the first socket has; a power of two.
     pub outward: u32,
+    /// A frame of the card may take several of these.
+    pub in_pieces: bool,
 }
 
 impl Layout {
     fn octets(self) -> [u8; SEALED] {
-        let words = [VERSION, self.index, self.queues, self.inward, self.outward];
+        let version = if self.in_pieces { VERSION_IN_PIECES } else { VERSION };
+        let words = [version, self.index, self.queues, self.inward, self.outward];
         let mut octets = [0; SEALED];
         for (to, from) in octets.iter_mut().zip(words.into_iter().flat_map(u32::to_ne_bytes)) {
             *to = from;
@@ -62,6 +68,11 @@ impl Layout {
     /// Where a socket's stretch begins.
     fn start(self, queue: u32) -> u64 {
         (0..queue).fold(0u64, |sum, before| sum.saturating_add(self.stretch(before)))
+    }
+
+    /// How many pieces a frame of the card may have.
+    pub fn most_pieces(self) -> u32 {
+        if self.in_pieces { super::MOST_PIECES } else { 1 }
     }
 
     /// Where the way out begins in the first socket's stretch.
@@ -124,8 +135,10 @@ impl Umem {
             queues: number(queues),
             inward: number(inward),
             outward: number(outward),
+            in_pieces: number(version) == VERSION_IN_PIECES,
         };
-        if u64::from_ne_bytes(sealed) != seal(0, &[&octets]) || number(version) != VERSION {
+        let known = [VERSION, VERSION_IN_PIECES].contains(&number(version));
+        if u64::from_ne_bytes(sealed) != seal(0, &[&octets]) || !known {
             return Err(damaged("the record of its layout is damaged, or of another version"));
         }
         if layout.end() != at || layout.queues > super::MOST_QUEUES {
@@ -161,7 +174,7 @@ fn map(file: BorrowedFd<'_>, at: u64, len: u64) -> Result<Mapping, UplinkError> 
 mod tests {
     use super::*;
 
-    const LAYOUT: Layout = Layout { index: 3, queues: 3, inward: 8, outward: 4 };
+    const LAYOUT: Layout = Layout { index: 3, queues: 3, inward: 8, outward: 4, in_pieces: false };
 
     #[test]
     fn stretches_lie_one_behind_the_other_and_the_record_last() {
@@ -176,6 +189,9 @@ mod tests {
         assert_eq!((umem.count_drops(2, 5), umem.count_drops(2, 7)), (5, 2));
         let umem = Umem::adopt(umem.file).unwrap();
         assert_eq!(umem.layout, LAYOUT);
+        let in_pieces = Layout { in_pieces: true, ..LAYOUT };
+        let other = Umem::adopt(Umem::create(in_pieces).unwrap().file).unwrap();
+        assert_eq!(other.layout, in_pieces);
         assert_eq!((umem.count_drops(2, 8), umem.count_drops(0, 1)), (1, 1));
     }
 

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::stage::{FrontEnd, Guest, ID, NAME, PATIENCE, Stage};
+use super::stage::{FrontEnd, Guest, ID, NAME, PATIENCE, Stage, most_events};
 use crate::names::PortId;
 use crate::vhost::{DoorError, Farewell, PortDoor, PortEvent, Socket};
 
@@ -33,7 +33,10 @@ fn two_hundred_front_ends_leave_no_descriptor_and_no_mapping_behind() {
             assert!(since.elapsed() < PATIENCE);
             assert!(stage.handle.answers_within(PATIENCE));
         }
+        // Its socket is closed after that.
+        assert!(stage.handle.answers_within(PATIENCE));
     };
+    let start = Instant::now();
     visit();
     let before = count();
     for _ in 0..200 {
@@ -44,7 +47,8 @@ fn two_hundred_front_ends_leave_no_descriptor_and_no_mapping_behind() {
     assert!(matches!(events.first(), Some(PortEvent::Attached)));
     let left = |e: &PortEvent| matches!(e, PortEvent::Detached { why: Farewell::HungUp });
     assert!(events.iter().any(left));
-    assert!(events.len() < 200, "front ends that come and go are not told without end");
+    let most = most_events(start.elapsed());
+    assert!(events.len() <= most, "front ends that come and go are not told without end");
     assert_eq!(stage.owner.running(), 0);
     assert_eq!(stage.keeper.keys(), ["port/web/listener"]);
 }
@@ -90,7 +94,7 @@ fn a_port_connects_to_a_front_end_that_listens_however_late_and_again() {
         let listener = UnixListener::bind(&path).unwrap();
         let since = Instant::now();
         let (socket, _) = listener.accept().unwrap();
-        assert!(since.elapsed() < Duration::from_secs(1));
+        assert!(since.elapsed() < PATIENCE);
         let mut front = FrontEnd::over(socket);
         front.say(&guest.conversation());
         assert_eq!(stage.owner.running(), 2);

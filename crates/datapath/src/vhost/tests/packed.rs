@@ -74,6 +74,26 @@ fn a_packed_ring_begins_where_its_front_end_says() {
 }
 
 #[test]
+fn a_packed_ring_that_was_never_used_begins_at_its_beginning_if_the_wrap_counter_is_not_said() {
+    for base in [0, 0x8000_0000] {
+        let mut driver = Packed::new();
+        let stage = Stage::listening();
+        let mut front = stage.connect();
+        front.say(&driver.conversation_from(base));
+        for side in Side::BOTH {
+            assert_eq!(intent(&stage, side), Some(Intent::resting(0x8000, 0)), "{base:#x}");
+        }
+        let size = driver.layout(Side::Tx).size;
+        driver.carry(&stage, size);
+        // Now that is where it stands.
+        front.say(&[set_base(Side::Tx, 0)]);
+        assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0, 0)));
+        driver.carry(&stage, size);
+        assert_eq!(lost(&stage), 0);
+    }
+}
+
+#[test]
 fn a_packed_ring_goes_on_where_it_stood_however_often_it_stops() {
     let guest = Guest::new();
     let (stage, mut front) = negotiated(&guest);

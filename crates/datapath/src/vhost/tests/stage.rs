@@ -237,6 +237,12 @@ impl Stage {
     }
 }
 
+/// How many events one front end's budget allows in this time: each may come with the number of those
+/// that were not told.
+pub(super) fn most_events(time: Duration) -> usize {
+    64 + 2 * (time.as_millis() as usize / 100 + 1)
+}
+
 /// One message to be sent.
 #[derive(Clone, Debug)]
 pub(super) struct Message {

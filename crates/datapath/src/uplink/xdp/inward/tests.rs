@@ -1,8 +1,11 @@
 //! A base that dies between any two steps, and a kernel that goes on meanwhile.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::super::model::{Card, Frames, Kept};
+use super::super::ring::GOES_ON;
 use super::*;
 
 const FRAMES: u32 = 4;
@@ -12,9 +15,9 @@ const FIRST: u64 = 3 * FRAME;
 enum Deed {
     /// The kernel takes a frame into its hands.
     Grab,
-    /// A frame arrives.
-    Arrive,
-    /// The base takes so many.
+    /// A frame arrives, in so many pieces.
+    Arrive(u32),
+    /// The base takes so many frames.
     Take(u32),
     /// It releases what it took.
     Release,
@@ -25,7 +28,7 @@ enum Deed {
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         1 => Just(Deed::Grab),
-        4 => Just(Deed::Arrive),
+        4 => (1..=3u32).prop_map(Deed::Arrive),
         3 => (1..4u32).prop_map(Deed::Take),
         2 => Just(Deed::Release),
         1 => (0..3u8).prop_map(Deed::Die),
@@ -39,8 +42,10 @@ struct Stage {
     frames: Frames,
     base: Option<Inward>,
     arrived: u32,
-    /// Numbers in the order in which bases have seen them.
+    /// The pieces' numbers in the order in which bases have seen them.
     seen: Vec<u32>,
+    /// The pieces of each frame, by the number of the first.
+    whole: BTreeMap<u32, u32>,
 }
 
 impl Stage {
@@ -48,7 +53,8 @@ impl Stage {
         let (receive, fill) = (Kept::new(FRAMES, 0), Kept::new(FRAMES, 0));
         let base = Some(Inward::start(receive.ring(), fill.ring(), FIRST, FRAMES));
         let card = Card::new(&receive, &fill);
-        Self { receive, fill, card, frames: Frames::new(), base, arrived: 0, seen: Vec::new() }
+        let (frames, seen, whole) = (Frames::new(), Vec::new(), BTreeMap::new());
+        Self { receive, fill, card, frames, base, arrived: 0, seen, whole }
     }
 
     fn base(&mut self) -> &mut Inward {
@@ -60,19 +66,27 @@ impl Stage {
 
     fn take(&mut self, most: u32) {
         for _ in 0..most {
-            let Some(found) = self.base().next() else { break };
-            self.seen.push(self.frames[&found.unwrap().address]);
+            let Some(frame) = self.base().next() else { break };
+            let begin = self.seen.len();
+            let pieces: Vec<_> = self.base().pieces(frame).collect();
+            self.seen.extend(pieces.iter().map(|found| self.frames[&found.unwrap().address]));
+            assert_eq!(self.whole.get(&self.seen[begin]), Some(&frame.count()), "not whole");
         }
+    }
+
+    fn arrive(&mut self, pieces: u32) -> bool {
+        let arrived = self.card.arrive(self.arrived, pieces, &mut self.frames);
+        if arrived {
+            self.whole.insert(self.arrived, pieces);
+            self.arrived += pieces;
+        }
+        arrived
     }
 
     fn do_it(&mut self, deed: Deed) {
         match deed {
             Deed::Grab => self.card.grab(),
-            Deed::Arrive => {
-                if self.card.arrive(self.arrived, &mut self.frames) {
-                    self.arrived += 1;
-                }
-            }
+            Deed::Arrive(pieces) => _ = self.arrive(pieces),
             Deed::Take(most) => self.take(most),
             Deed::Release => self.base().release(),
             Deed::Die(steps) => {
@@ -125,7 +139,7 @@ proptest! {
 #[test]
 fn what_was_released_does_not_come_again() {
     let mut stage = Stage::new();
-    for deed in [Deed::Arrive, Deed::Take(1), Deed::Die(2), Deed::Arrive, Deed::Take(1)] {
+    for deed in [Deed::Arrive(1), Deed::Take(1), Deed::Die(2), Deed::Arrive(1), Deed::Take(1)] {
         stage.do_it(deed);
     }
     assert_eq!(stage.seen, [0, 1]);
@@ -135,7 +149,7 @@ fn what_was_released_does_not_come_again() {
 #[test]
 fn what_was_not_released_comes_again() {
     let mut stage = Stage::new();
-    for deed in [Deed::Arrive, Deed::Take(1), Deed::Die(0), Deed::Take(1)] {
+    for deed in [Deed::Arrive(1), Deed::Take(1), Deed::Die(0), Deed::Take(1)] {
         stage.do_it(deed);
     }
     assert_eq!(stage.seen, [0, 0]);
@@ -145,9 +159,7 @@ fn what_was_not_released_comes_again() {
 #[test]
 fn no_more_is_lent_than_there_is() {
     let mut stage = Stage::new();
-    while stage.card.arrive(stage.arrived, &mut stage.frames) {
-        stage.arrived += 1;
-    }
+    while stage.arrive(1) {}
     stage.take(2 * FRAMES);
     assert_eq!(stage.seen, [0, 1, 2, 3]);
     stage.check();
@@ -179,6 +191,47 @@ fn a_descriptor_outside_its_frames_is_no_frame() {
         let receive = stage.receive.ring();
         receive.set_descriptor(0, Descriptor { address, len: 60, options: 0 });
         receive.set_producer(1);
-        assert_eq!(stage.base().next(), Some(None), "{address:#x}");
+        let frame = stage.base().next().unwrap();
+        let found: Vec<_> = stage.base().pieces(frame).collect();
+        assert_eq!(found, [None], "{address:#x}");
     }
+}
+
+/// Writes one piece of a frame behind those that are there.
+fn add_piece(stage: &mut Stage, options: u32) {
+    stage.card.grab();
+    let receive = stage.receive.ring();
+    let (address, next) = (FIRST + 256, receive.producer());
+    receive.set_descriptor(next, Descriptor { address, len: 60, options });
+    receive.set_producer(next + 1);
+}
+
+#[test]
+fn a_frame_whose_end_is_not_there_is_not_there_and_nothing_of_it_is_released() {
+    let mut stage = Stage::new();
+    add_piece(&mut stage, 0);
+    add_piece(&mut stage, GOES_ON);
+    assert_eq!(stage.base().next().unwrap().count(), 1);
+    assert_eq!(stage.base().next(), None);
+    stage.base().release();
+    assert_eq!((stage.base().position(), stage.base().taken()), (1, 0));
+    // The base dies, and the rest comes.
+    stage.base = None;
+    assert_eq!(stage.base().next(), None);
+    add_piece(&mut stage, 0);
+    assert_eq!(stage.base().next().unwrap().count(), 2);
+    stage.base().release();
+    assert_eq!(stage.base().position(), 3);
+}
+
+#[test]
+fn a_frame_without_an_end_does_not_hold_all_frames_for_ever() {
+    let mut stage = Stage::new();
+    for _ in 0..FRAMES {
+        assert_eq!(stage.base().next(), None);
+        add_piece(&mut stage, GOES_ON);
+    }
+    assert_eq!(stage.base().next().unwrap().count(), FRAMES);
+    stage.base().release();
+    assert_eq!(stage.base().position(), FRAMES);
 }

@@ -10,12 +10,12 @@ const FIRST: u64 = 5 * FRAME;
 
 #[derive(Clone, Copy, Debug)]
 enum Deed {
-    /// The base puts so many numbers and sends them.
-    Send(u32),
+    /// The base puts so many frames and sends them, each in so many pieces.
+    Send(u32, u32),
     /// It dies in the middle of that, after so many of the three steps.
-    Die(u32, u8),
+    Die(u32, u32, u8),
     /// It puts so many and thinks better of it.
-    Abandon(u32),
+    Abandon(u32, u32),
     /// The kernel begins to send a frame.
     Begin,
     /// One of those it has begun is done.
@@ -24,9 +24,9 @@ enum Deed {
 
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
-        2 => (0..5u32).prop_map(Deed::Send),
-        1 => (0..5u32, 1..4u8).prop_map(|(n, steps)| Deed::Die(n, steps)),
-        1 => (0..5u32).prop_map(Deed::Abandon),
+        2 => (0..5u32, 1..4u32).prop_map(|(n, pieces)| Deed::Send(n, pieces)),
+        1 => (0..5u32, 1..4u32, 1..4u8).prop_map(|(n, pieces, steps)| Deed::Die(n, pieces, steps)),
+        1 => (0..5u32, 1..4u32).prop_map(|(n, pieces)| Deed::Abandon(n, pieces)),
         4 => Just(Deed::Begin),
         4 => any::<usize>().prop_map(Deed::End),
     ]
@@ -65,36 +65,41 @@ impl Stage {
         })
     }
 
-    /// Puts numbers; those for which there was a frame.
-    fn put(&mut self, most: u32) -> Vec<u32> {
+    /// Puts frames in so many pieces, each with a number; those for which there was room.
+    fn put(&mut self, most: u32, pieces: u32) -> Vec<u32> {
         let mut put = Vec::new();
         for _ in 0..most {
             let free = self.base().free();
-            let number = self.next;
-            let mut at = None;
-            let done = self.base().put(|address| {
-                at = Some(address);
+            let mut at = Vec::new();
+            let done = self.base().put(pieces, |nth, address| {
+                assert_eq!(nth as usize, at.len());
+                at.push(address);
                 Some(60)
             });
-            assert_eq!(done.is_some(), free > 0, "{free} frames are free");
-            let Some(address) = at else { break };
-            assert!(!self.wire.pending().contains(&address), "{address:#x} is under way");
-            self.frames.insert(address, number);
-            put.push(number);
-            self.next += 1;
+            assert_eq!(done.is_some(), free >= pieces, "{free} frames are free");
+            if done.is_none() {
+                assert_eq!(self.base().free(), free, "of one that has no room nothing is left");
+                break;
+            }
+            for address in at {
+                assert!(!self.wire.pending().contains(&address), "{address:#x} is under way");
+                self.frames.insert(address, self.next);
+                put.push(self.next);
+                self.next += 1;
+            }
         }
         put
     }
 
     fn do_it(&mut self, deed: Deed) {
         match deed {
-            Deed::Send(most) => {
-                let put = self.put(most);
+            Deed::Send(most, pieces) => {
+                let put = self.put(most, pieces);
                 self.base().publish();
                 self.promised.extend(put);
             }
-            Deed::Die(most, steps) => {
-                let put = self.put(most);
+            Deed::Die(most, pieces, steps) => {
+                let put = self.put(most, pieces);
                 if steps > 1 {
                     self.base().hand_over();
                     self.promised.extend(put);
@@ -104,8 +109,8 @@ impl Stage {
                 }
                 self.base = None;
             }
-            Deed::Abandon(most) => {
-                self.put(most);
+            Deed::Abandon(most, pieces) => {
+                self.put(most, pieces);
                 self.base().abandon();
             }
             Deed::Begin => _ = self.wire.begin(&self.frames),
@@ -118,7 +123,7 @@ impl Stage {
         assert_eq!(self.wire.sent, self.promised, "sent, in order, once");
         assert_eq!(self.base().free(), FRAMES, "a frame is lost");
         // Each can be used, and all at once.
-        assert_eq!(self.put(2 * FRAMES).len(), FRAMES as usize);
+        assert_eq!(self.put(2 * FRAMES, 1).len(), FRAMES as usize);
         self.base().publish();
         let mut all = self.wire.pending();
         all.sort_unstable();
@@ -155,10 +160,10 @@ fn counts_that_begin_anew_change_nothing() {
     completion.set_consumer(past.wrapping_sub(FRAMES));
     completion.set_producer(past);
     for round in 0..6 {
-        for deed in [Deed::Send(3), Deed::Begin, Deed::Begin, Deed::Begin, Deed::End(round)] {
+        for deed in [Deed::Send(3, 1), Deed::Begin, Deed::Begin, Deed::Begin, Deed::End(round)] {
             stage.do_it(deed);
         }
-        stage.do_it(Deed::Die(2, (round % 3) as u8 + 1));
+        stage.do_it(Deed::Die(2, 1, (round % 3) as u8 + 1));
         for deed in [Deed::End(1), Deed::Begin, Deed::End(0), Deed::End(0), Deed::End(0)] {
             stage.do_it(deed);
         }
@@ -189,7 +194,7 @@ fn handed_over(late: bool) -> (Outward, Wire, Frames) {
     let mut out = Outward::adopt(transmit.ring(), completion.ring(), FIRST, MANY).unwrap();
     let mut frames = Frames::new();
     for number in 0..MANY {
-        out.put(|address| {
+        out.put(1, |_, address| {
             frames.insert(address, number);
             Some(60)
         })
@@ -238,4 +243,17 @@ fn what_is_thrown_away_is_told_and_so_is_a_card_that_is_gone() {
         if calls <= 3 { Err(Errno::BUSY) } else { Err(Errno::NXIO) }
     });
     assert_eq!((woken, calls), (Woken { lost: 3, gone: true }, 4));
+}
+
+#[test]
+fn a_frame_in_pieces_is_marked_and_counted_as_one() {
+    let mut stage = Stage::new(false);
+    assert_eq!(stage.put(1, 3), [0, 1, 2]);
+    assert_eq!(stage.put(1, 2), [0; 0], "no part of one that does not fit");
+    assert_eq!(stage.put(1, 1), [3]);
+    stage.base().publish();
+    assert_eq!((stage.base().unsent(), stage.base().unsent_frames()), (4, 2));
+    let transmit = stage.transmit.ring();
+    let goes_on: Vec<_> = (0..4).map(|n| transmit.descriptor(n).goes_on()).collect();
+    assert_eq!(goes_on, [true, true, false, false]);
 }
