@@ -67,7 +67,7 @@ const ROUTED: &str = "kernel, routed taps";
 const MANY: &str = FLOWS[FLOWS.len() - 1].1;
 
 /// All promises.
-pub const PROMISES: [Promise; 26] = [
+pub const PROMISES: [Promise; 28] = [
     ratio("1a", "64 B against OVS-DPDK with layer-3 flows", "64 B", OVS, at_least(2.5)),
     ratio("1b", "64 B against testpmd io, which does not look", "64 B", IO, at_least(1.4)),
     ratio("1c", "64 B, 1,024 flows, 100,000 addresses, against OVS-DPDK", MANY, OVS, at_least(4.0)),
@@ -125,6 +125,14 @@ pub const PROMISES: [Promise; 26] = [
         ROUTED,
         at_most(1.5),
     ),
+    ratio(
+        "9a",
+        "look-ups among a million addresses against hashbrown",
+        "look-ups",
+        "hashbrown, foldhash",
+        at_most(0.5),
+    ),
+    value("9b", "octets of the list for an address", "memory of an address", at_most(64.0)),
     value("10a", "MiB of the base with two ports", "memory", at_most(16.0)),
     value("10b", "KiB of the base for one more idle port", "memory of an idle port", at_most(64.0)),
     value("11a", "datagrams lost beside a flood", "beside a flood, lost", at_most(0.0)),

@@ -14,9 +14,9 @@
 //! whether promises hold.
 //!
 //! `QUICK=1` takes fewer rounds. `ONLY=` names the cases that are wanted (`ONLY=64B,rates`), `ONLY=?`
-//! tells which there are. `PUBLISH=1` draws the pictures into `docs/`, not beside the results.
-//! `BESIDE=PATH` lets another build of ipvisor take part in the cases by size: whether a change pays is
-//! seen by slices that are a fraction of a second apart.
+//! tells which there are. `BESIDE=PATH` lets another build of ipvisor take part in the cases by size:
+//! whether a change pays is seen by slices that are a fraction of a second apart. A run without any of
+//! these draws its pictures into `docs/`, others beside the results.
 //!
 //! # Limits
 //! Needs root, two cores that nobody else uses, and huge pages, which are given back.
@@ -102,7 +102,8 @@ fn bench(progress: &Progress) -> Result<()> {
     let judged: Vec<_> = judged.filter(|bar| only.is_empty() || bar.is_measured()).collect();
     println!("{}\n{}", table::cases(&measured), table::bars(&judged));
     let results = Results { machine: machine::describe(), cases: measured, bars: judged };
-    write(&results, is_set("PUBLISH"))?;
+    let whole = ["QUICK", "ONLY", "BESIDE"].into_iter().all(|name| !is_set(name));
+    write(&results, whole)?;
     let without = results.cases.iter().filter(|m| m.median.is_nan());
     lacking.extend(without.map(|m| format!("{} of {}", m.case, m.contender)));
     match lacking.len() {

@@ -10,12 +10,14 @@
 //!  rates    processor time at low rates
 //!  trips    there and back, while all are awake
 //!  silence  there and back, after a second in which nobody said anything
+//!  list     a million addresses looked up, beside a hash table
 //! ```
 
 mod card;
 mod flood;
 mod flows;
 mod idle;
+mod list;
 mod memory;
 mod rates;
 mod silence;
@@ -41,7 +43,7 @@ pub struct Case {
 }
 
 /// All of them.
-pub static CASES: [Case; 11] = [
+pub static CASES: [Case; 12] = [
     Case { name: "64 B", run: |stage| sizes::run(&sizes::SMALL, stage) },
     Case { name: "1500 B", run: |stage| sizes::run(&sizes::ORDINARY, stage) },
     Case { name: "64 KiB", run: |stage| sizes::run(&sizes::LARGE, stage) },
@@ -53,6 +55,7 @@ pub static CASES: [Case; 11] = [
     Case { name: "rates", run: rates::run },
     Case { name: "trips", run: trips::run },
     Case { name: "silence", run: silence::run },
+    Case { name: "list", run: list::run },
 ];
 
 /// What a slice is worth where datagrams count: millions of them in a second.
