@@ -41,7 +41,7 @@ use crate::names::{Mac, NetworkId, PortId};
 use crate::pending::Pending;
 use crate::port::Port;
 use crate::state::StateMemory;
-use crate::sync::lock;
+use crate::sync::{lock, read, write};
 
 /// What is served.
 pub(super) struct World {
@@ -200,13 +200,13 @@ impl Crew {
     /// For a turn.
     #[inline]
     pub(super) fn read(&self) -> RwLockReadGuard<'_, World> {
-        self.world.read().unwrap_or_else(|poison| poison.into_inner())
+        read(&self.world)
     }
 
     /// For a change.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, World> {
         self.await_change();
-        let world = self.world.write().unwrap_or_else(|poison| poison.into_inner());
+        let world = write(&self.world);
         self.change_begins();
         world
     }
