@@ -114,10 +114,10 @@ impl Descs {
         u64::from_le(self.words(at).0.load(Ordering::Relaxed))
     }
 
-    /// Writes the second half: who sees it sees all that was written before.
+    /// Writes the second half, as its word: who sees it sees all that was written before.
     #[inline]
-    pub(crate) fn publish(&self, at: Position, rest: Rest) {
-        self.words(at).1.store(rest.word().to_le(), Ordering::Release);
+    pub(crate) fn publish(&self, at: Position, rest: u64) {
+        self.words(at).1.store(rest.to_le(), Ordering::Release);
     }
 }
 

@@ -23,33 +23,42 @@
 //! # Where a successor goes on
 //! No index in memory says how far the device has come, and a used descriptor writes over what the
 //! driver had said there. So each publication is first written down as an [`Intent`] in a memory
-//! that outlives the base ([`Journal`]): from which place, to which, how many buffers. Then the used
-//! descriptors are written *from the last buffer to the first*:
+//! that outlives the base ([`Journal`]): from which place, to which, how many buffers. How the used
+//! descriptors are written then, depends on what is published together:
 //!
 //! ```text
 //!   intent      from                          to
 //!   ring         | b0 | b1 ......| b2 | b3 ...| next
+//!   a batch of an output queue, a frame in several descriptors: from the last to the first
 //!   written                        <-- 2  <-- 1        the driver waits for b0, and sees nothing
 //!                  4 <-- 3                             now it sees all four
+//!   received frames of one descriptor each: from the first to the last
+//!                  1 -->                               now it sees b0
 //! ```
-//! The driver goes by the first place, so it sees nothing before the last store, and all of it after
-//! that. A successor reads the intent, and then the ring:
+//! The driver goes by the first place. Of what belongs together it sees nothing before the last store,
+//! and all of it after that; received frames it sees one by one. A successor reads the intent, and then
+//! the ring:
 //!
 //! | the first place | a buffer behind it | what happened | what the successor does |
 //! | --- | --- | --- | --- |
 //! | is used | | all was published | goes on at `to` |
+//! | is used | is not, and all have one descriptor | died among received frames | goes on there, and notes it |
 //! | is available | one is used | died in the middle | publishes the rest, as it was to be; then `to` |
 //! | is available | none is used | died before, or at once | goes on at `from`: the buffers are taken again |
 //!
-//! In the middle case the buffers before the used one are untouched, so their chains can be followed
+//! Where every buffer has one descriptor, each place by itself says whether it was used. Written from the
+//! last to the first they would all be, if the first is; so the second line holds whichever way they
+//! were written. Received frames are not written so because nobody would know, of those that are missing,
+//! how long each is.
+//!
+//! In the third case the buffers before the used one are untouched, so their chains can be followed
 //! once more, and what each was to say is known: nothing was written into an output buffer; of an
-//! input queue only buffers of one frame are published together, all but the last of which are full,
+//! input queue only buffers of one frame are published so, all but the last of which are full,
 //! and the last was written first. It is the only way out of that case: what the used descriptors
 //! have replaced cannot be restored. And it is right, because every datagram of the batch has met
 //! its fate before anything of it is published.
 //!
-//! An output queue publishes a whole batch under one intent, an input queue one frame after another.
-//! A successor that dies meanwhile leaves the same intent and more of the same ring.
+//! A successor that dies meanwhile leaves the same intent and more of the same ring, or its own note.
 //!
 //! # Invariants
 //! - Slots (descriptors) of outstanding buffers together are never more than the ring has.
@@ -57,6 +66,7 @@
 //! - Chains end: at a descriptor without NEXT, at one that is not available, or when all slots are
 //!   counted. An indirect table ends where its length says.
 
+mod ahead;
 mod area;
 #[cfg(test)]
 mod dying;
@@ -89,8 +99,6 @@ pub(crate) use position::Position;
 pub(crate) use publish::{Entry, Write, publication};
 pub use traces::Traces;
 
-/// Descriptors that a look ahead passes over at most, however long the chains are.
-const LOOK_AHEAD: u16 = 4 * AHEAD as u16;
 /// Descriptors of the largest ring.
 pub(crate) const MAX_SIZE: u16 = 0x8000;
 
@@ -394,7 +402,7 @@ impl Walk for PackedRing {
     #[inline]
     fn give_back(&self, at: Place, head: Head, len: u32) -> Place {
         if let Some(entry) = self.shadow.get(usize::from(at.buffers)) {
-            entry.set(Entry { id: head.id, slots: head.slots, len, ends_frame: false });
+            entry.set(Entry::part(Rest::used(head.id, len, at.at.wrap()), head.slots));
         }
         self.behind(head)
     }
@@ -455,38 +463,7 @@ impl Walk for PackedRing {
 
     #[inline]
     fn foresee_buffers(&mut self, n: u16, flags: u16, purpose: Use) {
-        let purpose = self.purpose(purpose);
-        (self.ahead_from, self.ahead_len) = (self.next.buffers, 0);
-        let mut place = self.next;
-        let limit = place.slots.saturating_add(LOOK_AHEAD).min(self.size);
-        for slot in self.ahead.iter_mut().take(n.into()) {
-            *slot = Found::NOTHING;
-            let mut first = true;
-            // The rest of a chain is passed over.
-            loop {
-                if place.slots >= limit {
-                    return;
-                }
-                let rest = self.descs.rest(place.at);
-                if !rest.is_available(place.at.wrap()) {
-                    return;
-                }
-                let kind = rest.flags & (F_NEXT | F_WRITE | F_INDIRECT);
-                if kind == flags
-                    && first
-                    && let Some(piece) = self.reach.find(self.descs.address(place.at), rest.len)
-                {
-                    *slot = Found::new(piece, rest.len, rest.id, purpose);
-                }
-                place.at = place.at.plus(1, self.size);
-                place.slots = place.slots.saturating_add(1);
-                if kind & F_NEXT == 0 {
-                    break;
-                }
-                first = false;
-            }
-            self.ahead_len = self.ahead_len.saturating_add(1);
-        }
+        self.look_ahead(n, flags, self.purpose(purpose));
     }
 
     #[inline]
@@ -496,14 +473,13 @@ impl Walk for PackedRing {
 
     #[inline]
     fn found(&self) -> &[Found] {
-        let number = self.next.buffers.wrapping_sub(self.ahead_from);
-        self.ahead.get(number.into()..self.ahead_len.into()).unwrap_or_default()
+        self.known()
     }
 
     #[inline]
     fn give_back_one(&self, at: Place, id: u16, len: u32) -> Place {
         if let Some(entry) = self.shadow.get(usize::from(at.buffers)) {
-            entry.set(Entry { id, slots: 1, len, ends_frame: true });
+            entry.set(Entry::single(Rest::used(id, len, at.at.wrap())));
         }
         Place { buffers: at.buffers.wrapping_add(1), ..self.within(at, 1) }
     }
