@@ -10,9 +10,9 @@
 //! By then its driver may have made another of it, longer or shorter, and what was found behind it is
 //! no longer where the ring stands: then it is not used.
 
-use crate::packed::{Descs, PackedRing, Place, Position};
+use crate::packed::{Descs, PackedRing, Position, Rest};
 use crate::piece::Use;
-use crate::split::{F_INDIRECT, F_NEXT, F_WRITE};
+use crate::split::F_NEXT;
 use crate::walk::{AHEAD, Found};
 
 /// Descriptors that a look ahead passes over at most, however long the chains are.
@@ -24,29 +24,48 @@ impl PackedRing {
     #[inline]
     pub(super) fn look_ahead(&mut self, n: u16, flags: u16, purpose: Use) {
         (self.ahead_from, self.ahead_len) = (self.next.buffers, 0);
-        let Place { mut at, mut slots, .. } = self.next;
+        let (mut at, mut slots) = (self.at(self.next), self.next.slots);
         let limit = slots.saturating_add(LOOK_AHEAD).min(self.size);
-        let mut finder = self.reach.finder();
-        for slot in self.ahead.iter_mut().take(n.into()) {
-            let rest = self.descs.rest(at);
-            if slots >= limit || !rest.is_available(at.wrap()) {
+        let (mut finder, mut ahead) = (self.reach.finder(), self.ahead.iter_mut().take(n.into()));
+        loop {
+            // Common ones, up to the end of the ring.
+            let expected = Rest::expected(flags, at.wrap());
+            let room = limit.saturating_sub(slots).into();
+            let (mut other, mut found) = (None, 0u16);
+            for (desc, slot) in self.descs.from(at).iter().take(room).zip(&mut ahead) {
+                let rest = desc.rest();
+                if rest.flags & Rest::KIND != expected {
+                    other = Some((rest, slot));
+                    break;
+                }
+                *slot = match finder.find(desc.address(), rest.len) {
+                    Some(piece) => {
+                        let behind = slots.wrapping_add(found);
+                        Found::new(piece, rest.len, rest.id, purpose).behind(behind)
+                    }
+                    None => Found::NOTHING,
+                };
+                found = found.wrapping_add(1);
+            }
+            (at, slots) = (at.plus(found, self.size), slots.wrapping_add(found));
+            self.ahead_len = self.ahead_len.wrapping_add(found);
+            let Some((rest, slot)) = other else {
+                if found == 0 {
+                    return;
+                }
+                continue;
+            };
+            // One that is not there, or is of another kind: its chain is passed over.
+            *slot = Found::NOTHING;
+            if !rest.is_available(at.wrap()) {
                 return;
             }
-            let kind = rest.flags & (F_NEXT | F_WRITE | F_INDIRECT);
-            let piece = match kind == flags {
-                true => finder.find(self.descs.address(at), rest.len),
-                false => None,
-            };
-            *slot = match piece {
-                Some(piece) => Found::new(piece, rest.len, rest.id, purpose).behind(slots),
-                None => Found::NOTHING,
-            };
             (at, slots) = (at.plus(1, self.size), slots.wrapping_add(1));
-            if kind & F_NEXT != 0 {
-                let Some(end) = end_of_chain(&self.descs, (at, slots), limit, self.size) else {
-                    return;
-                };
-                (at, slots) = end;
+            if rest.flags & F_NEXT != 0 {
+                match end_of_chain(&self.descs, (at, slots), limit, self.size) {
+                    Some(end) => (at, slots) = end,
+                    None => return,
+                }
             }
             self.ahead_len = self.ahead_len.wrapping_add(1);
         }

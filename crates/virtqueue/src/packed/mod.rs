@@ -74,9 +74,9 @@ mod journal;
 pub(crate) mod position;
 mod publish;
 mod recover;
+mod shadow;
 mod traces;
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -96,7 +96,8 @@ pub(crate) use dying::dying;
 pub(crate) use journal::NoSuccessor;
 pub use journal::{Intent, Journal};
 pub(crate) use position::Position;
-pub(crate) use publish::{Entry, Write, publication};
+pub(crate) use publish::{Write, publication};
+pub(crate) use shadow::Shadow;
 pub use traces::Traces;
 
 /// Descriptors of the largest ring.
@@ -114,11 +115,15 @@ pub(crate) enum Flow {
 /// Where a buffer stands, counted from what is published.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    at: Position,
     /// Descriptors before it.
     slots: u16,
     /// Buffers before it.
     buffers: u16,
+}
+
+impl Place {
+    /// The first one that is not published.
+    const FIRST: Self = Self { slots: 0, buffers: 0 };
 }
 
 /// A buffer that is available.
@@ -162,8 +167,8 @@ pub(crate) struct PackedRing {
     /// The index of the buffer there.
     first: u16,
     next: Place,
-    /// What goes back when the batch is published: as many entries as the ring has descriptors.
-    shadow: Box<[Cell<Entry>]>,
+    /// What goes back when the batch is published.
+    shadow: Shadow,
     journal: Box<dyn Journal>,
     /// Nothing was published since the start.
     fresh: bool,
@@ -206,8 +211,8 @@ impl PackedRing {
             ahead_len: 0,
             published,
             first: 0,
-            next: Place { at: published, slots: 0, buffers: 0 },
-            shadow: vec![Cell::default(); usize::from(size)].into_boxed_slice(),
+            next: Place::FIRST,
+            shadow: Shadow::new(size),
             journal,
             fresh: true,
         };
@@ -241,15 +246,21 @@ impl PackedRing {
         if place.slots >= self.size {
             return None;
         }
-        let rest = self.descs.rest(place.at);
-        rest.is_available(place.at.wrap()).then_some(rest)
+        let at = self.at(place);
+        let rest = self.descs.rest(at);
+        rest.is_available(at.wrap()).then_some(rest)
+    }
+
+    /// Where in the ring a place is.
+    #[inline]
+    fn at(&self, place: Place) -> Position {
+        self.published.plus(place.slots, self.size)
     }
 
     /// The place after so many more descriptors, in the same buffer.
     #[inline]
     fn within(&self, place: Place, slots: u16) -> Place {
-        let at = place.at.plus(slots, self.size);
-        Place { at, slots: place.slots.saturating_add(slots), ..place }
+        Place { slots: place.slots.saturating_add(slots), ..place }
     }
 
     /// The place of the next buffer.
@@ -274,10 +285,10 @@ impl PackedRing {
                 return Err(RingFault::ChainLoop { limit: self.size.into() });
             }
             let Some(rest) = self.rest(place) else {
-                return Err(RingFault::ChainFlags { index: place.at.offset() });
+                return Err(RingFault::ChainFlags { index: self.at(place).offset() });
             };
             head.slots = head.slots.saturating_add(1);
-            visit(place.at, rest)?;
+            visit(self.at(place), rest)?;
             if rest.flags & F_NEXT == 0 {
                 head.id = rest.id;
                 return Ok(());
@@ -401,18 +412,13 @@ impl Walk for PackedRing {
 
     #[inline]
     fn give_back(&self, at: Place, head: Head, len: u32) -> Place {
-        if let Some(entry) = self.shadow.get(usize::from(at.buffers)) {
-            entry.set(Entry::part(Rest::used(head.id, len, at.at.wrap()), head.slots));
-        }
+        self.shadow.part(at.buffers, head.id, len, head.slots);
         self.behind(head)
     }
 
     #[inline]
     fn advance(&mut self, next: Place) {
-        let last = usize::from(next.buffers).checked_sub(1);
-        if let Some(last) = last.and_then(|last| self.shadow.get_mut(last)) {
-            last.get_mut().ends_frame = true;
-        }
+        self.shadow.end_frame(next.buffers);
         self.next = next;
     }
 
@@ -478,10 +484,8 @@ impl Walk for PackedRing {
 
     #[inline]
     fn give_back_one(&self, at: Place, id: u16, len: u32) -> Place {
-        if let Some(entry) = self.shadow.get(usize::from(at.buffers)) {
-            entry.set(Entry::single(Rest::used(id, len, at.at.wrap())));
-        }
-        Place { buffers: at.buffers.wrapping_add(1), ..self.within(at, 1) }
+        self.shadow.single(at.buffers, id, len);
+        Place { slots: at.slots.wrapping_add(1), buffers: at.buffers.wrapping_add(1) }
     }
 
     fn pair(&self, apart: usize) -> Option<Pair<'_, Head>> {
@@ -493,8 +497,8 @@ impl Walk for PackedRing {
             return None;
         }
         let head = Head { place: self.next, slots: 2, id: second.id };
-        let first = self.reach.find(self.descs.address(self.next.at), first.len)?;
-        let second = self.reach.find(self.descs.address(behind.at), second.len)?;
+        let first = self.reach.find(self.descs.address(self.at(self.next)), first.len)?;
+        let second = self.reach.find(self.descs.address(self.at(behind)), second.len)?;
         Some(Pair { head, first, second })
     }
 
@@ -511,10 +515,10 @@ impl Walk for PackedRing {
             return Ok(false);
         }
         let before = self.published;
-        let entries = self.shadow.get(..usize::from(self.next.buffers)).unwrap_or_default();
+        let batch = self.shadow.batch(self.next.buffers);
         (self.published, self.first) =
-            publication(entries, (before, self.first), self.flow, self.size, |w| self.store(w));
-        self.next = Place { at: self.published, slots: 0, buffers: 0 };
+            publication(batch, (before, self.first), self.flow, self.size, |w| self.store(w));
+        self.next = Place::FIRST;
         fence(Ordering::SeqCst);
         let wish = self.driver.load();
         let wanted = wish.is_met(before, self.published, self.features.event_idx, self.size);
@@ -524,7 +528,7 @@ impl Walk for PackedRing {
     fn arm(&self) -> Result<bool, RingFault> {
         self.whole()?;
         let flags = if self.features.event_idx { EVENTS_AT } else { EVENTS_ON };
-        self.device.store(Wish { place: self.next.at.word(), flags });
+        self.device.store(Wish { place: self.at(self.next).word(), flags });
         fence(Ordering::SeqCst);
         let there = self.rest(self.next).is_some();
         self.whole()?;

@@ -2,39 +2,8 @@
 //!
 //! Why in this order, says [`super`]. Here it is computed; the ring hands in what is done with each.
 
-use std::cell::Cell;
-
-use crate::packed::{Flow, Intent, Position, Rest};
-
-/// One buffer that goes back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// The used descriptor's second half.
-    used: u64,
-    /// Descriptors of its chain.
-    slots: u16,
-    /// The next buffer belongs to another frame.
-    pub(crate) ends_frame: bool,
-}
-
-impl Entry {
-    /// A buffer of a frame that goes on in the next one, as far as it is known.
-    #[inline]
-    pub(crate) fn part(used: Rest, slots: u16) -> Self {
-        Self { used: used.word(), slots, ends_frame: false }
-    }
-
-    /// A frame in one descriptor.
-    #[inline]
-    pub(crate) fn single(used: Rest) -> Self {
-        Self { used: used.word(), slots: 1, ends_frame: true }
-    }
-
-    #[inline]
-    fn is_single(self) -> bool {
-        self.ends_frame && self.slots == 1
-    }
-}
+use crate::packed::shadow::Batch;
+use crate::packed::{Flow, Intent, Position};
 
 /// One store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,32 +18,29 @@ pub(crate) enum Write {
 /// the index of the buffer there. `from` is where it stands before.
 #[inline]
 pub(crate) fn publication(
-    entries: &[Cell<Entry>],
+    batch: Batch<'_>,
     from: (Position, u16),
     flow: Flow,
     size: u16,
     mut write: impl FnMut(Write),
 ) -> (Position, u16) {
     let (mut at, mut first) = from;
-    let mut left = entries;
-    while !left.is_empty() {
-        let singles = match flow {
-            Flow::Out => 0,
-            Flow::In => left.iter().take_while(|entry| entry.get().is_single()).count(),
-        };
+    let mut left = batch;
+    while left.len() > 0 {
+        let singles = if flow == Flow::In { left.singles() } else { 0 };
         let together = match (flow, singles) {
             (Flow::Out, _) => left.len(),
-            (Flow::In, 0) => {
-                let last = left.iter().position(|entry| entry.get().ends_frame);
-                last.map_or(left.len(), |last| last.saturating_add(1))
-            }
+            (Flow::In, 0) => left.frame(),
             (Flow::In, singles) => singles,
         };
-        let Some((now, later)) = left.split_at_checked(together) else { break };
-        let slots = now.iter().fold(0u16, |sum, entry| sum.wrapping_add(entry.get().slots));
-        let to = at.plus(slots, size);
+        let (now, later) = left.split(together);
         // As many buffers as the ring has descriptors, at most.
-        let buffers = u16::try_from(together).unwrap_or(u16::MAX);
+        let buffers = u16::try_from(now.len()).unwrap_or(u16::MAX);
+        let slots = match singles {
+            0 => now.entries().fold(0u16, |sum, entry| sum.wrapping_add(entry.slots)),
+            _ => buffers,
+        };
+        let to = at.plus(slots, size);
         write(Write::Intent(Intent { from: at.word(), to: to.word(), first, buffers }));
         match singles {
             0 => backwards(now, to, size, &mut write),
@@ -88,24 +54,19 @@ pub(crate) fn publication(
 
 /// The used descriptors of buffers that end at `to`, the last one first.
 #[inline]
-pub(crate) fn backwards(
-    entries: &[Cell<Entry>],
-    to: Position,
-    size: u16,
-    write: &mut impl FnMut(Write),
-) {
+pub(crate) fn backwards(batch: Batch<'_>, to: Position, size: u16, write: &mut impl FnMut(Write)) {
     let mut at = to;
-    for entry in entries.iter().rev() {
-        at = at.minus(entry.get().slots, size);
-        write(Write::Used(at, entry.get().used));
+    for entry in batch.entries().rev() {
+        at = at.minus(entry.slots, size);
+        write(Write::Used(at, entry.used(at.wrap())));
     }
 }
 
 /// The used descriptors of buffers of one descriptor each from `at` on, the first one first.
 #[inline]
-fn forwards(entries: &[Cell<Entry>], mut at: Position, size: u16, write: &mut impl FnMut(Write)) {
-    for entry in entries {
-        write(Write::Used(at, entry.get().used));
+fn forwards(batch: Batch<'_>, mut at: Position, size: u16, write: &mut impl FnMut(Write)) {
+    for entry in batch.entries() {
+        write(Write::Used(at, entry.used(at.wrap())));
         at = at.plus(1, size);
     }
 }

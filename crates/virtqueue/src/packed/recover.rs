@@ -53,7 +53,7 @@ impl PackedRing {
 
     fn stand_at(&mut self, at: Position, first: u16) {
         (self.published, self.first) = (at, first);
-        self.next = Place { at, slots: 0, buffers: 0 };
+        self.next = Place::FIRST;
     }
 
     /// Publishes the buffers before the first one that is used already, all of them before `to`,
@@ -69,7 +69,8 @@ impl PackedRing {
                 let (from, to) = (self.published.word(), to.word());
                 return Err(RingFault::Publication { from, to });
             }
-            if walked > 0 && self.descs.rest(place.at).was_used(place.at.wrap()) {
+            let at = self.at(place);
+            if walked > 0 && self.descs.rest(at).was_used(at.wrap()) {
                 break;
             }
             let mut head = Head { place, slots: 0, id: 0 };
@@ -79,8 +80,8 @@ impl PackedRing {
             };
             place = self.give_back(place, head, len);
         }
-        let rest = self.shadow.get(..usize::from(place.buffers)).unwrap_or_default();
-        backwards(rest, place.at, self.size, &mut |write| self.store(write));
+        let rest = self.shadow.batch(place.buffers);
+        backwards(rest, self.at(place), self.size, &mut |write| self.store(write));
         Ok(true)
     }
 
