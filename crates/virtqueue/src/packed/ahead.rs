@@ -9,6 +9,9 @@
 //! place, so that taking it reads nothing again. A chain is passed over, and followed when it is taken.
 //! By then its driver may have made another of it, longer or shorter, and what was found behind it is
 //! no longer where the ring stands: then it is not used.
+//!
+//! The other side wrote the descriptors last, four to a cache line, so their lines are asked for before.
+//! Where there may be none, they are not: their driver is about to write there.
 
 use crate::packed::{Descs, PackedRing, Position, Rest};
 use crate::piece::Use;

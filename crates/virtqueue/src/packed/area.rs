@@ -12,9 +12,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::packed::position::Position;
-use crate::piece::Piece;
+use crate::piece::{LINE, Piece, Use, near};
 use crate::split::{DESC_LEN, F_INDIRECT, F_NEXT, F_WRITE};
 
+/// Descriptors that share a cache line.
+const DESCS_OF_A_LINE: usize = LINE / DESC_LEN;
 /// Octets of an event suppression structure.
 pub(crate) const EVENT_LEN: usize = 4;
 /// The lap in which the driver made the descriptor available.
@@ -133,6 +135,18 @@ impl Descs {
     #[inline]
     pub(crate) fn from(&self, at: Position) -> &[Desc] {
         self.all().get(usize::from(at.offset())..).unwrap_or_default()
+    }
+
+    /// Asks for the lines of `n` descriptors from `at` on.
+    #[inline]
+    pub(crate) fn ask(&self, at: Position, n: u16, purpose: Use) {
+        let here = n.min(self.size.saturating_sub(at.offset()));
+        let line =
+            |slot: u16| near(self.start.cast(), usize::from(slot).wrapping_mul(DESC_LEN), purpose);
+        // Where they begin in the middle of a line, the last one is in another.
+        let ahead = (0..here).step_by(DESCS_OF_A_LINE).chain(here.checked_sub(1));
+        ahead.for_each(|ahead| line(at.offset().wrapping_add(ahead)));
+        (0..n.wrapping_sub(here).min(self.size)).step_by(DESCS_OF_A_LINE).for_each(line);
     }
 
     #[inline]

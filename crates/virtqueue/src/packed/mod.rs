@@ -162,6 +162,8 @@ pub(crate) struct PackedRing {
     ahead: [Found; AHEAD],
     ahead_from: u16,
     ahead_len: u16,
+    /// All that was looked for was found last: there is probably more.
+    plenty: bool,
     /// The first place not given back.
     published: Position,
     /// The index of the buffer there.
@@ -209,6 +211,7 @@ impl PackedRing {
             ahead: [Found::NOTHING; AHEAD],
             ahead_from: 0,
             ahead_len: 0,
+            plenty: false,
             published,
             first: 0,
             next: Place::FIRST,
@@ -451,14 +454,19 @@ impl Walk for PackedRing {
     }
 
     #[inline]
-    fn foresee_chains(&self, _: u16) -> Result<(), RingFault> {
-        // Descriptors lie one behind the other.
+    fn foresee_chains(&self, n: u16) -> Result<(), RingFault> {
+        // They lie one behind the other, and are written in the end.
+        self.descs.ask(self.at(self.next), n.min(self.size), self.purpose(Use::Write));
         Ok(())
     }
 
     #[inline]
     fn foresee(&mut self, most: u16, flags: u16, purpose: Use) -> Result<u16, RingFault> {
+        if self.plenty {
+            self.foresee_chains(most)?;
+        }
         self.foresee_buffers(most, flags, purpose);
+        self.plenty = self.ahead_len == most;
         // One walk over the descriptors is enough, if it found anything.
         if self.ahead_len == 0 {
             return self.ready(most);

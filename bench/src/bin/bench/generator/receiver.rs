@@ -8,6 +8,11 @@ use super::words::Words;
 use super::{Guest, Template};
 use crate::slice::Slice;
 
+/// Datagrams for which it pays to look.
+const MANY: u16 = 32;
+/// Turns after which it is looked all the same.
+const PATIENCE: u32 = 64;
+
 /// A receiver.
 pub struct Receiver<'m> {
     rx: Words<'m>,
@@ -17,6 +22,8 @@ pub struct Receiver<'m> {
     first: usize,
     /// How far this side has come.
     taken: u16,
+    /// Turns since it was looked last.
+    waited: u32,
     /// The next number to arrive, of each flow.
     expected: Vec<u64>,
 }
@@ -34,7 +41,18 @@ impl<'m> Receiver<'m> {
             each: len.div_ceil(ring.shape.buffer) as u16,
             first: len.min(ring.shape.buffer),
             taken: 0,
+            waited: 0,
             expected,
+        }
+    }
+
+    /// Takes what has arrived, if it seems to be worth it, or has not for some turns.
+    #[inline]
+    pub fn receive_many(&mut self, next: u64, seen: &mut Slice) {
+        self.waited += 1;
+        if self.waited > PATIENCE || self.rx.seems_used(MANY) {
+            self.waited = 0;
+            self.receive(next, seen, |_| {});
         }
     }
 

@@ -58,7 +58,7 @@ impl<'m> Sender<'m> {
     /// Sends a batch if there is room for it.
     pub fn try_batch(&mut self, seen: &mut Slice) {
         seen.attempts += 1;
-        if self.room() < self.batch {
+        if !self.tx.is_known_free(self.shown, self.batch) && self.room() < self.batch {
             seen.full += 1;
             std::hint::spin_loop();
         } else {

@@ -97,15 +97,30 @@ impl<'m> Words<'m> {
         match &mut self.face {
             Face::Split { used_index, .. } => used_index.load(Ordering::Acquire),
             Face::Packed { descriptors, found, .. } => loop {
-                let slot = usize::from(*found & (entries - 1));
-                let word = descriptors[2 * slot + 1].load(Ordering::Acquire);
-                let lap = if *found & entries == 0 { AVAILABLE | USED } else { 0 };
-                if word & (AVAILABLE | USED) != lap {
+                if !is_used(descriptors, *found, entries) {
                     return *found;
                 }
                 *found = found.wrapping_add(1);
             },
         }
+    }
+
+    /// Whether so many buffers more than were found used are so, too, as it seems: then it pays to look.
+    /// Of a packed ring it reads the last one's descriptor, not the first one's: whoever reads that one
+    /// all the time takes its line away from a device that writes there one by one.
+    #[inline]
+    pub fn seems_used(&self, more: u16) -> bool {
+        let Face::Packed { descriptors, found, .. } = &self.face else { return true };
+        let last = found.wrapping_add(more - 1);
+        is_used(descriptors, last, self.entries)
+    }
+
+    /// Whether so many of the buffers before an index are known to be the driver's again. Of a packed
+    /// ring nothing is read.
+    #[inline]
+    pub fn is_known_free(&self, shown: u16, wanted: u16) -> bool {
+        let Face::Packed { found, .. } = &self.face else { return false };
+        self.entries - shown.wrapping_sub(*found) >= wanted
     }
 
     /// What the device says of a buffer that it has used: its identity, and the octets written.
@@ -148,4 +163,13 @@ impl<'m> Words<'m> {
             &self.face;
         flags.load(Ordering::Relaxed) & 1 == 0
     }
+}
+
+/// Whether a buffer of a packed ring was used in its lap.
+#[inline]
+fn is_used(descriptors: &[AtomicU64], index: u16, entries: u16) -> bool {
+    let slot = usize::from(index & (entries - 1));
+    let word = descriptors[2 * slot + 1].load(Ordering::Acquire);
+    let lap = if index & entries == 0 { AVAILABLE | USED } else { 0 };
+    word & (AVAILABLE | USED) == lap
 }
