@@ -82,18 +82,32 @@ pub(crate) struct Found {
     len: u32,
     /// The driver's name for it: of a split ring its head.
     id: u16,
+    /// Where it was found: in a packed ring the descriptors before it.
+    slots: u16,
 }
 
 impl Found {
     /// Nothing is known of the buffer.
-    pub(crate) const NOTHING: Self = Self { start: NonNull::dangling(), len: 0, id: 0 };
+    pub(crate) const NOTHING: Self = Self { start: NonNull::dangling(), len: 0, id: 0, slots: 0 };
 
     /// A chain of one descriptor, whose memory is `piece`; its first lines are asked for.
     #[inline]
     pub(crate) fn new(piece: Piece<'_>, len: u32, id: u16, purpose: Use) -> Self {
         near(piece.start(), 0, purpose);
         near(piece.start(), LINE, purpose);
-        Self { start: piece.start(), len, id }
+        Self { start: piece.start(), len, id, slots: 0 }
+    }
+
+    /// The same, found behind so many descriptors.
+    #[inline]
+    pub(crate) fn behind(self, slots: u16) -> Self {
+        Self { slots, ..self }
+    }
+
+    /// Whether it was found there.
+    #[inline]
+    pub(crate) fn is_behind(&self, slots: u16) -> bool {
+        self.slots == slots
     }
 
     /// The driver's name for it, and its only descriptor's memory. `None` says nothing about it:
@@ -303,7 +317,7 @@ mod tests {
     #[test]
     fn however_long_a_buffer_is_said_to_be_few_lines_are_asked_for() {
         let lines = |said: u32, len: usize| {
-            let found = Found { start: NonNull::dangling(), len: said, id: 0 };
+            let found = Found { start: NonNull::dangling(), len: said, id: 0, slots: 0 };
             found.foresee_rest(len, Use::Read)
         };
         assert_eq!(lines(u32::MAX, usize::MAX), (MOST_AHEAD - FORESEEN) / LINE);

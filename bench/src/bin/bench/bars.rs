@@ -67,11 +67,18 @@ const ROUTED: &str = "kernel, routed taps";
 const MANY: &str = FLOWS[FLOWS.len() - 1].1;
 
 /// All promises.
-pub const PROMISES: [Promise; 28] = [
+pub const PROMISES: [Promise; 29] = [
     ratio("1a", "64 B against OVS-DPDK with layer-3 flows", "64 B", OVS, at_least(2.5)),
     ratio("1b", "64 B against testpmd io, which does not look", "64 B", IO, at_least(1.4)),
     ratio("1c", "64 B, 1,024 flows, 100,000 addresses, against OVS-DPDK", MANY, OVS, at_least(4.0)),
     ratio("1d", "the same against one flow, two addresses", MANY, ONE_FLOW, at_least(0.9)),
+    ratio(
+        "1e",
+        "64 B over packed rings against testpmd io over packed rings",
+        "64 B, packed rings",
+        IO,
+        at_least(1.2),
+    ),
     ratio("2a", "1500 B against OVS-DPDK with layer-3 flows", "1500 B", OVS, at_least(1.8)),
     ratio("2b", "1500 B against testpmd io, which does not look", "1500 B", IO, at_least(1.3)),
     ratio("3a", "64 KiB large sends against two copies", "64 KiB", "two copies", at_least(0.85)),

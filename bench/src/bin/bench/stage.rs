@@ -15,7 +15,8 @@ pub const SETTLE: Duration = Duration::from_millis(300);
 const ORDINARY: Shape = Shape { entries: 1024, buffer: 2048 };
 
 /// Guests that send short datagrams, all done by themselves.
-pub const SHORT: Plan = Plan { rx: ORDINARY, tx: ORDINARY, frame: 64, offloads: false };
+pub const SHORT: Plan =
+    Plan { rx: ORDINARY, tx: ORDINARY, frame: 64, offloads: false, packed: false };
 
 /// The contenders and what is common to all cases.
 pub struct Stage<'p> {

@@ -65,8 +65,8 @@ points! {
     PackedNoting = "packed.noting",
     /// It is written down, and nothing of it done.
     PackedNoted = "packed.noted",
-    /// Of several buffers some of the last are used, and the first is not.
+    /// Of several buffers another than the first is used.
     PackedTail = "packed.tail",
-    /// All of them are: the driver sees them.
+    /// The first is: the driver sees it, and those that belong to it.
     PackedHead = "packed.head",
 }

@@ -8,6 +8,9 @@
 //! The second layout is today's without the positions of packed rings, which its base did not serve:
 //! those words are nought, and nothing is to be done.
 //!
+//! The third layout is today's. Its base published what a guest receives by packed rings frame by frame, each
+//! under a note of its own, and would take the note of many for done as soon as the first of them is.
+//!
 //! ```text
 //! ports      numbers paired, name and negotiation sealed
 //! networks   the cursor's numbers checked, the ring's layout sealed, what was learned sealed

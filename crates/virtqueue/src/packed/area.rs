@@ -12,9 +12,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::packed::position::Position;
-use crate::piece::Piece;
-use crate::split::{DESC_LEN, F_WRITE};
+use crate::piece::{LINE, Piece, Use, near};
+use crate::split::{DESC_LEN, F_INDIRECT, F_NEXT, F_WRITE};
 
+/// Descriptors that share a cache line.
+const DESCS_OF_A_LINE: usize = LINE / DESC_LEN;
 /// Octets of an event suppression structure.
 pub(crate) const EVENT_LEN: usize = 4;
 /// The lap in which the driver made the descriptor available.
@@ -40,6 +42,9 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
+    /// The flags that say in which lap it is available, and what kind of descriptor it is.
+    pub(crate) const KIND: u16 = F_AVAIL | F_USED | F_NEXT | F_WRITE | F_INDIRECT;
+
     #[inline]
     pub(crate) fn from_word(word: u64) -> Self {
         Self { len: word as u32, id: (word >> 32) as u16, flags: (word >> 48) as u16 }
@@ -64,6 +69,13 @@ impl Rest {
         self.flags & (F_AVAIL | F_USED) == expected
     }
 
+    /// Its flags if it is available in the lap with this wrap counter and is of this kind, for a
+    /// comparison: [`Rest::KIND`] of them count.
+    #[inline]
+    pub(crate) fn expected(kind: u16, wrap: bool) -> u16 {
+        kind | if wrap { F_AVAIL } else { F_USED }
+    }
+
     /// Whether a device has used it in the lap with this wrap counter. Still so after the driver has
     /// made it available again in the next lap; no longer when it was used in that.
     #[inline]
@@ -72,9 +84,30 @@ impl Rest {
     }
 }
 
+/// One descriptor in shared memory.
+#[repr(C)]
+pub(crate) struct Desc {
+    address: AtomicU64,
+    rest: AtomicU64,
+}
+
+impl Desc {
+    /// The second half; what the driver wrote before it can be read after this.
+    #[inline]
+    pub(crate) fn rest(&self) -> Rest {
+        Rest::from_word(u64::from_le(self.rest.load(Ordering::Acquire)))
+    }
+
+    /// The guest address: to be read after the second half.
+    #[inline]
+    pub(crate) fn address(&self) -> u64 {
+        u64::from_le(self.address.load(Ordering::Relaxed))
+    }
+}
+
 /// The ring of descriptors: both sides write.
 pub(crate) struct Descs {
-    start: NonNull<u8>,
+    start: NonNull<Desc>,
     size: u16,
 }
 
@@ -86,38 +119,60 @@ impl Descs {
     /// `piece` must stay mapped as long as the result lives, be aligned to 16 and have [`DESC_LEN`]
     /// octets for each of `size` descriptors, one at least.
     pub(crate) unsafe fn new(piece: Piece<'_>, size: u16) -> Self {
-        Self { start: piece.start(), size }
+        const { assert!(size_of::<Desc>() == DESC_LEN) };
+        Self { start: piece.start().cast(), size }
     }
 
-    /// The two words of the descriptor at `at`.
+    /// The descriptors of the ring.
     #[inline]
-    fn words(&self, at: Position) -> (&AtomicU64, &AtomicU64) {
+    fn all(&self) -> &[Desc] {
+        // SAFETY: `size` descriptors lie there, aligned and mapped as long as `self` lives: the
+        // constructor's caller promised it. They are made of atomics, so others may write them.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size.into()) }
+    }
+
+    /// Those from `at` to the end of the ring.
+    #[inline]
+    pub(crate) fn from(&self, at: Position) -> &[Desc] {
+        self.all().get(usize::from(at.offset())..).unwrap_or_default()
+    }
+
+    /// Asks for the lines of `n` descriptors from `at` on.
+    #[inline]
+    pub(crate) fn ask(&self, at: Position, n: u16, purpose: Use) {
+        let here = n.min(self.size.saturating_sub(at.offset()));
+        let line =
+            |slot: u16| near(self.start.cast(), usize::from(slot).wrapping_mul(DESC_LEN), purpose);
+        // Where they begin in the middle of a line, the last one is in another.
+        let ahead = (0..here).step_by(DESCS_OF_A_LINE).chain(here.checked_sub(1));
+        ahead.for_each(|ahead| line(at.offset().wrapping_add(ahead)));
+        (0..n.wrapping_sub(here).min(self.size)).step_by(DESCS_OF_A_LINE).for_each(line);
+    }
+
+    #[inline]
+    fn one(&self, at: Position) -> &Desc {
         // A place of a ring of another size never gets here; if it did, it would be another place.
         let offset = if at.offset() < self.size { usize::from(at.offset()) } else { 0 };
-        // SAFETY: `offset` < size, so both words lie inside; the ring is aligned to 16.
-        unsafe {
-            let address = self.start.add(offset.wrapping_mul(DESC_LEN)).cast::<u64>();
-            let rest = address.add(1);
-            (AtomicU64::from_ptr(address.as_ptr()), AtomicU64::from_ptr(rest.as_ptr()))
-        }
+        // SAFETY: `offset` < size, which is at least one; otherwise as in `all`.
+        unsafe { self.start.add(offset).as_ref() }
     }
 
-    /// The second half; what the driver wrote before it can be read after this.
+    /// [`Desc::rest`] of one.
     #[inline]
     pub(crate) fn rest(&self, at: Position) -> Rest {
-        Rest::from_word(u64::from_le(self.words(at).1.load(Ordering::Acquire)))
+        self.one(at).rest()
     }
 
-    /// The guest address: to be read after the second half.
+    /// [`Desc::address`] of one.
     #[inline]
     pub(crate) fn address(&self, at: Position) -> u64 {
-        u64::from_le(self.words(at).0.load(Ordering::Relaxed))
+        self.one(at).address()
     }
 
-    /// Writes the second half: who sees it sees all that was written before.
+    /// Writes the second half, as its word: who sees it sees all that was written before.
     #[inline]
-    pub(crate) fn publish(&self, at: Position, rest: Rest) {
-        self.words(at).1.store(rest.word().to_le(), Ordering::Release);
+    pub(crate) fn publish(&self, at: Position, rest: u64) {
+        self.one(at).rest.store(rest.to_le(), Ordering::Release);
     }
 }
 

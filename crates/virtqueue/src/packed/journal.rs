@@ -53,7 +53,8 @@ impl Intent {
 /// Where intents are written down: a memory that outlives the base.
 pub trait Journal: Send {
     /// Writes an intent over the last one. Whoever dies in it leaves the one or the other, or a ring
-    /// that rests where the last one ended. (A new intent begins there.)
+    /// that rests where the last one ended. (A new intent begins there, unless nothing is under way in
+    /// it.)
     fn note(&self, intent: Intent);
 
     /// The intent written last; `None` if there is none that could be believed.

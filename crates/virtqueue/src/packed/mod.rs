@@ -23,33 +23,42 @@
 //! # Where a successor goes on
 //! No index in memory says how far the device has come, and a used descriptor writes over what the
 //! driver had said there. So each publication is first written down as an [`Intent`] in a memory
-//! that outlives the base ([`Journal`]): from which place, to which, how many buffers. Then the used
-//! descriptors are written *from the last buffer to the first*:
+//! that outlives the base ([`Journal`]): from which place, to which, how many buffers. How the used
+//! descriptors are written then, depends on what is published together:
 //!
 //! ```text
 //!   intent      from                          to
 //!   ring         | b0 | b1 ......| b2 | b3 ...| next
+//!   a batch of an output queue, a frame in several descriptors: from the last to the first
 //!   written                        <-- 2  <-- 1        the driver waits for b0, and sees nothing
 //!                  4 <-- 3                             now it sees all four
+//!   received frames of one descriptor each: from the first to the last
+//!                  1 -->                               now it sees b0
 //! ```
-//! The driver goes by the first place, so it sees nothing before the last store, and all of it after
-//! that. A successor reads the intent, and then the ring:
+//! The driver goes by the first place. Of what belongs together it sees nothing before the last store,
+//! and all of it after that; received frames it sees one by one. A successor reads the intent, and then
+//! the ring:
 //!
 //! | the first place | a buffer behind it | what happened | what the successor does |
 //! | --- | --- | --- | --- |
 //! | is used | | all was published | goes on at `to` |
+//! | is used | is not, and all have one descriptor | died among received frames | goes on there, and notes it |
 //! | is available | one is used | died in the middle | publishes the rest, as it was to be; then `to` |
 //! | is available | none is used | died before, or at once | goes on at `from`: the buffers are taken again |
 //!
-//! In the middle case the buffers before the used one are untouched, so their chains can be followed
+//! Where every buffer has one descriptor, each place by itself says whether it was used. Written from the
+//! last to the first they would all be, if the first is; so the second line holds whichever way they
+//! were written. Received frames are not written so because nobody would know, of those that are missing,
+//! how long each is.
+//!
+//! In the third case the buffers before the used one are untouched, so their chains can be followed
 //! once more, and what each was to say is known: nothing was written into an output buffer; of an
-//! input queue only buffers of one frame are published together, all but the last of which are full,
+//! input queue only buffers of one frame are published so, all but the last of which are full,
 //! and the last was written first. It is the only way out of that case: what the used descriptors
 //! have replaced cannot be restored. And it is right, because every datagram of the batch has met
 //! its fate before anything of it is published.
 //!
-//! An output queue publishes a whole batch under one intent, an input queue one frame after another.
-//! A successor that dies meanwhile leaves the same intent and more of the same ring.
+//! A successor that dies meanwhile leaves the same intent and more of the same ring, or its own note.
 //!
 //! # Invariants
 //! - Slots (descriptors) of outstanding buffers together are never more than the ring has.
@@ -57,6 +66,7 @@
 //! - Chains end: at a descriptor without NEXT, at one that is not available, or when all slots are
 //!   counted. An indirect table ends where its length says.
 
+mod ahead;
 mod area;
 #[cfg(test)]
 mod dying;
@@ -64,9 +74,9 @@ mod journal;
 pub(crate) mod position;
 mod publish;
 mod recover;
+mod shadow;
 mod traces;
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -86,11 +96,10 @@ pub(crate) use dying::dying;
 pub(crate) use journal::NoSuccessor;
 pub use journal::{Intent, Journal};
 pub(crate) use position::Position;
-pub(crate) use publish::{Entry, Write, publication};
+pub(crate) use publish::{Write, publication};
+pub(crate) use shadow::Shadow;
 pub use traces::Traces;
 
-/// Descriptors that a look ahead passes over at most, however long the chains are.
-const LOOK_AHEAD: u16 = 4 * AHEAD as u16;
 /// Descriptors of the largest ring.
 pub(crate) const MAX_SIZE: u16 = 0x8000;
 
@@ -106,11 +115,15 @@ pub(crate) enum Flow {
 /// Where a buffer stands, counted from what is published.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    at: Position,
     /// Descriptors before it.
     slots: u16,
     /// Buffers before it.
     buffers: u16,
+}
+
+impl Place {
+    /// The first one that is not published.
+    const FIRST: Self = Self { slots: 0, buffers: 0 };
 }
 
 /// A buffer that is available.
@@ -149,13 +162,15 @@ pub(crate) struct PackedRing {
     ahead: [Found; AHEAD],
     ahead_from: u16,
     ahead_len: u16,
+    /// All that was looked for was found last: there is probably more.
+    plenty: bool,
     /// The first place not given back.
     published: Position,
     /// The index of the buffer there.
     first: u16,
     next: Place,
-    /// What goes back when the batch is published: as many entries as the ring has descriptors.
-    shadow: Box<[Cell<Entry>]>,
+    /// What goes back when the batch is published.
+    shadow: Shadow,
     journal: Box<dyn Journal>,
     /// Nothing was published since the start.
     fresh: bool,
@@ -196,10 +211,11 @@ impl PackedRing {
             ahead: [Found::NOTHING; AHEAD],
             ahead_from: 0,
             ahead_len: 0,
+            plenty: false,
             published,
             first: 0,
-            next: Place { at: published, slots: 0, buffers: 0 },
-            shadow: vec![Cell::default(); usize::from(size)].into_boxed_slice(),
+            next: Place::FIRST,
+            shadow: Shadow::new(size),
             journal,
             fresh: true,
         };
@@ -233,15 +249,21 @@ impl PackedRing {
         if place.slots >= self.size {
             return None;
         }
-        let rest = self.descs.rest(place.at);
-        rest.is_available(place.at.wrap()).then_some(rest)
+        let at = self.at(place);
+        let rest = self.descs.rest(at);
+        rest.is_available(at.wrap()).then_some(rest)
+    }
+
+    /// Where in the ring a place is.
+    #[inline]
+    fn at(&self, place: Place) -> Position {
+        self.published.plus(place.slots, self.size)
     }
 
     /// The place after so many more descriptors, in the same buffer.
     #[inline]
     fn within(&self, place: Place, slots: u16) -> Place {
-        let at = place.at.plus(slots, self.size);
-        Place { at, slots: place.slots.saturating_add(slots), ..place }
+        Place { slots: place.slots.saturating_add(slots), ..place }
     }
 
     /// The place of the next buffer.
@@ -266,10 +288,10 @@ impl PackedRing {
                 return Err(RingFault::ChainLoop { limit: self.size.into() });
             }
             let Some(rest) = self.rest(place) else {
-                return Err(RingFault::ChainFlags { index: place.at.offset() });
+                return Err(RingFault::ChainFlags { index: self.at(place).offset() });
             };
             head.slots = head.slots.saturating_add(1);
-            visit(place.at, rest)?;
+            visit(self.at(place), rest)?;
             if rest.flags & F_NEXT == 0 {
                 head.id = rest.id;
                 return Ok(());
@@ -393,18 +415,13 @@ impl Walk for PackedRing {
 
     #[inline]
     fn give_back(&self, at: Place, head: Head, len: u32) -> Place {
-        if let Some(entry) = self.shadow.get(usize::from(at.buffers)) {
-            entry.set(Entry { id: head.id, slots: head.slots, len, ends_frame: false });
-        }
+        self.shadow.part(at.buffers, head.id, len, head.slots);
         self.behind(head)
     }
 
     #[inline]
     fn advance(&mut self, next: Place) {
-        let last = usize::from(next.buffers).checked_sub(1);
-        if let Some(last) = last.and_then(|last| self.shadow.get_mut(last)) {
-            last.get_mut().ends_frame = true;
-        }
+        self.shadow.end_frame(next.buffers);
         self.next = next;
     }
 
@@ -437,14 +454,19 @@ impl Walk for PackedRing {
     }
 
     #[inline]
-    fn foresee_chains(&self, _: u16) -> Result<(), RingFault> {
-        // Descriptors lie one behind the other.
+    fn foresee_chains(&self, n: u16) -> Result<(), RingFault> {
+        // They lie one behind the other, and are written in the end.
+        self.descs.ask(self.at(self.next), n.min(self.size), self.purpose(Use::Write));
         Ok(())
     }
 
     #[inline]
     fn foresee(&mut self, most: u16, flags: u16, purpose: Use) -> Result<u16, RingFault> {
+        if self.plenty {
+            self.foresee_chains(most)?;
+        }
         self.foresee_buffers(most, flags, purpose);
+        self.plenty = self.ahead_len == most;
         // One walk over the descriptors is enough, if it found anything.
         if self.ahead_len == 0 {
             return self.ready(most);
@@ -455,38 +477,7 @@ impl Walk for PackedRing {
 
     #[inline]
     fn foresee_buffers(&mut self, n: u16, flags: u16, purpose: Use) {
-        let purpose = self.purpose(purpose);
-        (self.ahead_from, self.ahead_len) = (self.next.buffers, 0);
-        let mut place = self.next;
-        let limit = place.slots.saturating_add(LOOK_AHEAD).min(self.size);
-        for slot in self.ahead.iter_mut().take(n.into()) {
-            *slot = Found::NOTHING;
-            let mut first = true;
-            // The rest of a chain is passed over.
-            loop {
-                if place.slots >= limit {
-                    return;
-                }
-                let rest = self.descs.rest(place.at);
-                if !rest.is_available(place.at.wrap()) {
-                    return;
-                }
-                let kind = rest.flags & (F_NEXT | F_WRITE | F_INDIRECT);
-                if kind == flags
-                    && first
-                    && let Some(piece) = self.reach.find(self.descs.address(place.at), rest.len)
-                {
-                    *slot = Found::new(piece, rest.len, rest.id, purpose);
-                }
-                place.at = place.at.plus(1, self.size);
-                place.slots = place.slots.saturating_add(1);
-                if kind & F_NEXT == 0 {
-                    break;
-                }
-                first = false;
-            }
-            self.ahead_len = self.ahead_len.saturating_add(1);
-        }
+        self.look_ahead(n, flags, self.purpose(purpose));
     }
 
     #[inline]
@@ -496,16 +487,13 @@ impl Walk for PackedRing {
 
     #[inline]
     fn found(&self) -> &[Found] {
-        let number = self.next.buffers.wrapping_sub(self.ahead_from);
-        self.ahead.get(number.into()..self.ahead_len.into()).unwrap_or_default()
+        self.known()
     }
 
     #[inline]
     fn give_back_one(&self, at: Place, id: u16, len: u32) -> Place {
-        if let Some(entry) = self.shadow.get(usize::from(at.buffers)) {
-            entry.set(Entry { id, slots: 1, len, ends_frame: true });
-        }
-        Place { buffers: at.buffers.wrapping_add(1), ..self.within(at, 1) }
+        self.shadow.single(at.buffers, id, len);
+        Place { slots: at.slots.wrapping_add(1), buffers: at.buffers.wrapping_add(1) }
     }
 
     fn pair(&self, apart: usize) -> Option<Pair<'_, Head>> {
@@ -517,8 +505,8 @@ impl Walk for PackedRing {
             return None;
         }
         let head = Head { place: self.next, slots: 2, id: second.id };
-        let first = self.reach.find(self.descs.address(self.next.at), first.len)?;
-        let second = self.reach.find(self.descs.address(behind.at), second.len)?;
+        let first = self.reach.find(self.descs.address(self.at(self.next)), first.len)?;
+        let second = self.reach.find(self.descs.address(self.at(behind)), second.len)?;
         Some(Pair { head, first, second })
     }
 
@@ -535,10 +523,10 @@ impl Walk for PackedRing {
             return Ok(false);
         }
         let before = self.published;
-        let entries = self.shadow.get(..usize::from(self.next.buffers)).unwrap_or_default();
+        let batch = self.shadow.batch(self.next.buffers);
         (self.published, self.first) =
-            publication(entries, (before, self.first), self.flow, self.size, |w| self.store(w));
-        self.next = Place { at: self.published, slots: 0, buffers: 0 };
+            publication(batch, (before, self.first), self.flow, self.size, |w| self.store(w));
+        self.next = Place::FIRST;
         fence(Ordering::SeqCst);
         let wish = self.driver.load();
         let wanted = wish.is_met(before, self.published, self.features.event_idx, self.size);
@@ -548,7 +536,7 @@ impl Walk for PackedRing {
     fn arm(&self) -> Result<bool, RingFault> {
         self.whole()?;
         let flags = if self.features.event_idx { EVENTS_AT } else { EVENTS_ON };
-        self.device.store(Wish { place: self.next.at.word(), flags });
+        self.device.store(Wish { place: self.at(self.next).word(), flags });
         fence(Ordering::SeqCst);
         let there = self.rest(self.next).is_some();
         self.whole()?;

@@ -2,7 +2,7 @@
 
 use crate::fault::{LayoutDefect, LayoutPart, RingFault};
 use crate::packed::publish::backwards;
-use crate::packed::{Flow, Head, Intent, PackedRing, Place, Position};
+use crate::packed::{Flow, Head, Intent, PackedRing, Place, Position, Write};
 use crate::walk::{Budget, Walk};
 
 impl PackedRing {
@@ -19,11 +19,27 @@ impl PackedRing {
         if slots > self.size.into() {
             return Err(RingFault::Publication { from: intent.from, to: intent.to });
         }
-        if !self.descs.rest(from).was_used(from.wrap()) && !self.complete(to, slots)? {
-            return Ok(());
+        let singles = self.flow == Flow::In && slots == u32::from(intent.buffers);
+        match self.used_from(from, if singles { intent.buffers } else { 1 }) {
+            0 if !self.complete(to, slots)? => return Ok(()),
+            used if singles && (1..intent.buffers).contains(&used) => {
+                self.stand_at(from.plus(used, self.size), intent.first.wrapping_add(used));
+                // The next publication begins where the last one that was noted ends.
+                let stands = Intent::resting(self.published.word(), self.first);
+                self.store(Write::Intent(stands));
+            }
+            _ => self.stand_at(to, intent.first.wrapping_add(intent.buffers)),
         }
-        self.stand_at(to, intent.first.wrapping_add(intent.buffers));
         Ok(())
+    }
+
+    /// How many of the next `most` descriptors were used in their lap, one behind the other.
+    fn used_from(&self, from: Position, most: u16) -> u16 {
+        let was_used = |n: &u16| {
+            let at = from.plus(*n, self.size);
+            self.descs.rest(at).was_used(at.wrap())
+        };
+        (0..most).find(|n| !was_used(n)).unwrap_or(most)
     }
 
     /// A place out of the journal.
@@ -37,7 +53,7 @@ impl PackedRing {
 
     fn stand_at(&mut self, at: Position, first: u16) {
         (self.published, self.first) = (at, first);
-        self.next = Place { at, slots: 0, buffers: 0 };
+        self.next = Place::FIRST;
     }
 
     /// Publishes the buffers before the first one that is used already, all of them before `to`,
@@ -53,7 +69,8 @@ impl PackedRing {
                 let (from, to) = (self.published.word(), to.word());
                 return Err(RingFault::Publication { from, to });
             }
-            if walked > 0 && self.descs.rest(place.at).was_used(place.at.wrap()) {
+            let at = self.at(place);
+            if walked > 0 && self.descs.rest(at).was_used(at.wrap()) {
                 break;
             }
             let mut head = Head { place, slots: 0, id: 0 };
@@ -63,8 +80,8 @@ impl PackedRing {
             };
             place = self.give_back(place, head, len);
         }
-        let rest = self.shadow.get(..usize::from(place.buffers)).unwrap_or_default();
-        backwards(rest, place.at, self.size, &mut |write| self.store(write));
+        let rest = self.shadow.batch(place.buffers);
+        backwards(rest, self.at(place), self.size, &mut |write| self.store(write));
         Ok(true)
     }
 

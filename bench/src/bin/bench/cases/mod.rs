@@ -43,8 +43,9 @@ pub struct Case {
 }
 
 /// All of them.
-pub static CASES: [Case; 12] = [
+pub static CASES: [Case; 13] = [
     Case { name: "64 B", run: |stage| sizes::run(&sizes::SMALL, stage) },
+    Case { name: "packed", run: |stage| sizes::run(&sizes::PACKED, stage) },
     Case { name: "1500 B", run: |stage| sizes::run(&sizes::ORDINARY, stage) },
     Case { name: "64 KiB", run: |stage| sizes::run(&sizes::LARGE, stage) },
     Case { name: "flows", run: flows::run },

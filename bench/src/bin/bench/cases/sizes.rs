@@ -19,6 +19,8 @@ const BESIDE: &str = "ipvisor, another build";
 enum Peers {
     /// testpmd and Open vSwitch.
     Switches,
+    /// testpmd alone.
+    Io,
     /// Two copies: the switches have no large receives.
     Copies,
 }
@@ -47,12 +49,21 @@ pub const SMALL: Size = Size {
 /// The longest that an Ethernet carries.
 pub const ORDINARY: Size =
     Size { name: "1500 B", plan: Plan { frame: 1514, ..SHORT }, kernel: &[], ..SMALL };
+/// The shortest frames, over packed rings: the switches do as the guests ask.
+pub const PACKED: Size = Size {
+    name: "64 B, packed rings",
+    plan: Plan { packed: true, ..SHORT },
+    peers: Peers::Io,
+    kernel: &[],
+    ..SMALL
+};
 /// Guests that send as much as goes in one piece.
 pub const LARGE_SENDS: Plan = Plan {
     rx: Shape { entries: 1024, buffer: 4096 },
     tx: Shape { entries: 64, buffer: 1 << 16 },
     frame: LARGE_FRAME,
     offloads: true,
+    packed: false,
 };
 /// Large sends.
 pub const LARGE: Size = Size {
@@ -70,6 +81,7 @@ pub fn run(size: &Size, stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
     let Stage { ours, beside, io, ovs, copies, effort, progress } = stage;
     let mut switches: Vec<&mut dyn Between> = match size.peers {
         Peers::Switches => vec![ours, io, ovs],
+        Peers::Io => vec![ours, io],
         Peers::Copies => vec![ours, copies],
     };
     let own = switches.len();

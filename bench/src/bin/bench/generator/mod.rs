@@ -68,7 +68,7 @@ impl<'m> Generator<'m> {
     /// Takes what has arrived, and sends a batch if there is room.
     #[inline]
     pub fn turn(&mut self, seen: &mut Slice) {
-        self.receive(seen);
+        self.receiver.receive_many(self.sender.next(), seen);
         self.sender.try_batch(seen);
     }
 

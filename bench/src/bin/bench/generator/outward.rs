@@ -94,7 +94,7 @@ impl<'m> Outward<'m> {
     }
 
     /// Waits until the ring has been empty for `time`.
-    pub fn drain(&self, time: Duration) {
+    pub fn drain(&mut self, time: Duration) {
         let mut last = Instant::now();
         let mut room = self.sender.room();
         while last.elapsed() < time {

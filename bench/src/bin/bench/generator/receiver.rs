@@ -8,6 +8,11 @@ use super::words::Words;
 use super::{Guest, Template};
 use crate::slice::Slice;
 
+/// Datagrams for which it pays to look.
+const MANY: u16 = 32;
+/// Turns after which it is looked all the same.
+const PATIENCE: u32 = 64;
+
 /// A receiver.
 pub struct Receiver<'m> {
     rx: Words<'m>,
@@ -17,6 +22,8 @@ pub struct Receiver<'m> {
     first: usize,
     /// How far this side has come.
     taken: u16,
+    /// Turns since it was looked last.
+    waited: u32,
     /// The next number to arrive, of each flow.
     expected: Vec<u64>,
 }
@@ -34,7 +41,18 @@ impl<'m> Receiver<'m> {
             each: len.div_ceil(ring.shape.buffer) as u16,
             first: len.min(ring.shape.buffer),
             taken: 0,
+            waited: 0,
             expected,
+        }
+    }
+
+    /// Takes what has arrived, if it seems to be worth it, or has not for some turns.
+    #[inline]
+    pub fn receive_many(&mut self, next: u64, seen: &mut Slice) {
+        self.waited += 1;
+        if self.waited > PATIENCE || self.rx.seems_used(MANY) {
+            self.waited = 0;
+            self.receive(next, seen, |_| {});
         }
     }
 
@@ -42,8 +60,8 @@ impl<'m> Receiver<'m> {
     /// one that is right is told to `arrived`.
     #[inline]
     pub fn receive(&mut self, next: u64, seen: &mut Slice, mut arrived: impl FnMut(u64)) {
-        let used = self.rx.used_index.load(Ordering::Acquire);
-        let pending = used.wrapping_sub(self.taken);
+        let before = self.taken;
+        let pending = self.rx.used_index().wrapping_sub(before);
         if pending == 0 {
             return;
         }
@@ -54,16 +72,14 @@ impl<'m> Receiver<'m> {
         // A datagram's buffers are shown together, so all of them are there.
         let mut left = pending;
         while left >= self.each {
-            let slot = self.rx.slot(self.taken);
-            let identity = self.rx.used[2 * slot].load(Ordering::Relaxed);
-            let len = self.rx.used[2 * slot + 1].load(Ordering::Relaxed) as usize;
+            let (identity, len) = self.rx.used(self.taken);
             let buffer = self.rx.buffer(self.taken);
             let header = buffer[1].load(Ordering::Relaxed);
             let number = buffer[self.number_at].load(Ordering::Relaxed);
             let expected = &mut self.expected[number as usize & (flows - 1)];
             let ours = number >= *expected && number < next;
             let buffers = (header >> 16) as u16;
-            if identity as usize != slot || buffers != self.each || len != self.first {
+            if identity != self.rx.slot(self.taken) || buffers != self.each || len != self.first {
                 // Not ours: what a switch says by itself (advertisements) is one buffer long.
                 seen.wrong += u64::from(ours);
                 self.taken = self.taken.wrapping_add(1);
@@ -81,8 +97,8 @@ impl<'m> Receiver<'m> {
             self.taken = self.taken.wrapping_add(self.each);
             left -= self.each;
         }
-        let posted = self.taken.wrapping_add(self.rx.entries);
-        self.rx.avail_index.store(posted, Ordering::Release);
+        let [from, to] = [before, self.taken].map(|n| n.wrapping_add(self.rx.entries));
+        self.rx.show(from, to);
     }
 }
 

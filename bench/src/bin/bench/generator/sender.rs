@@ -51,15 +51,14 @@ impl<'m> Sender<'m> {
     }
 
     /// Entries of the output ring that are free.
-    pub fn room(&self) -> u16 {
-        let used = self.tx.used_index.load(Ordering::Acquire);
-        self.tx.entries - self.shown.wrapping_sub(used)
+    pub fn room(&mut self) -> u16 {
+        self.tx.entries - self.shown.wrapping_sub(self.tx.used_index())
     }
 
     /// Sends a batch if there is room for it.
     pub fn try_batch(&mut self, seen: &mut Slice) {
         seen.attempts += 1;
-        if self.room() < self.batch {
+        if !self.tx.is_known_free(self.shown, self.batch) && self.room() < self.batch {
             seen.full += 1;
             std::hint::spin_loop();
         } else {
@@ -71,6 +70,7 @@ impl<'m> Sender<'m> {
     pub fn send(&mut self, count: u16) {
         let octets = self.template.octets().len();
         let words = octets.div_ceil(8).min(HEAD);
+        let first = self.shown;
         for _ in 0..count {
             let buffer = self.tx.buffer(self.shown);
             for (at, word) in buffer.iter().zip(&self.template.head(self.next)[..words]) {
@@ -85,9 +85,9 @@ impl<'m> Sender<'m> {
             self.shown = self.shown.wrapping_add(1);
             self.next += 1;
         }
-        self.tx.avail_index.store(self.shown, Ordering::Release);
+        self.tx.show(first, self.shown);
         fence(Ordering::SeqCst);
-        if self.tx.used_flags.load(Ordering::Relaxed) & 1 == 0 {
+        if self.tx.wants_kick() {
             // A counter at its limit wakes all the same.
             let _ = rustix::io::write(self.kick, &1u64.to_ne_bytes());
         }

@@ -12,8 +12,9 @@
 //! ```
 //! A new publication begins where the last one ended. So whoever dies between the two stores leaves a
 //! first word that begins at the *end* of the second: the last publication was made, and nothing is
-//! under way. The very first note of a ring finds the second word empty, and has nothing under way
-//! itself: so a first word without buffers is enough. Two words that do not fit so are damaged.
+//! under way. A note of a place where a ring rests, with nothing under way, may begin elsewhere: the very
+//! first one, which finds the second word empty, and one of a successor that found a publication half
+//! made. So a first word without buffers is enough. Two words that do not fit so are damaged.
 //!
 //! The first three outlive the connection: a front end that was cut off comes back with the same ring,
 //! and cannot say where that stands (`vhost/place.rs`). The third word is taken away before the others
@@ -82,7 +83,9 @@ impl Journal for RingJournal {
             return Some(Intent::resting(of, first));
         }
         let [from, to, _] = parts(uncounted(span)?);
-        if of == from {
+        if buffers == 0 {
+            Some(Intent::resting(of, first))
+        } else if of == from {
             Some(Intent { from, to, first, buffers })
         } else if of == to {
             Some(Intent::resting(to, first))
@@ -232,6 +235,25 @@ mod tests {
         record.journal(Side::Tx).note(AFTER);
         record.put_ring(Side::Tx, SPAN_AT, 0);
         assert!(record.position_is_damaged(Side::Tx));
+    }
+
+    #[test]
+    fn a_death_while_a_successor_notes_where_it_stands_leaves_a_ring_that_rests_there() {
+        let record = record();
+        record.place(Side::Rx, RING, BEFORE);
+        let within = Intent::resting(0x8007, 1);
+        let span = record.get_ring(Side::Rx, SPAN_AT);
+        record.journal(Side::Rx).note(within);
+        assert_eq!(record.journal(Side::Rx).last(), Some(within));
+        let noted = record.get_ring(Side::Rx, SPAN_AT);
+        record.put_ring(Side::Rx, SPAN_AT, span);
+        assert_eq!(record.journal(Side::Rx).last(), Some(within));
+        record.put_ring(Side::Rx, SPAN_AT, noted);
+        // And the next publication, which begins there.
+        record.journal(Side::Rx).note(Intent { from: within.to, to: 3, first: 1, buffers: 12 });
+        record.put_ring(Side::Rx, SPAN_AT, noted);
+        let found = record.journal(Side::Rx).last().unwrap();
+        assert_eq!((found.from, found.to, found.first), (within.to, within.to, 1));
     }
 
     proptest! {

@@ -319,6 +319,74 @@ fn a_wish_for_a_place_that_the_ring_does_not_have_is_a_wish_for_all() {
     }
 }
 
+/// Takes all that there is, by stretches as far as they go. The frames, and where the ring stands then.
+fn take_all(device: &mut TxQueue) -> (usize, u32) {
+    let (mut room, mut frames) = ([0; 2000], 0);
+    loop {
+        let mut rooms: Vec<&mut [u8]> = room.chunks_mut(100).collect();
+        let mut slots = Rooms { rooms: &mut rooms, filled: vec![] };
+        device.copy_stretch(26, &mut slots);
+        frames += slots.filled.len();
+        if device.copy_next(&mut [0; 2000]).unwrap().is_none() {
+            device.complete().unwrap();
+            return (frames, device.base() & 0xffff);
+        }
+        frames += 1;
+    }
+}
+
+#[test]
+fn a_chain_that_grows_after_it_was_foreseen_takes_no_more_than_the_ring_has() {
+    // One lap later.
+    const WHOLE: u32 = 0;
+    // A pair, and single ones up to the end: the pair becomes a chain of all but the last.
+    let (mut driver, mut device) = tx(SIZE, PLAIN);
+    let shape = Shape { cuts: &[12], table: None };
+    let head = driver.send(&HEADER, &[7; 60], shape).unwrap();
+    while driver.send(&HEADER, &[7; 60], Shape::default()).is_some() {}
+    driver.queue.expose();
+    assert_eq!(device.foresee(SIZE), Ok(SIZE - 1));
+    for slot in 1..SIZE - 2 {
+        flags(&driver.queue, first(&driver.queue, head) + 16 * u64::from(slot), AVAIL | NEXT);
+    }
+    assert_eq!(take_all(&mut device), (2, WHOLE));
+
+    // An empty buffer before single ones becomes a pair with the next one.
+    let (mut driver, mut device) = tx(SIZE, PLAIN);
+    let head = driver.send(&HEADER, &[7; 60], Shape::default()).unwrap();
+    while driver.send(&HEADER, &[7; 60], Shape::default()).is_some() {}
+    let at = first(&driver.queue, head);
+    driver.queue.expose();
+    len(&driver.queue, at, 0);
+    assert_eq!(device.foresee(SIZE), Ok(SIZE));
+    len(&driver.queue, at, 12);
+    flags(&driver.queue, at, AVAIL | NEXT);
+    assert_eq!(take_all(&mut device), (usize::from(SIZE) - 1, WHOLE));
+
+    // The same of an input queue.
+    let mut driver = DriverRx::over(ring_at(SIZE, PLAIN, START), 0x400);
+    let mut device = resume_rx(&driver.queue);
+    let head = driver.post(300, Shape { cuts: &[12], table: None }).unwrap();
+    while driver.post(300, Shape::default()).is_some() {}
+    driver.queue.expose();
+    device.foresee_chains(SIZE).unwrap();
+    device.foresee_buffers(SIZE);
+    for slot in 1..SIZE - 2 {
+        let at = first(&driver.queue, head) + 16 * u64::from(slot);
+        flags(&driver.queue, at, AVAIL | NEXT | WRITE);
+    }
+    let (mut frames, mut refused) = (0, false);
+    while !refused {
+        while deliver_one(&mut device, &[0; 26], &[1; 50]) {
+            frames += 1;
+        }
+        refused = device.deliver(&HEADER, &[&[1; 60]]) != Ok(Delivered::Written);
+        frames += usize::from(!refused);
+    }
+    device.publish().unwrap();
+    assert_eq!((frames, device.base() & 0xffff), (2, WHOLE));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
