@@ -18,7 +18,7 @@ use super::seal::{pair, unpair};
 use super::{LEN, StateError, StateMemory};
 
 /// The layout that this base writes.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// The oldest layout that this base reads.
 pub(super) const OLDEST: u32 = 1;
 /// The layouts that [`StateMemory::adopt`] reads.

@@ -8,6 +8,10 @@
 //! The second layout is today's without the positions of packed rings, which its base did not serve:
 //! those words are nought, and nothing is to be done.
 //!
+//! The third layout is today's with one queue pair for each port: the words of the others are nought,
+//! and so is their number, which says that there is one. What is noted of a first pair, its seal
+//! included, is the same. Nothing is to be done.
+//!
 //! ```text
 //! ports      numbers paired, name and negotiation sealed
 //! networks   the cursor's numbers checked, the ring's layout sealed, what was learned sealed
