@@ -37,8 +37,9 @@
 //! the sender went on, the ring stood                     the ring kills
 //! both stood                                             not known: the receiver is quarantined
 //! ```
-//! A ring that starts gets a router advertisement, in a successor too: so each takeover tries every
-//! input ring before a VM's datagram comes to it, and the last case is rare. It is then remembered
+//! A port's first input ring gets a router advertisement when it starts, in a successor too: so each
+//! takeover tries it before a VM's datagram comes to it, and the last case is rare. (To the rings of other
+//! pairs the base itself says nothing.) It is then remembered
 //! for an hour that this sender has cost a receiver. If both stand once more, with another receiver,
 //! the sender is blamed: so one sender cannot take out one receiver after the other. The same is
 //! remembered of a network's card and host.
