@@ -1,3 +1,5 @@
+//! Flows: what belongs together goes together, and what does not is spread.
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
