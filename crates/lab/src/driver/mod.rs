@@ -94,7 +94,7 @@ pub struct Settings {
     pub buffer: usize,
     /// Octets of each output buffer, header and frame.
     pub room: usize,
-    /// Octets of each of the two memory regions.
+    /// Octets of each of the two memory regions, for one queue pair.
     pub memory: u64,
 }
 
@@ -176,7 +176,8 @@ impl DriverPort {
     }
 
     fn over(mut front_end: FrontEnd, settings: &Settings) -> Result<Self> {
-        let memory = DriverMemory::new(&[(0, settings.memory), (1 << 32, settings.memory)])
+        let octets = settings.memory * u64::from(settings.pairs);
+        let memory = DriverMemory::new(&[(0, octets), (1 << 32, octets)])
             .attempt(|| "make a memory file".to_owned())?;
         let layout = settings.layout();
         let features = negotiate(&mut front_end, settings.features | layout, &memory)?;
