@@ -126,7 +126,8 @@ impl World {
         handle.add_port(door, Default::default()).unwrap();
 
         let memory = DriverMemory::new(&[(0, MEMORY), (1 << 32, MEMORY)]).unwrap();
-        let virtio = (features::OFFERED | features::MQ) & !features::ANY_LAYOUT;
+        let (virtio, protocol) = features::offered(PAIRS);
+        let virtio = virtio & !features::ANY_LAYOUT;
         let ring = || {
             DriverQueue::new(Arc::clone(&memory), RING, QueueFeatures::from_bits(virtio), 0).layout()
         };
@@ -144,7 +145,7 @@ impl World {
         let mut conversation = vec![
             message(GET_FEATURES, &[], &[]),
             message(15, &[], &[]),
-            message(16, &[features::PROTOCOL_OFFERED | features::PROTOCOL_MQ], &[]),
+            message(16, &[protocol], &[]),
             message(17, &[], &[]),
             message(36, &[], &[]),
             message(3, &[], &[]),

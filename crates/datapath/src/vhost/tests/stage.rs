@@ -451,11 +451,8 @@ impl Guest {
     /// What a front end says from the beginning until its rings run; no answers but to the
     /// questions. QEMU 7.2's order.
     pub(super) fn conversation(&self) -> Vec<Message> {
-        let (mq, protocol_mq) = match self.rings.len() {
-            2 => (0, 0),
-            _ => (features::MQ, features::PROTOCOL_MQ),
-        };
-        let protocol = features::REPLY_ACK | features::MEM_SLOTS | protocol_mq;
+        let (virtio, protocol) = features::offered(self.rings.len() / 2);
+        let mq = virtio & features::MQ;
         let mut said = vec![
             Message::new(FrontendReq::SET_PROTOCOL_FEATURES, &[protocol]),
             Message::new(FrontendReq::SET_OWNER, &[]),
