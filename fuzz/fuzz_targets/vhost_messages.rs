@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use datapath::keeper::Keeper;
-use datapath::names::{PortId, Side};
+use datapath::names::{PortId, RingId, Side};
 use datapath::state::StateMemory;
 use datapath::vhost::{Dispatcher, DispatcherHandle, PortDoor, Ring, RingOwner, Socket, features};
 use libfuzzer_sys::fuzz_target;
@@ -27,6 +27,8 @@ use virtqueue::{NetHeader, QueueFeatures, RxQueue, TxQueue};
 const ID: PortId = PortId(3);
 const MEMORY: u64 = 0x2_0000;
 const RING: u16 = 16;
+/// Queue pairs of the port.
+const PAIRS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(8);
 const GET_FEATURES: u32 = 1;
 const NEED_REPLY: u32 = 8;
@@ -36,11 +38,11 @@ const NEED_REPLY: u32 = 8;
 struct Owner(Arc<Mutex<BTreeMap<u8, Ring>>>);
 
 impl RingOwner for Owner {
-    fn start(&self, _: PortId, side: Side, ring: Ring) {
+    fn start(&self, _: PortId, id: RingId, ring: Ring) {
         let features = QueueFeatures::from_bits(ring.features);
         let memory = Arc::clone(&ring.memory);
         let mut room = [0; 2048];
-        match side {
+        match id.side {
             Side::Tx => {
                 if let Ok(mut tx) = TxQueue::resume(memory, ring.layout, features) {
                     for _ in 0..4 {
@@ -56,16 +58,16 @@ impl RingOwner for Owner {
                 }
             }
         }
-        assert!(self.0.lock().unwrap().insert(side.queue(), ring).is_none(), "started twice");
+        assert!(self.0.lock().unwrap().insert(id.number(), ring).is_none(), "started twice");
     }
 
-    fn stop(&self, _: PortId, side: Side) -> Option<u32> {
-        assert!(self.0.lock().unwrap().remove(&side.queue()).is_some(), "stopped twice");
+    fn stop(&self, _: PortId, id: RingId) -> Option<u32> {
+        assert!(self.0.lock().unwrap().remove(&id.number()).is_some(), "stopped twice");
         Some(7)
     }
 
-    fn set_call(&self, _: PortId, side: Side, call: Option<Arc<OwnedFd>>) {
-        self.0.lock().unwrap().get_mut(&side.queue()).expect("call of no ring").call = call;
+    fn set_call(&self, _: PortId, id: RingId, call: Option<Arc<OwnedFd>>) {
+        self.0.lock().unwrap().get_mut(&id.number()).expect("call of no ring").call = call;
     }
 }
 
@@ -119,18 +121,20 @@ impl World {
             name: "fuzz".to_owned(),
             socket: Socket::Listen(socket.clone()),
             features_mask: u64::MAX,
+            pairs: PAIRS,
         };
         handle.add_port(door, Default::default()).unwrap();
 
         let memory = DriverMemory::new(&[(0, MEMORY), (1 << 32, MEMORY)]).unwrap();
-        let virtio = features::OFFERED & !features::ANY_LAYOUT;
+        let (virtio, protocol) = features::offered(PAIRS);
+        let virtio = virtio & !features::ANY_LAYOUT;
         let ring = || {
             DriverQueue::new(Arc::clone(&memory), RING, QueueFeatures::from_bits(virtio), 0).layout()
         };
-        let rings = [ring(), ring()];
+        let rings = [(); 2 * PAIRS].map(|()| ring());
         let mut descriptors: Vec<OwnedFd> =
             memory.regions().iter().map(|r| r.file().try_clone_to_owned().unwrap()).collect();
-        descriptors.extend((0..4).map(|_| {
+        descriptors.extend((0..4 * PAIRS).map(|_| {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
         }));
         descriptors.push(std::fs::File::open("/dev/null").unwrap().into());
@@ -141,7 +145,7 @@ impl World {
         let mut conversation = vec![
             message(GET_FEATURES, &[], &[]),
             message(15, &[], &[]),
-            message(16, &[features::PROTOCOL_OFFERED], &[]),
+            message(16, &[protocol], &[]),
             message(17, &[], &[]),
             message(36, &[], &[]),
             message(3, &[], &[]),
@@ -150,7 +154,8 @@ impl World {
         ];
         for (queue, layout) in (0u64..).zip(rings) {
             let with = |value: u64| queue | value << 32;
-            let [kick, call] = [2 + queue as usize, 4 + queue as usize];
+            let kick = 2 + 2 * queue as usize;
+            let call = kick + 1;
             let at = |address: u64| address + user(0);
             let places = [at(layout.desc.0), at(layout.used.0), at(layout.avail.0)];
             conversation.extend([

@@ -10,6 +10,8 @@
 //! batch:   d0 d1 d2 d3 d4
 //! inboxes: port 2: d0 -> d3      port 7: d1      uplink: (d2, mac), (d4, mac)
 //! ```
+//! A port with several input rings has an inbox for each.
+//!
 //! A datagram of a VM counts as `to_vm` at its sender once it is noted for a port; what then goes
 //! wrong (no buffer, no driver) counts at the receiver.
 //!
@@ -21,7 +23,7 @@ use virtqueue::{NetHeader, RingFault};
 
 use crate::counters::{Counter, Counters};
 use crate::faults::{self, Point};
-use crate::names::{Mac, Owner, PortId};
+use crate::names::{Lane, MAX_PAIRS, Mac, Owner, Pair};
 use crate::neighbor::Outbox;
 use crate::offload::{Abilities, Checksum, Handover, Offload};
 use crate::port::{ETHERNET, Port, Receiving, header};
@@ -47,32 +49,40 @@ pub struct Inbox {
 
 /// The receivers that a worker's current batch has something for.
 pub struct Inboxes {
-    touched: Vec<PortId>,
-    /// By port.
-    inboxes: Box<[Option<Inbox>; MAX_PORTS]>,
+    touched: Vec<Lane>,
+    /// By pair and port: those of all first pairs lie together.
+    inboxes: Box<[Option<Inbox>; LANES]>,
+}
+
+/// Input rings that there can be.
+const LANES: usize = MAX_PORTS * MAX_PAIRS;
+
+#[inline]
+fn place(lane: Lane) -> usize {
+    usize::from(lane.pair.number()).wrapping_mul(MAX_PORTS).wrapping_add(lane.port.0.into())
 }
 
 impl Default for Inboxes {
     fn default() -> Self {
-        Self { touched: Vec::new(), inboxes: Box::new([None; MAX_PORTS]) }
+        Self { touched: Vec::new(), inboxes: Box::new([None; LANES]) }
     }
 }
 
 impl Inboxes {
-    /// Notes datagram `index` for `port`.
+    /// Notes datagram `index` for a pair of a port.
     #[inline]
-    pub fn note(&mut self, port: PortId, storage: &mut Storage, index: u16) {
+    pub fn note(&mut self, to: Lane, storage: &mut Storage, index: u16) {
         storage.set_style(index);
-        self.note_run(port, storage, index, 1);
+        self.note_run(to, storage, index, 1);
     }
 
-    /// Notes `datagrams` datagrams, one behind the other in storage, for `port`.
+    /// Notes `datagrams` datagrams, one behind the other in storage, for a pair of a port.
     #[inline]
-    pub fn note_run(&mut self, port: PortId, storage: &mut Storage, first: u16, datagrams: u16) {
+    pub fn note_run(&mut self, to: Lane, storage: &mut Storage, first: u16, datagrams: u16) {
         if let Some(item) = storage.item_mut(first) {
             item.run = datagrams;
         }
-        match self.inboxes.get_mut(usize::from(port.0)) {
+        match self.inboxes.get_mut(place(to)) {
             Some(Some(inbox)) => {
                 if let Some(item) = storage.item_mut(inbox.last) {
                     item.next = Some(first);
@@ -82,7 +92,7 @@ impl Inboxes {
             }
             Some(empty) => {
                 *empty = Some(Inbox { first, last: first, datagrams });
-                self.touched.push(port);
+                self.touched.push(to);
             }
             // There are no such ports.
             None => {}
@@ -90,16 +100,17 @@ impl Inboxes {
     }
 
     /// The next receiver, each once, and what there is for it; forgets it.
-    pub fn take(&mut self) -> Option<(PortId, Inbox)> {
-        let port = self.touched.pop()?;
-        let inbox = self.inboxes.get_mut(usize::from(port.0))?.take()?;
-        Some((port, inbox))
+    pub fn take(&mut self) -> Option<(Lane, Inbox)> {
+        let to = self.touched.pop()?;
+        let inbox = self.inboxes.get_mut(place(to))?.take()?;
+        Some((to, inbox))
     }
 }
 
-/// Copies all that is noted for a port into its ring, which is `port`, and publishes it.
+/// Copies all that is noted for a pair of a port into its ring, which is `port`, and publishes it.
 pub fn to_port(
     to: &Port,
+    pair: Pair,
     port: &mut Receiving,
     inbox: Inbox,
     storage: &mut Storage,
@@ -114,7 +125,7 @@ pub fn to_port(
             return Ok(());
         }
     };
-    let mark = marks.receiver(to.id);
+    let mark = marks.receiver(Lane { port: to.id, pair });
     let mut next = Some(inbox.first);
     let (mut datagrams, mut octets) = (0u64, 0u64);
     let mut fault = None;

@@ -47,6 +47,7 @@ pub mod pending;
 pub mod port;
 pub mod reserved;
 pub mod segment;
+pub mod spread;
 pub mod state;
 pub mod storage;
 mod sync;

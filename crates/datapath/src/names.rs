@@ -71,42 +71,107 @@ impl Inlet {
     }
 }
 
-/// One of a port's two rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Queue pairs that one port can have. Linux guests use one for each of their CPUs; more than eight make
+/// nothing faster, because all of a port's rings are served by one worker.
+pub const MAX_PAIRS: usize = 8;
+
+/// One of a port's queue pairs: an input ring and an output ring. There are [`MAX_PAIRS`], so that its
+/// number has three bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pair(u8);
+
+impl Pair {
+    /// The one that every port has. What the base itself says goes there.
+    pub const FIRST: Self = Self(0);
+
+    /// The pair of this number, if there can be one.
+    pub fn new(number: u32) -> Option<Self> {
+        u8::try_from(number).ok().filter(|n| usize::from(*n) < MAX_PAIRS).map(Self)
+    }
+
+    /// The first `count` pairs, as many as there can be.
+    pub fn first(count: usize) -> impl Iterator<Item = Self> + Clone {
+        (0..MAX_PAIRS as u8).map(Self).take(count)
+    }
+
+    /// Its number.
+    #[inline]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// Which ring of a queue pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// Towards the guest: its input buffers. Queue 0.
+    /// Towards the guest: its input buffers.
     Rx,
-    /// From the guest: its output buffers. Queue 1.
+    /// From the guest: its output buffers.
     Tx,
 }
 
-impl Side {
-    /// Both, in the order of their queue numbers.
-    pub const BOTH: [Self; 2] = [Self::Rx, Self::Tx];
+/// One of a port's rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingId {
+    /// The pair it belongs to.
+    pub pair: Pair,
+    /// Which of the two it is.
+    pub side: Side,
+}
 
-    /// The ring's queue number.
-    pub fn queue(self) -> u8 {
-        match self {
-            Self::Rx => 0,
-            Self::Tx => 1,
-        }
+impl RingId {
+    /// The input ring that every port has.
+    pub const RX: Self = Self { pair: Pair::FIRST, side: Side::Rx };
+    /// The output ring that every port has.
+    pub const TX: Self = Self { pair: Pair::FIRST, side: Side::Tx };
+    /// The rings that every port has, in the order of their numbers.
+    pub const FIRST: [Self; 2] = [Self::RX, Self::TX];
+
+    /// The rings of a port with so many pairs, in the order of their numbers.
+    pub fn all(pairs: usize) -> impl Iterator<Item = Self> + Clone {
+        Pair::first(pairs).flat_map(|pair| [Side::Rx, Side::Tx].map(|side| Self { pair, side }))
     }
 
-    /// The ring of a queue number.
-    pub fn from_queue(queue: u32) -> Option<Self> {
-        match queue {
-            0 => Some(Self::Rx),
-            1 => Some(Self::Tx),
-            _ => None,
-        }
+    /// Its number in virtio and vhost-user: input rings are even, output rings odd.
+    pub fn number(self) -> u8 {
+        let side = match self.side {
+            Side::Rx => 0,
+            Side::Tx => 1,
+        };
+        self.pair.0 << 1 | side
     }
 
-    /// `rx` or `tx`, as in the keeper's keys.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Rx => "rx",
-            Self::Tx => "tx",
-        }
+    /// The ring of a number, if a port with so many pairs has one.
+    pub fn from_number(number: u32, pairs: usize) -> Option<Self> {
+        let pair = Pair::new(number >> 1).filter(|pair| usize::from(pair.0) < pairs)?;
+        Some(Self { pair, side: if number & 1 == 0 { Side::Rx } else { Side::Tx } })
+    }
+}
+
+/// `rx`, `tx`, `rx1`, `tx1`, ..., as in the keeper's keys.
+impl fmt::Display for RingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.side {
+            Side::Rx => "rx",
+            Side::Tx => "tx",
+        })?;
+        if self.pair == Pair::FIRST { Ok(()) } else { write!(f, "{}", self.pair.0) }
+    }
+}
+
+/// One of a port's queue pairs, among those of all ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lane {
+    /// The port.
+    pub port: PortId,
+    /// Which of its pairs.
+    pub pair: Pair,
+}
+
+impl Lane {
+    /// The first pair of a port.
+    pub fn first(port: PortId) -> Self {
+        Self { port, pair: Pair::FIRST }
     }
 }
 
@@ -128,6 +193,22 @@ pub enum Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ring_is_known_by_its_number_and_there_are_no_others() {
+        for (number, ring) in (0..).zip(RingId::all(MAX_PAIRS)) {
+            assert_eq!(u32::from(ring.number()), number);
+            assert_eq!(RingId::from_number(number, MAX_PAIRS), Some(ring));
+            let known = (usize::from(ring.pair.number()) < 3).then_some(ring);
+            assert_eq!(RingId::from_number(number, 3), known);
+        }
+        for number in [2 * MAX_PAIRS as u32, 0x100, 0x1_0000, u32::MAX] {
+            assert_eq!(RingId::from_number(number, usize::MAX), None, "{number}");
+        }
+        let names: Vec<_> = RingId::all(2).map(|ring| ring.to_string()).collect();
+        assert_eq!(names, ["rx", "tx", "rx1", "tx1"]);
+        assert_eq!(RingId::FIRST.to_vec(), RingId::all(1).collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_mac_address_reads_what_it_writes_and_refuses_the_rest() {

@@ -5,17 +5,19 @@
 //! when it leaves or breaks them, and come again; the port's addresses, its MAC and its counters
 //! stay.
 //!
-//! It has two halves, each behind a lock of its own:
+//! It has two halves, each behind a lock of its own; of the second kind one for each queue pair:
 //!
 //! ```text
-//! sending      tx ring, last inch, limiter    locked by its worker for a batch
-//! receiving    rx ring, the guest's MAC       locked once per batch and receiver, by any worker
+//! sending      tx rings, last inch, limiter   locked by its worker for a batch
+//! receiving    an rx ring, the guest's MAC    locked once per batch and receiver, by any worker
 //! ```
 //! Nobody else has them for longer than it takes to write a complaint, or to put another call in its place.
-//! A change between two batches (`worker::change`) has both without locking.
+//! A change between two batches (`worker::change`) has all without locking. What is for the guest goes
+//! to one of the input rings that run, by its flow (`spread`); with none of them running it is the first
+//! that says why.
 //!
 //! # Invariants
-//! - A fault in either ring stops both, with its name; nobody else notices (the caller counts it).
+//! - A fault in one ring stops all, with its name; nobody else notices (the caller counts it).
 //! - The virtio-net header towards the guest is built afresh from what was parsed (rule 3).
 //! - Whoever has a receiving half in hand waits for nothing: a worker may have several, as far as they
 //!   were free, and none when it waits for one.
@@ -34,7 +36,8 @@ pub use sending::{Frame, Sending};
 
 use crate::answer::LastInch;
 use crate::counters::{Counter, Counters};
-use crate::names::{Mac, NetworkId, Owner, PortId, Side};
+use crate::names::{Lane, MAX_PAIRS, Mac, NetworkId, Owner, Pair, PortId, RingId, Side};
+use crate::spread;
 use crate::state::StateMemory;
 use crate::state::port::RingJournal;
 use crate::state::suspicion::PortSuspicion;
@@ -63,6 +66,26 @@ pub struct Port {
     pub worker: usize,
     sending: Mutex<Sending>,
     receiving: Mutex<Receiving>,
+    /// Those of the other pairs, in their order, as far as any ever had a ring.
+    others: Vec<Mutex<Receiving>>,
+    /// The pairs whose input rings run.
+    inputs: Inputs,
+}
+
+/// The pairs among which a port's datagrams are spread.
+#[derive(Clone, Copy, Default)]
+struct Inputs {
+    pairs: [Pair; MAX_PAIRS],
+    count: usize,
+}
+
+impl Inputs {
+    fn add(&mut self, pair: Pair) {
+        if let Some(place) = self.pairs.get_mut(self.count) {
+            *place = pair;
+            self.count = self.count.saturating_add(1);
+        }
+    }
 }
 
 impl Port {
@@ -76,7 +99,8 @@ impl Port {
     ) -> Self {
         let receiving = Receiving::new(inch.guest_mac);
         let (sending, receiving) = (Mutex::new(Sending::new(inch)), Mutex::new(receiving));
-        Self { id, network, name, worker, sending, receiving }
+        let (others, inputs) = (Vec::new(), Inputs::default());
+        Self { id, network, name, worker, sending, receiving, others, inputs }
     }
 
     /// What its worker uses. To be locked before anything else is.
@@ -85,61 +109,124 @@ impl Port {
         lock(&self.sending)
     }
 
-    /// What is used to deliver to it. None may be held by whoever calls this, and nothing waited for
-    /// while it is held.
+    /// Where a datagram for it goes whose flow is asked for if that makes a difference.
     #[inline]
-    pub fn receiving(&self) -> MutexGuard<'_, Receiving> {
-        lock(&self.receiving)
+    pub fn lane(&self, flow: impl FnOnce() -> u32) -> Lane {
+        let Inputs { pairs, count } = &self.inputs;
+        let [first, ..] = *pairs;
+        let pair = match *count {
+            0 | 1 => first,
+            several => pairs.get(spread::choose(flow(), several)).copied().unwrap_or(first),
+        };
+        Lane { port: self.id, pair }
+    }
+
+    /// Whether its datagrams go to several rings.
+    #[inline]
+    pub fn is_spread(&self) -> bool {
+        self.inputs.count > 1
+    }
+
+    /// What is used to deliver to a pair of it. None may be held by whoever calls this, and nothing
+    /// waited for while it is held.
+    #[inline]
+    pub fn receiving(&self, pair: Pair) -> MutexGuard<'_, Receiving> {
+        lock(self.half(pair))
     }
 
     /// The same, if nobody else has it just now.
     #[inline]
-    pub fn receiving_if_free(&self) -> Option<MutexGuard<'_, Receiving>> {
-        self.receiving.try_lock().ok()
+    pub fn receiving_if_free(&self, pair: Pair) -> Option<MutexGuard<'_, Receiving>> {
+        self.half(pair).try_lock().ok()
     }
 
-    /// Both halves, while everything is at rest.
-    pub fn halves(&mut self) -> (&mut Sending, &mut Receiving) {
-        (own(&mut self.sending), own(&mut self.receiving))
+    #[inline]
+    fn half(&self, pair: Pair) -> &Mutex<Receiving> {
+        let other = usize::from(pair.number()).checked_sub(1).and_then(|n| self.others.get(n));
+        other.unwrap_or(&self.receiving)
+    }
+
+    /// The guest's MAC address was learned.
+    pub fn set_mac(&self, mac: Mac) {
+        lock(&self.receiving).mac = Some(mac);
+        self.others.iter().for_each(|other| lock(other).mac = Some(mac));
+    }
+
+    /// Its sending half, while everything is at rest.
+    pub fn own_sending(&mut self) -> &mut Sending {
+        own(&mut self.sending)
+    }
+
+    /// The halves of its pairs, while everything is at rest.
+    pub fn own_receiving(&mut self) -> impl Iterator<Item = &mut Receiving> {
+        std::iter::once(&mut self.receiving).chain(&mut self.others).map(own)
+    }
+
+    /// That of one pair: it is there afterwards.
+    fn own_half(&mut self, pair: Pair) -> &mut Receiving {
+        let Some(n) = usize::from(pair.number()).checked_sub(1) else {
+            return own(&mut self.receiving);
+        };
+        let first = own(&mut self.receiving);
+        while self.others.len() <= n {
+            self.others.push(Mutex::new(first.beside()));
+        }
+        self.others.get_mut(n).map_or(first, own)
+    }
+
+    /// Looks which input rings run.
+    fn look_at_inputs(&mut self) {
+        let mut inputs = Inputs::default();
+        for (pair, half) in Pair::first(MAX_PAIRS).zip(self.own_receiving()) {
+            if half.receives() {
+                inputs.add(pair);
+            }
+        }
+        self.inputs = inputs;
     }
 
     /// Takes a ring into use, going on where its used index stands, or a packed ring's journal says,
     /// and notifies the driver once: a predecessor may have died between publishing and notifying.
-    pub fn start(&mut self, side: Side, ring: Ring, journal: RingJournal) -> Result<(), RingFault> {
-        let (sending, receiving) = self.halves();
-        receiving.broken = false;
-        match side {
-            Side::Tx => sending.start(ring, journal),
-            Side::Rx => receiving.start(ring, journal),
+    pub fn start(&mut self, id: RingId, ring: Ring, journal: RingJournal) -> Result<(), RingFault> {
+        self.own_receiving().for_each(|half| half.broken = false);
+        match id.side {
+            Side::Tx => self.own_sending().start(id.pair, ring, journal),
+            Side::Rx => {
+                let started = self.own_half(id.pair).start(ring, journal);
+                self.look_at_inputs();
+                started
+            }
         }
     }
 
     /// Takes into account what is held against the ring that was just started.
-    pub fn beware(&mut self, side: Side, suspicion: &PortSuspicion) {
-        let (sending, receiving) = self.halves();
-        match side {
-            Side::Tx => sending.beware(suspicion),
-            Side::Rx => receiving.beware(suspicion),
+    pub fn beware(&mut self, id: RingId, suspicion: &PortSuspicion) {
+        match id.side {
+            Side::Tx => self.own_sending().beware(suspicion),
+            Side::Rx => self.own_half(id.pair).beware(id.pair, suspicion),
         }
     }
 
     /// Stops using a ring: where it stands, as GET_VRING_BASE tells it. Afterwards neither ring nor
     /// memory is touched.
-    pub fn stop(&mut self, side: Side) -> Option<u32> {
-        let (sending, receiving) = self.halves();
-        match side {
-            Side::Tx => sending.stop(),
-            Side::Rx => receiving.stop(),
+    pub fn stop(&mut self, id: RingId) -> Option<u32> {
+        match id.side {
+            Side::Tx => self.own_sending().stop(id.pair),
+            Side::Rx => {
+                let stopped = self.own_half(id.pair).stop();
+                self.look_at_inputs();
+                stopped
+            }
         }
     }
 
     /// Interrupts the driver by this descriptor from now on, and does so once: what was to be told
     /// before that was told by another. Waits for the batch that has the half, and keeps the next
     /// waiting for no system call.
-    pub fn set_call(&self, side: Side, call: Option<Arc<OwnedFd>>) {
-        let before = match side {
-            Side::Tx => self.sending().set_call(call.clone()),
-            Side::Rx => self.receiving().set_call(call.clone()),
+    pub fn set_call(&self, id: RingId, call: Option<Arc<OwnedFd>>) {
+        let before = match id.side {
+            Side::Tx => self.sending().set_call(id.pair, call.clone()),
+            Side::Rx => self.receiving(id.pair).set_call(call.clone()),
         };
         signal(call.as_ref());
         drop(before);
@@ -147,16 +234,15 @@ impl Port {
 
     /// Whether one of its rings broke, and nobody was told.
     pub fn has_fallen(&mut self) -> bool {
-        let (sending, receiving) = self.halves();
-        sending.has_fallen() || receiving.has_fallen()
+        self.own_sending().has_fallen() || self.own_receiving().any(|half| half.has_fallen())
     }
 
-    /// Stops both rings after a fault, counts it by name and tells the front end.
+    /// Stops all rings after a fault, counts it by name and tells the front end.
     pub fn break_rings(&mut self, fault: &RingFault, state: &StateMemory) {
         Counters::of(state, Owner::Port(self.id)).add(break_counter(fault), 1);
-        let (sending, receiving) = self.halves();
-        sending.break_ring();
-        receiving.break_ring();
+        self.own_sending().break_rings();
+        self.own_receiving().for_each(|half| half.break_ring());
+        self.look_at_inputs();
     }
 }
 

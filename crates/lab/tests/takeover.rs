@@ -9,7 +9,7 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use lab::chance::Chance;
-use lab::driver::{Rings, Settings};
+use lab::driver::{Rings, Settings, request};
 use lab::exchange::{DriverEnd, Exchange, SocketEnd, TapEnd};
 use lab::instance::Instance;
 use lab::numbered::{Flow, Stream};
@@ -84,7 +84,27 @@ fn between_vms_with_packed_rings_nothing_is_lost_when_the_base_is_killed() {
     between_vms(Wired::up(&wiring).unwrap());
 }
 
+#[test]
+fn between_vms_with_several_queue_pairs_nothing_is_lost_when_the_base_is_killed() {
+    let _alone = lab::paths::alone().unwrap();
+    let settings = Settings { ring: 256, pairs: 4, ..Settings::plain() };
+    let vms = ["queues = 4", "queues = 8"].map(str::to_owned);
+    let wiring = Wiring { drivers: [settings; 2], vms, ..Wiring::default() };
+    let mut wired = Wired::up(&wiring).unwrap();
+    assert_eq!(wired.a.front_end.ask(request::GET_QUEUE_NUM, &[]).unwrap(), 4);
+    assert_eq!(wired.b.front_end.ask(request::GET_QUEUE_NUM, &[]).unwrap(), 8);
+    // What came there would be missing: that driver does not look at it any more.
+    let last = wired.b.more.pop().unwrap();
+    last.enable(&mut wired.b.front_end, false).unwrap();
+    flows_between_vms(wired, 8);
+}
+
 fn between_vms(wired: Wired) {
+    flows_between_vms(wired, 1);
+}
+
+/// `flows` in each direction and family.
+fn flows_between_vms(wired: Wired, flows: u16) {
     let Wired { a, b, instance, base_mac, scene: _scene, .. } = wired;
     let mut exchange = Exchange::default();
     let [a, b] = [(a, MACS[0]), (b, MACS[1])]
@@ -92,8 +112,12 @@ fn between_vms(wired: Wired) {
     let mut streams = Vec::new();
     for (family, size) in [(0, 64), (1, 1000)] {
         for (from, to, x, y) in [(a, b, 0, 1), (b, a, 1, 0)] {
-            let flow = Flow::new(vm(x)[family], vm(y)[family], (1000, 2000), size);
-            streams.push(exchange.stream(from, to, Stream::new(flow, WINDOW / 2)));
+            for port in 0..flows {
+                let ports = (1000 + port, 2000);
+                let flow = Flow::new(vm(x)[family], vm(y)[family], ports, size);
+                let window = WINDOW / 2 / u64::from(flows);
+                streams.push(exchange.stream(from, to, Stream::new(flow, window)));
+            }
         }
     }
     let still = kill_under(&mut exchange, &instance, &streams);

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use bench::frames::{self, Ends};
 use datapath::answer::{BASE6, LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
-use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
+use datapath::names::{Mac, NetworkId, Owner, PortId, RingId};
 use datapath::state::StateMemory;
 use datapath::vhost::{Ring, RingOwner, features};
 use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle};
@@ -129,9 +129,9 @@ impl Vm {
         worker.add_port(setup).expect("a worker").expect("addresses that nobody has");
     }
 
-    fn start(&self, worker: &WorkerHandle, side: Side) {
-        let ring = &self.rings[if side == Side::Rx { 0 } else { 1 }];
-        worker.start(PortId(self.number), side, ring.clone());
+    fn start(&self, worker: &WorkerHandle, id: RingId) {
+        let ring = &self.rings[usize::from(id.number())];
+        worker.start(PortId(self.number), id, ring.clone());
     }
 
     /// Puts so many frames of a case into the output ring.
@@ -184,7 +184,7 @@ pub fn run(case: &Case, count: u16) {
     }
     for vm in &vms {
         vm.attach(&worker, case.ip6);
-        vm.start(&worker, Side::Rx);
+        vm.start(&worker, RingId::RX);
     }
     let [sender, receiver] = &mut vms;
     let sent = || Counters::of(&state, Owner::Port(PortId(1))).get(Counter::ToUplink);
@@ -193,18 +193,18 @@ pub fn run(case: &Case, count: u16) {
         Way::Between => {
             sender.fill(case, count);
             worker.serve().expect("a worker");
-            sender.start(&worker, Side::Tx);
+            sender.start(&worker, RingId::TX);
             change_list(&worker, case.updates(count));
             wait("the receiver to have all", || delivered() >= count.into());
         }
         Way::Out => {
             worker.serve().expect("a worker");
             sender.fill(case, 1);
-            sender.start(&worker, Side::Tx);
+            sender.start(&worker, RingId::TX);
             wait("the router to be found", || sent() == 1);
-            worker.stop(PortId(1), Side::Tx);
+            worker.stop(PortId(1), RingId::TX);
             sender.fill(case, count);
-            sender.start(&worker, Side::Tx);
+            sender.start(&worker, RingId::TX);
             wait("the card to have all", || sent() > count.into());
         }
         Way::In => {

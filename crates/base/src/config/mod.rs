@@ -215,6 +215,7 @@ impl Drafts {
                     addresses: draft.addresses.into_iter().map(|a| a.value).collect(),
                     mac,
                     mtu: draft.mtu,
+                    queues: draft.queues,
                     hostname: draft.hostname,
                     engine: draft.engine,
                 };

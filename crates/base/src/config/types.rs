@@ -123,6 +123,10 @@ pub struct Vm {
     pub mac: Option<Mac>,
     /// The largest datagram it is told to send, if not the network's.
     pub mtu: Option<u16>,
+    /// Queue pairs that its network card may have: at least one, at most [`MAX_PAIRS`].
+    ///
+    /// [`MAX_PAIRS`]: datapath::names::MAX_PAIRS
+    pub queues: usize,
     /// The name it is told by DHCP.
     pub hostname: String,
     /// Who runs it.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use datapath::names::Mac;
+use datapath::names::{MAX_PAIRS, Mac};
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
@@ -57,6 +57,7 @@ pub(super) struct Draft {
     pub(super) mac: Option<At<Mac>>,
     pub(super) mtu: Option<u16>,
     pub(super) mtu_at: Option<Range<usize>>,
+    pub(super) queues: usize,
     pub(super) hostname: String,
     pub(super) engine: Engine,
     /// Where the socket of an external VM stands.
@@ -86,6 +87,7 @@ pub(super) fn read<'t>(
     let mac = reader.parsed("mac", mac);
     let mtu_at = reader.place("mtu");
     let mtu = network::mtu(&mut reader, false);
+    let queues = reader.number("queues", 1..=MAX_PAIRS as u32).map_or(1, |n| n.value as usize);
     let default_name = || name.value.replace('_', "-");
     let hostname = reader.parsed("hostname", |t| units::hostname(t).map(|()| t.to_owned()));
     let hostname = hostname.map_or_else(default_name, |h| h.value);
@@ -97,6 +99,7 @@ pub(super) fn read<'t>(
         mac,
         mtu,
         mtu_at,
+        queues,
         hostname,
         engine: Engine::External(Socket::Listen(PathBuf::new())),
         socket_at: None,

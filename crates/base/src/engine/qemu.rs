@@ -52,6 +52,8 @@ pub struct Vessel<'a> {
     pub mac: Mac,
     /// Octets of the largest datagram that the guest is told of.
     pub mtu: Option<u16>,
+    /// Queue pairs of the network card.
+    pub queues: usize,
     /// A kernel to start directly.
     pub kernel: Option<&'a Kernel>,
     /// Disks, in order.
@@ -136,17 +138,24 @@ fn machine(vessel: &Vessel<'_>, to: &mut Arguments) {
 fn card(vessel: &Vessel<'_>, to: &mut Arguments) {
     let path = escaped(vessel.port);
     to.joined("-chardev", &["socket,id=port,path=".as_ref(), &path, ",reconnect=1".as_ref()]);
-    to.option("-netdev", "vhost-user,id=net,chardev=port");
+    let several = vessel.queues > 1;
+    let queues = if several { format!(",queues={}", vessel.queues) } else { String::new() };
+    to.option("-netdev", format!("vhost-user,id=net,chardev=port{queues}"));
     let mtu = vessel.mtu.map(|mtu| format!(",host_mtu={mtu}")).unwrap_or_default();
     let vectors = match vessel.accel {
-        Accel::Kvm => "",
-        Accel::Tcg => ",vectors=0",
+        // One for each ring, for the control queue and for changes of the configuration.
+        Accel::Kvm if several => {
+            format!(",vectors={}", vessel.queues.saturating_mul(2).saturating_add(2))
+        }
+        Accel::Kvm => String::new(),
+        Accel::Tcg => ",vectors=0".to_owned(),
     };
+    let mq = if several { ",mq=on" } else { "" };
     to.option(
         "-device",
         format!(
             "virtio-net-pci,netdev=net,mac={},rx_queue_size={RING_SIZE},\
-             tx_queue_size={RING_SIZE},romfile={mtu}{vectors}",
+             tx_queue_size={RING_SIZE},romfile={mtu}{mq}{vectors}",
             vessel.mac
         ),
     );
@@ -219,6 +228,7 @@ mod tests {
             port: Path::new("/run/i/port/web.sock"),
             mac: Mac([0x06, 0, 0, 0, 0, 1]),
             mtu: Some(9000),
+            queues: 1,
             kernel,
             disks,
             console: Path::new("/run/i/vm/web.console"),
@@ -319,6 +329,18 @@ mod tests {
             ]
         );
         assert!(!found.iter().any(|l| l.starts_with("-kernel")));
+    }
+
+    #[test]
+    fn a_card_with_several_queue_pairs_has_vectors_for_all_of_them_where_it_has_any() {
+        let card = |accel| {
+            let all = lines(&Vessel { accel, queues: 4, ..vessel(&[], None) });
+            assert!(all.contains(&"-netdev vhost-user,id=net,chardev=port,queues=4".to_owned()));
+            let card = all.into_iter().find(|l| l.starts_with("-device virtio-net-pci"));
+            card.unwrap().split_once(",host_mtu=9000").unwrap().1.to_owned()
+        };
+        assert_eq!(card(Accel::Kvm), ",mq=on,vectors=10");
+        assert_eq!(card(Accel::Tcg), ",mq=on,vectors=0");
     }
 
     #[test]

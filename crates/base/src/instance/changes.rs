@@ -73,6 +73,9 @@ fn fixed(was: &Vm, will: &Vm) -> Vec<&'static str> {
     if was.mac != will.mac {
         fixed.push("MAC address");
     }
+    if was.queues != will.queues {
+        fixed.push("queues");
+    }
     fixed
 }
 
@@ -135,6 +138,8 @@ addresses = [\"198.51.100.2\"]
                         `ipvisor stop web` first";
         assert_eq!(said, expected);
         assert!(change("/vmlinuz", "/other", runs).contains("its kernel cannot change"));
+        let more = change("memory = \"256M\"", "memory = \"256M\"\nqueues = 2", runs);
+        assert!(more.contains("its queues cannot change"));
         assert!(change("port.sock", "b.sock", runs).contains("VM `port` has a front end attached"));
         let moved = "network = \"other\"\naddresses = [\"203.0.113.2\"]";
         let from = "network = \"lan\"\naddresses = [\"198.51.100.2\"]";

@@ -44,7 +44,7 @@ use std::time::{Duration, SystemTime};
 use datapath::event::Event;
 use datapath::faults::{self, Point};
 use datapath::keeper::Keeper;
-use datapath::names::{PortId, Side};
+use datapath::names::{PortId, RingId};
 use datapath::netlink::{Monitor, Netlink};
 use datapath::state::marks::Marks;
 use datapath::state::network_name::NetworkName;
@@ -406,8 +406,8 @@ impl Instance {
             .into_iter()
             .map(|(key, fd)| (format!("{prefix}{key}"), fd))
             .collect();
-        let id = self.ids.port(name);
-        Ok((PortDoor { id, name: name.to_owned(), socket, features_mask: u64::MAX }, kept))
+        let (id, name, pairs) = (self.ids.port(name), name.to_owned(), vm.queues);
+        Ok((PortDoor { id, name, socket, features_mask: u64::MAX, pairs }, kept))
     }
 
     /// The loop: whatever comes next.
@@ -536,12 +536,12 @@ impl Instance {
         PortRecord::of(&self.state, self.ids.port(vm)).connected()
     }
 
-    /// Whether a port's front end has both rings running.
+    /// Whether a port's front end has the rings running that every port has.
     fn is_attached(&self, port: PortId) -> bool {
         let record = PortRecord::of(&self.state, port);
-        Side::BOTH.iter().all(|side| {
-            let ring = record.ring(*side);
-            ring.started && ring.enabled && record.fault(*side).is_none()
+        RingId::FIRST.into_iter().all(|id| {
+            let ring = record.ring(id);
+            ring.started && ring.enabled && record.fault(id).is_none()
         })
     }
 

@@ -81,8 +81,8 @@ impl Instance {
             format!("the base died while it carried what came from {whose}: once is an accident")
         };
         match origin {
-            Origin::Port(port, _) => {
-                self.about_vm(EventLevel::Warning, "suspected", port, text("this VM"));
+            Origin::Port(from, _) => {
+                self.about_vm(EventLevel::Warning, "suspected", from.port, text("this VM"));
             }
             Origin::Card(network, ..) => {
                 self.about_network(EventLevel::Warning, "suspected", network, text("the card"));

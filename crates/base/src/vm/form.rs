@@ -215,6 +215,7 @@ fn form_from(plan: &Plan, paths: &Paths, shared: &Shared) -> Result<Formed, Form
         port: &plan.port,
         mac: plan.mac,
         mtu: plan.mtu,
+        queues: plan.vm.queues,
         kernel: machine.kernel.as_ref(),
         disks: &disks,
         console: &paths.console,

@@ -150,6 +150,7 @@ impl Scene {
             network: "lan".to_owned(),
             addresses: Vec::new(),
             mac: None,
+            queues: 1,
             mtu: None,
             hostname: name.to_owned(),
             engine: Engine::Qemu(machine),

@@ -1,4 +1,5 @@
-//! The half of a port that every worker uses which has something for it, one at a time.
+//! The half of a port that every worker uses which has something for it, one at a time: an input ring.
+//! A port with several queue pairs has as many of these.
 //!
 //! ```text
 //! rx ring <- put()     <- storage      one call per datagram,
@@ -15,7 +16,7 @@ use super::{EFFORT, ETHERNET, signal};
 use crate::counters::{Counter, Counters};
 use crate::envelope::Envelope;
 use crate::faults::{self, Point};
-use crate::names::{Mac, Side};
+use crate::names::{Mac, Pair, RingId, Side};
 use crate::offload::{Abilities, Handover, Offload};
 use crate::segment::Segments;
 use crate::state::marks::Receiver;
@@ -52,9 +53,15 @@ pub struct Receiving {
 }
 
 impl Receiving {
-    /// The half of a port without rings.
+    /// That of a port without rings.
     pub(super) fn new(mac: Option<Mac>) -> Self {
         Self { mac, ..Self::default() }
+    }
+
+    /// Another of the same port, whose ring never ran.
+    pub(super) fn beside(&self) -> Self {
+        let Self { mac, quarantined, broken, .. } = *self;
+        Self { mac, quarantined, broken, ..Self::default() }
     }
 
     /// Takes the rx ring into use, as [`super::Port::start`] says.
@@ -72,11 +79,11 @@ impl Receiving {
         Ok(())
     }
 
-    /// Takes into account what is held against the ring that was just started.
-    pub(super) fn beware(&mut self, suspicion: &PortSuspicion) {
+    /// Takes into account what is held against the pair's ring that was just started.
+    pub(super) fn beware(&mut self, pair: Pair, suspicion: &PortSuspicion) {
         let Some(rx) = &mut self.rx else { return };
-        rx.skip = suspicion.skip(Side::Rx);
-        self.suspected = rx.skip.or(suspicion.receiving());
+        rx.skip = suspicion.skip(RingId { pair, side: Side::Rx });
+        self.suspected = rx.skip.or(suspicion.receiving(pair));
     }
 
     /// Stops using the ring: where it stands, as GET_VRING_BASE tells it.

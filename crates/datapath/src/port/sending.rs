@@ -5,7 +5,11 @@
 //! tx ring -> take()    -> storage      the batch stays the guest's until
 //!            give_back()               ... every datagram of it has met its fate (rule 7)
 //! ```
+//! Of several output rings one is *in hand*: all that is said here of "the tx ring" is about that. Each
+//! batch takes up the next one that has something, so that a port gets one batch a turn however many
+//! rings it has, and each of its rings gets its share of them.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -16,9 +20,10 @@ use crate::answer::LastInch;
 use crate::budget::Budget;
 use crate::faults::{self, Point};
 use crate::limiter::Limiter;
-use crate::names::{Mac, Side};
+use crate::names::{Mac, Pair, RingId, Side};
 use crate::offload::Abilities;
 use crate::owned::Owned;
+use crate::spread::Trail;
 use crate::state::port::RingJournal;
 use crate::state::suspicion::{Care, PortSuspicion};
 use crate::storage::{HEADERS, Storage};
@@ -26,11 +31,18 @@ use crate::vhost::Ring;
 
 /// The output side: what the guest sends.
 struct TxEnd {
+    pair: Pair,
     queue: TxQueue,
     allowed: Abilities,
     kick: Option<Arc<OwnedFd>>,
     call: Option<Arc<OwnedFd>>,
     err: Option<Arc<OwnedFd>>,
+}
+
+/// A ring that is not in hand.
+struct Waiting {
+    tx: TxEnd,
+    care: Care,
 }
 
 /// One frame as it was taken: its virtio-net header and its place in [`Storage::room`].
@@ -59,7 +71,12 @@ pub struct Sending {
     pub visit: u64,
     /// How the tx ring is served after a death.
     pub care: Care,
+    /// Where the fragments that it sends go.
+    pub trail: Trail,
     tx: Option<TxEnd>,
+    /// The other rings, in the order in which they are taken up. None if there is none in hand, but for
+    /// one that has fallen.
+    others: VecDeque<Waiting>,
     /// A ring that broke, until this was told.
     fallen: Option<TxEnd>,
 }
@@ -75,15 +92,22 @@ impl Sending {
             active: false,
             visit: 0,
             care: Care::default(),
+            trail: Trail::default(),
             tx: None,
+            others: VecDeque::new(),
             fallen: None,
         }
     }
 
-    /// Takes the tx ring into use, going on where its used index stands, or a packed ring's journal
+    /// Takes a pair's tx ring into use, and in hand, going on where its used index stands, or a packed ring's journal
     /// says, and notifies the driver once: a predecessor may have died between publishing and
     /// notifying.
-    pub(super) fn start(&mut self, ring: Ring, journal: RingJournal) -> Result<(), RingFault> {
+    pub(super) fn start(
+        &mut self,
+        pair: Pair,
+        ring: Ring,
+        journal: RingJournal,
+    ) -> Result<(), RingFault> {
         let features = QueueFeatures::from_bits(ring.features);
         let (memory, layout) = (ring.memory, ring.layout);
         let mut queue = if features.packed {
@@ -93,25 +117,77 @@ impl Sending {
         };
         queue.disarm();
         signal(ring.call.as_ref());
-        let allowed = allowed(ring.features);
-        self.tx = Some(TxEnd { queue, allowed, kick: ring.kick, call: ring.call, err: ring.err });
+        let (allowed, kick) = (allowed(ring.features), ring.kick);
+        let tx = TxEnd { pair, queue, allowed, kick, call: ring.call, err: ring.err };
+        if let Some(tx) = self.tx.replace(tx) {
+            self.others.push_front(Waiting { tx, care: std::mem::take(&mut self.care) });
+        }
         Ok(())
     }
 
     /// Takes into account what is held against the ring that was just started. What concerns a
     /// place where the ring does not stand concerns an earlier ring, and is forgotten.
     pub(super) fn beware(&mut self, suspicion: &PortSuspicion) {
-        let index = self.index();
-        self.care = Care::at(index, suspicion.sent(), suspicion.skip(Side::Tx));
+        let (index, pair) = (self.index(), self.pair());
+        let ring = RingId { pair, side: Side::Tx };
+        self.care = Care::at(index, suspicion.sent(pair), suspicion.skip(ring));
         if self.care == Care::default() {
-            suspicion.set_sent(None);
-            suspicion.set_skip(Side::Tx, None);
+            suspicion.forget(ring);
         }
     }
 
-    /// Stops using the ring: where it stands, as GET_VRING_BASE tells it.
-    pub(super) fn stop(&mut self) -> Option<u32> {
-        self.tx.take().map(|tx| tx.queue.base())
+    /// Stops using a pair's ring: where it stands, as GET_VRING_BASE tells it.
+    pub(super) fn stop(&mut self, pair: Pair) -> Option<u32> {
+        if self.tx.as_ref().is_some_and(|tx| tx.pair == pair) {
+            let stopped = self.tx.take();
+            self.care = Care::default();
+            self.take_up_next();
+            return stopped.map(|tx| tx.queue.base());
+        }
+        let place = self.others.iter().position(|other| other.tx.pair == pair)?;
+        self.others.remove(place).map(|other| other.tx.queue.base())
+    }
+
+    /// The pair whose ring is in hand.
+    #[inline]
+    pub fn pair(&self) -> Pair {
+        self.tx.as_ref().map_or(Pair::FIRST, |tx| tx.pair)
+    }
+
+    /// Takes the ring in hand that waits longest.
+    fn take_up_next(&mut self) {
+        let Some(Waiting { tx, care }) = self.others.pop_front() else { return };
+        let care = std::mem::replace(&mut self.care, care);
+        if let Some(tx) = self.tx.replace(tx) {
+            self.others.push_back(Waiting { tx, care });
+        }
+    }
+
+    /// Takes up the next ring that has something, of several; false if none has.
+    #[inline(never)]
+    fn take_up(&mut self) -> bool {
+        if self.fallen.is_some() {
+            return false;
+        }
+        (0..=self.others.len()).any(|_| {
+            self.take_up_next();
+            self.has_something()
+        })
+    }
+
+    #[inline]
+    fn has_something(&mut self) -> bool {
+        self.tx.as_mut().is_some_and(|tx| !matches!(tx.queue.is_empty(), Ok(true)))
+    }
+
+    /// All rings that run, and one that has fallen.
+    fn ends(&self) -> impl Iterator<Item = &TxEnd> {
+        self.tx.iter().chain(&self.fallen).chain(self.others.iter().map(|other| &other.tx))
+    }
+
+    /// All rings that run.
+    fn ends_mut(&mut self) -> impl Iterator<Item = &mut TxEnd> {
+        self.tx.iter_mut().chain(self.others.iter_mut().map(|other| &mut other.tx))
     }
 
     /// Takes the next buffer of the tx ring unseen; false if there is none.
@@ -119,30 +195,35 @@ impl Sending {
         self.tx.as_mut().map_or(Ok(false), |tx| tx.queue.skip_next())
     }
 
-    /// The descriptor that the guest kicks when it has written to its tx ring.
-    pub fn kick(&self) -> Option<&Arc<OwnedFd>> {
-        self.tx.as_ref().or(self.fallen.as_ref()).and_then(|t| t.kick.as_ref())
+    /// The descriptors that the guest kicks when it has written to a tx ring.
+    pub fn kicks(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
+        self.ends().filter_map(|tx| tx.kick.as_ref())
     }
 
-    /// The kick cannot be watched: the tx ring is polled from now on.
-    pub fn forget_kick(&mut self) {
-        if let Some(tx) = &mut self.tx {
-            tx.kick = None;
+    /// Of kicks that cannot be watched, the rings are polled from now on.
+    pub fn keep_kicks(&mut self, watched: impl Fn(&Arc<OwnedFd>) -> bool) {
+        for tx in self.ends_mut() {
+            tx.kick = tx.kick.take().filter(&watched);
         }
     }
 
-    /// Whether the tx ring is in use, and polled for ever because the driver gave no kick.
+    /// Whether a tx ring is in use, and polled for ever because the driver gave no kick.
     pub fn must_be_polled(&self) -> bool {
-        self.tx.as_ref().is_some_and(|t| t.kick.is_none())
+        self.ends().any(|tx| tx.kick.is_none())
     }
 
     /// Interrupts the driver by this descriptor from now on; the one before, to be closed by whoever
     /// has nothing locked.
-    pub(super) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) -> Option<Arc<OwnedFd>> {
-        self.tx.as_mut().and_then(|tx| std::mem::replace(&mut tx.call, call))
+    pub(super) fn set_call(
+        &mut self,
+        pair: Pair,
+        call: Option<Arc<OwnedFd>>,
+    ) -> Option<Arc<OwnedFd>> {
+        let tx = self.ends_mut().find(|tx| tx.pair == pair)?;
+        std::mem::replace(&mut tx.call, call)
     }
 
-    /// Whether the tx ring is in use.
+    /// Whether a tx ring is in use.
     pub fn sends(&self) -> bool {
         self.tx.is_some()
     }
@@ -171,11 +252,11 @@ impl Sending {
         }
     }
 
-    /// Whether the tx ring is known to have nothing. A fault is something: it is named where frames are
-    /// taken.
+    /// Whether no tx ring has anything, as far as is known; otherwise the next one that has is in hand
+    /// now. A fault is something: it is named where frames are taken.
     #[inline]
     pub fn is_silent(&mut self) -> bool {
-        self.tx.as_mut().is_none_or(|tx| matches!(tx.queue.is_empty(), Ok(true)))
+        if self.others.is_empty() { !self.has_something() } else { !self.take_up() }
     }
 
     /// How many of the next `most` frames of the tx ring can be taken now; what they are read from is
@@ -214,17 +295,15 @@ impl Sending {
 
     /// Asks the guest to kick from now on; true if there is something to take already.
     pub fn arm(&mut self) -> Result<bool, RingFault> {
-        self.tx.as_mut().map_or(Ok(false), |tx| tx.queue.arm())
+        self.ends_mut().try_fold(false, |some, tx| Ok(tx.queue.arm()? || some))
     }
 
-    /// Tells the guest not to kick: the ring is being polled.
+    /// Tells the guest not to kick: the rings are being polled.
     pub fn disarm(&mut self) {
-        if let Some(tx) = &mut self.tx {
-            tx.queue.disarm();
-        }
+        self.ends_mut().for_each(|tx| tx.queue.disarm());
     }
 
-    /// The ring broke: nothing touches it from now on.
+    /// The ring broke: nothing touches it from now on, and no other until this was told.
     pub fn fall(&mut self) {
         self.fallen = self.tx.take();
     }
@@ -234,10 +313,12 @@ impl Sending {
         self.fallen.is_some()
     }
 
-    /// Lets go of the ring, and tells the front end that it is broken.
-    pub(super) fn break_ring(&mut self) {
+    /// Lets go of all rings, and tells the front end that they are broken.
+    pub(super) fn break_rings(&mut self) {
         self.active = false;
-        signal(self.tx.take().or(self.fallen.take()).and_then(|tx| tx.err).as_ref());
+        self.ends().for_each(|tx| signal(tx.err.as_ref()));
+        (self.tx, self.fallen) = (None, None);
+        self.others.clear();
     }
 
     /// Notes the MAC address the guest uses, from a frame it sent, if none is known.

@@ -37,8 +37,9 @@
 //! the sender went on, the ring stood                     the ring kills
 //! both stood                                             not known: the receiver is quarantined
 //! ```
-//! A ring that starts gets a router advertisement, in a successor too: so each takeover tries every
-//! input ring before a VM's datagram comes to it, and the last case is rare. It is then remembered
+//! A port's first input ring gets a router advertisement when it starts, in a successor too: so each
+//! takeover tries it before a VM's datagram comes to it, and the last case is rare. (To the rings of other
+//! pairs the base itself says nothing.) It is then remembered
 //! for an hour that this sender has cost a receiver. If both stand once more, with another receiver,
 //! the sender is blamed: so one sender cannot take out one receiver after the other. The same is
 //! remembered of a network's card and host.
@@ -94,21 +95,21 @@ pub fn judge(state: &StateMemory, own_making: bool, now: u32) -> Vec<Verdict> {
 /// One worker's marks.
 fn at_work(state: &StateMemory, found: Work, now: u32) -> Option<Verdict> {
     let again = found.origin.and_then(|origin| count(state, origin));
-    let stuck = found.receiver.filter(|(port, index)| {
-        let receiver = PortSuspicion::of(state, *port);
-        let before = receiver.receiving();
-        receiver.set_receiving(Some(*index));
+    let stuck = found.receiver.filter(|(to, index)| {
+        let receiver = PortSuspicion::of(state, to.port);
+        let before = receiver.receiving(to.pair);
+        receiver.set_receiving(to.pair, Some(*index));
         before == Some(*index)
     });
-    if let Some((port, index)) = stuck {
-        let own = matches!(found.origin, Some(Origin::Port(sender, _)) if sender == port);
+    if let Some((to, index)) = stuck {
+        let own = matches!(found.origin, Some(Origin::Port(from, _)) if from.port == to.port);
         let spared =
             !own && again.is_some() && found.origin.is_some_and(|o| repeats(state, o, now));
         if !spared {
             if !own && let Some(origin) = found.origin {
                 remember(state, origin, now);
             }
-            return Some(quarantine(state, port, Quarantine::Receiving(index)));
+            return Some(quarantine(state, to.port, Quarantine::Receiving(to.pair, index)));
         }
     }
     match again {
@@ -124,13 +125,13 @@ fn count(state: &StateMemory, origin: Origin) -> Option<Origin> {
         before.is_some_and(|before| before.contains(now.at))
     };
     match origin {
-        Origin::Port(port, batch) => {
-            let sender = PortSuspicion::of(state, port);
-            let before = sender.sent();
+        Origin::Port(from, batch) => {
+            let sender = PortSuspicion::of(state, from.port);
+            let before = sender.sent(from.pair);
             if again(before, batch) {
                 return Some(origin);
             }
-            sender.set_sent(Some(batch));
+            sender.set_sent(from.pair, Some(batch));
             None
         }
         Origin::Card(network, inlet, frames) => {
@@ -159,7 +160,7 @@ fn count(state: &StateMemory, origin: Origin) -> Option<Origin> {
 /// Whether a receiver was quarantined for this sender lately.
 fn repeats(state: &StateMemory, origin: Origin, now: u32) -> bool {
     match origin {
-        Origin::Port(port, _) => PortSuspicion::of(state, port).has_cost_a_receiver(now),
+        Origin::Port(from, _) => PortSuspicion::of(state, from.port).has_cost_a_receiver(now),
         Origin::Card(network, ..) | Origin::Host(network) => {
             NetworkSuspicion::of(state, network).has_cost_a_receiver(now)
         }
@@ -171,7 +172,7 @@ fn repeats(state: &StateMemory, origin: Origin, now: u32) -> bool {
 /// Remembers that a receiver was quarantined for this sender.
 fn remember(state: &StateMemory, origin: Origin, now: u32) {
     match origin {
-        Origin::Port(port, _) => PortSuspicion::of(state, port).set_cost_a_receiver(now),
+        Origin::Port(from, _) => PortSuspicion::of(state, from.port).set_cost_a_receiver(now),
         Origin::Card(network, ..) | Origin::Host(network) => {
             NetworkSuspicion::of(state, network).set_cost_a_receiver(now);
         }
@@ -182,7 +183,9 @@ fn remember(state: &StateMemory, origin: Origin, now: u32) {
 /// Sees that what killed twice is not met again.
 fn blame(state: &StateMemory, origin: Origin) -> Option<Verdict> {
     match origin {
-        Origin::Port(port, batch) => Some(quarantine(state, port, Quarantine::Sending(batch.at))),
+        Origin::Port(from, batch) => {
+            Some(quarantine(state, from.port, Quarantine::Sending(from.pair, batch.at)))
+        }
         Origin::Card(network, inlet, frames) => {
             let card = NetworkSuspicion::of(state, network);
             // Nothing is known of those behind it.

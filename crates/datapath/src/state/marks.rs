@@ -14,7 +14,7 @@
 //! 288  a suspicion: the waiting datagram at which a base died
 //! 320  worker 1: the same two words as worker 0's; and so on, 64 octets apart
 //! ```
-//! *Where* is an index of an output ring or the number of a frame of the card's ring, modulo 65536;
+//! A port's number stands beside that of its queue pair. *Where* is an index of an output ring or the number of a frame of the card's ring, modulo 65536;
 //! *how many* counts the datagrams of the batch so far, the one at hand included. Frames, host
 //! datagrams and waiting datagrams have no ring that a guest could bring: for them the word says
 //! all there is. A card can have several rings: which, stands beside the network's number.
@@ -30,8 +30,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
-use super::{MAX_WORKERS, StateMemory};
-use crate::names::{Inlet, NetworkId, PortId};
+use super::{MAX_PORTS, MAX_WORKERS, StateMemory};
+use crate::names::{Inlet, Lane, NetworkId, Pair, PortId};
 
 const WORKERS_AT: usize = 256;
 /// Octets from a worker's words to the next one's: they share no cache line.
@@ -44,6 +44,9 @@ const NETWORK_AT: usize = 280;
 const INDEX_BIT: u32 = 16;
 /// Where in a network's number the ring of its card stands: there are at most 64 networks.
 const INLET_BIT: u32 = 8;
+/// Where in a port's number its pair stands.
+const PAIR_BIT: u32 = 12;
+const _: () = assert!(MAX_PORTS <= 1 << PAIR_BIT);
 /// Where `suspicion` keeps what it knows of waiting datagrams.
 pub(super) const WAITING_AT: usize = 288;
 
@@ -76,8 +79,8 @@ impl Stretch {
 /// Whose datagrams the worker was working on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A batch of a port.
-    Port(PortId, Stretch),
+    /// A batch of a port, from this pair's output ring.
+    Port(Lane, Stretch),
     /// Frames of a network's card, from this ring of it.
     Card(NetworkId, Inlet, Stretch),
     /// The datagram just read from the host.
@@ -91,8 +94,8 @@ pub enum Origin {
 pub struct Work {
     /// Whose datagrams were under way.
     pub origin: Option<Origin>,
-    /// The port they were being delivered to, and the index of the buffer in its input ring.
-    pub receiver: Option<(PortId, u16)>,
+    /// The port and pair they were being delivered to, and the index of the buffer in its input ring.
+    pub receiver: Option<(Lane, u16)>,
 }
 
 /// What the marks said.
@@ -114,7 +117,7 @@ pub struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    /// The worker is at the buffer at `index` of the port's input ring.
+    /// The worker is at the buffer at `index` of the input ring.
     #[inline]
     pub fn at(&self, index: u16) {
         if let Some(place) = self.place {
@@ -138,6 +141,16 @@ fn word(kind: u64, id: u16, at: u16, len: u16) -> u64 {
 
 fn parts(word: u64) -> (u64, u16, u16, u16) {
     (word >> 48, (word >> 32) as u16, (word >> 16) as u16, word as u16)
+}
+
+#[inline]
+fn lane_word(lane: Lane, at: u16, len: u16) -> u64 {
+    word(PORT, lane.port.0 | u16::from(lane.pair.number()) << PAIR_BIT, at, len)
+}
+
+fn lane(id: u16) -> Option<Lane> {
+    let port = PortId(id & ((1 << PAIR_BIT) - 1));
+    Some(Lane { port, pair: Pair::new(u32::from(id >> PAIR_BIT))? })
 }
 
 impl Marks {
@@ -165,11 +178,11 @@ impl Marks {
         compiler_fence(Ordering::SeqCst);
     }
 
-    /// The worker is at the first `nth` datagrams (one at least) of the batch of `port` that began at
-    /// `index`.
+    /// The worker is at the first `nth` datagrams (one at least) of the batch of an output ring that
+    /// began at `index`.
     #[inline]
-    pub fn datagram(&self, port: PortId, index: u16, nth: u16) {
-        self.note(self.at, word(PORT, port.0, index, nth.max(1)));
+    pub fn datagram(&self, from: Lane, index: u16, nth: u16) {
+        self.note(self.at, lane_word(from, index, nth.max(1)));
     }
 
     /// The worker is at the `nth` frame (from one) after `number` of a ring of a network's card.
@@ -196,18 +209,18 @@ impl Marks {
         self.note(self.at, 0);
     }
 
-    /// The worker is at the buffer at `index` of the input ring of `port`.
+    /// The worker is at the buffer at `index` of an input ring.
     #[inline]
-    pub fn delivering(&self, port: PortId, index: u16) {
-        self.note(self.receiver_at(), word(PORT, port.0, index, 1));
+    pub fn delivering(&self, to: Lane, index: u16) {
+        self.note(self.receiver_at(), lane_word(to, index, 1));
     }
 
     /// To say again and again what [`Marks::delivering`] says.
     #[inline]
-    pub fn receiver(&self, port: PortId) -> Receiver<'_> {
+    pub fn receiver(&self, to: Lane) -> Receiver<'_> {
         Receiver {
             place: self.state.memory().u64_at(self.receiver_at()),
-            word: word(PORT, port.0, 0, 1),
+            word: lane_word(to, 0, 1),
         }
     }
 
@@ -238,7 +251,7 @@ impl Marks {
             let at = words_at(worker);
             let origin = match read(at) {
                 (PORT, id, at, len) if len > 0 => {
-                    Some(Origin::Port(PortId(id), Stretch { at, len }))
+                    lane(id).map(|from| Origin::Port(from, Stretch { at, len }))
                 }
                 (FRAME, id, at, len) if len > 0 => {
                     let [network, inlet] = id.to_le_bytes();
@@ -250,7 +263,7 @@ impl Marks {
                 _ => None,
             };
             let receiver = marked(at.wrapping_add(RECEIVER));
-            Work { origin, receiver: receiver.map(|(id, index)| (PortId(id), index)) }
+            Work { origin, receiver: receiver.and_then(|(id, index)| Some((lane(id)?, index))) }
         };
         Found {
             workers: std::array::from_fn(work),
@@ -294,7 +307,10 @@ mod tests {
     #[test]
     fn each_worker_says_what_it_is_about_and_nothing_of_the_others() {
         let state = StateMemory::create().unwrap().0;
-        let port = |worker: usize| PortId(worker as u16);
+        let port = |worker: usize| {
+            let pair = Pair::new(worker as u32).unwrap();
+            Lane { port: PortId(1016 + worker as u16), pair }
+        };
         for worker in 0..MAX_WORKERS {
             let marks = Marks::of_worker(&state, worker);
             marks.datagram(port(worker), 5, 1);
@@ -317,10 +333,10 @@ mod tests {
     fn marks_say_what_was_noted_until_it_is_done() {
         let marks = marks();
         assert_eq!(marks.found(), Found::default());
-        marks.datagram(PortId(7), 65_535, 3);
-        marks.delivering(PortId(9), 12);
-        let batch = Origin::Port(PortId(7), Stretch { at: 65_535, len: 3 });
-        let work = Work { origin: Some(batch), receiver: Some((PortId(9), 12)) };
+        marks.datagram(Lane::first(PortId(7)), 65_535, 3);
+        marks.delivering(Lane::first(PortId(9)), 12);
+        let batch = Origin::Port(Lane::first(PortId(7)), Stretch { at: 65_535, len: 3 });
+        let work = Work { origin: Some(batch), receiver: Some((Lane::first(PortId(9)), 12)) };
         assert_eq!(first(&marks), work);
         marks.delivered();
         for inlet in [Inlet::PACKET, Inlet::queue(0), Inlet::queue(254)] {

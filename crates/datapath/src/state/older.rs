@@ -8,8 +8,11 @@
 //! The second layout is today's without the positions of packed rings, which its base did not serve:
 //! those words are nought, and nothing is to be done.
 //!
-//! The third layout is today's. Its base published what a guest receives by packed rings frame by frame, each
-//! under a note of its own, and would take the note of many for done as soon as the first of them is.
+//! The third layout is today's with one queue pair for each port: the words of the others are nought,
+//! and so is their number, which says that there is one. What is noted of a first pair, its seal
+//! included, is the same. Nothing is to be done. Its base published what a guest receives by packed
+//! rings frame by frame, each under a note of its own, and would take the note of many for done as soon
+//! as the first of them is: so it must not read today's.
 //!
 //! ```text
 //! ports      numbers paired, name and negotiation sealed

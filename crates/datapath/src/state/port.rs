@@ -16,13 +16,16 @@
 //! 96    features offered and acknowledged, of virtio and of the protocol
 //! 128   requests carried out, and the one at which a base died last
 //! 144   the MAC address that the guest's first frame told, a check, 2
+//! 152   queue pairs offered, but for the first
 //! 160   seal of the negotiation, seal of the name
 //! 176   what is held against the port: `suspicion`
-//! 256   one block per ring: size, addresses, base, flags, fault (paired), `position`
+//! 256   one block for each ring of the first pair: size, addresses, base, flags, fault (paired),
+//!       `position`; of other pairs also what is held against the ring (`suspicion`)
 //! 1024  memory slots: guest address, user address, length, offset in the file
+//! 3072  the blocks of the other pairs' rings
 //! ```
-//! The seal of the negotiation is over the features, the rings' words up to their flags and the
-//! memory slots. Everything else changes without a request, and has its own check where a wrong
+//! The seal of the negotiation is over the features, the number of pairs, the rings' words up to their
+//! flags and the memory slots. Everything else changes without a request, and has its own check where a wrong
 //! number could do harm.
 //!
 //! # Invariants
@@ -33,16 +36,18 @@
 //! - Every word can be read whatever it contains; whether the whole makes sense is for the reader.
 
 mod assign;
+mod pairs;
 mod position;
 pub(super) mod trust;
 
 pub use assign::assign;
+pub(in crate::state) use pairs::pairs_at;
 pub use position::{Remembered, RingJournal};
 
 use super::seal::{pair, unpair};
 use super::suspicion::PortSuspicion;
 use super::{PORT_LEN, Place, StateMemory, port_at};
-use crate::names::{Mac, PortId, Side};
+use crate::names::{MAX_PAIRS, Mac, PortId, RingId};
 
 /// Octets of the longest port name.
 pub const MAX_NAME: usize = 64;
@@ -61,6 +66,7 @@ const PROTOCOL_AT: usize = 120;
 const REQUESTS_AT: usize = 128;
 const INTERRUPTED_AT: usize = 136;
 const MAC_AT: usize = 144;
+const MORE_PAIRS_AT: usize = 152;
 const SEAL_AT: usize = 160;
 const NAME_SEAL_AT: usize = 168;
 
@@ -68,7 +74,10 @@ const NAME_SEAL_AT: usize = 168;
 const PLACE: u64 = u32::MAX as u64;
 
 const RINGS_AT: usize = 256;
+const MORE_RINGS_AT: usize = 3072;
 const RING_LEN: usize = 128;
+/// Rings of the first pair.
+const FIRST_RINGS: usize = 2;
 const SIZE_AT: usize = 0;
 const DESC_AT: usize = 8;
 const AVAIL_AT: usize = 16;
@@ -84,7 +93,8 @@ const USER_AT: usize = 8;
 const LEN_AT: usize = 16;
 const OFFSET_AT: usize = 24;
 
-const _: () = assert!(SLOTS_AT + MAX_MEMORY_SLOTS * SLOT_LEN <= PORT_LEN);
+const _: () = assert!(SLOTS_AT + MAX_MEMORY_SLOTS * SLOT_LEN <= MORE_RINGS_AT);
+const _: () = assert!(MORE_RINGS_AT + (2 * MAX_PAIRS - FIRST_RINGS) * RING_LEN <= PORT_LEN);
 const _: () = assert!(NAME_AT + MAX_NAME <= CONNECTED_AT);
 
 const HAS_ADDRESSES: u64 = 1;
@@ -203,11 +213,12 @@ impl PortRecord {
     pub fn clear(&self) {
         self.put(NAME_LEN_AT, 0);
         self.forget_negotiation();
-        Side::BOTH.iter().for_each(|side| self.forget_position(*side));
+        self.suspicion().clear();
+        self.rings().for_each(|ring| self.forget_position(ring));
+        self.put(MORE_PAIRS_AT, 0);
         self.put(INTERRUPTIONS_AT, 0);
         self.put(INTERRUPTED_AT, 0);
         self.put(MAC_AT, 0);
-        self.suspicion().clear();
     }
 
     /// The MAC address that was learned from the guest, if it can be trusted; kept for as long as
@@ -223,19 +234,15 @@ impl PortRecord {
         self.put(MAC_AT, trust::mac_word(mac));
     }
 
-    /// Sets everything that belongs to one connection back to the beginning, but for where packed rings
-    /// stood: they may come back. From the first step on there is no front end, whatever else still
+    /// Sets everything that belongs to one connection back to the beginning, but for the number of pairs
+    /// and where packed rings stood: they may come back. From the first step on there is no front end, whatever else still
     /// stands.
     pub fn forget_negotiation(&self) {
         self.set_disconnected();
         for at in [OFFERED_AT, FEATURES_AT, PROTOCOL_OFFERED_AT, PROTOCOL_AT, REQUESTS_AT] {
             self.put(at, 0);
         }
-        for side in Side::BOTH {
-            self.set_ring(side, RingState::default());
-            self.set_fault(side, None);
-            self.displace(side);
-        }
+        self.rings().for_each(|ring| self.begin(ring));
         for slot in 0..MAX_MEMORY_SLOTS {
             self.set_slot(slot, None);
         }
@@ -319,12 +326,6 @@ impl PortRecord {
         self.get(PROTOCOL_OFFERED_AT)
     }
 
-    /// Notes what the front end that just came is offered.
-    pub fn set_offered(&self, features: u64, protocol: u64) {
-        self.put(OFFERED_AT, features);
-        self.put(PROTOCOL_OFFERED_AT, protocol);
-    }
-
     /// Virtio features acknowledged.
     pub fn features(&self) -> u64 {
         self.get(FEATURES_AT)
@@ -345,34 +346,35 @@ impl PortRecord {
         self.put(PROTOCOL_AT, features);
     }
 
-    fn ring_at(side: Side, offset: usize) -> usize {
-        let ring = match side {
-            Side::Rx => RINGS_AT,
-            Side::Tx => RINGS_AT.saturating_add(RING_LEN),
+    pub(super) fn ring_at(ring: RingId, offset: usize) -> usize {
+        let number = usize::from(ring.number());
+        let (area, nth) = match number.checked_sub(FIRST_RINGS) {
+            None => (RINGS_AT, number),
+            Some(nth) => (MORE_RINGS_AT, nth),
         };
-        ring.saturating_add(offset)
+        area.saturating_add(nth.saturating_mul(RING_LEN)).saturating_add(offset)
     }
 
-    fn get_ring(&self, side: Side, offset: usize) -> u64 {
-        self.get(Self::ring_at(side, offset))
+    fn get_ring(&self, ring: RingId, offset: usize) -> u64 {
+        self.get(Self::ring_at(ring, offset))
     }
 
-    fn put_ring(&self, side: Side, offset: usize, value: u64) {
-        self.put(Self::ring_at(side, offset), value);
+    fn put_ring(&self, ring: RingId, offset: usize, value: u64) {
+        self.put(Self::ring_at(ring, offset), value);
     }
 
     /// How far a ring's negotiation went.
-    pub fn ring(&self, side: Side) -> RingState {
-        let flags = self.get_ring(side, FLAGS_AT);
+    pub fn ring(&self, ring: RingId) -> RingState {
+        let flags = self.get_ring(ring, FLAGS_AT);
         let has = |bit: u64| flags & bit != 0;
         RingState {
-            size: self.get_ring(side, SIZE_AT) as u16,
+            size: self.get_ring(ring, SIZE_AT) as u16,
             addresses: has(HAS_ADDRESSES).then(|| RingAddresses {
-                desc: self.get_ring(side, DESC_AT),
-                avail: self.get_ring(side, AVAIL_AT),
-                used: self.get_ring(side, USED_AT),
+                desc: self.get_ring(ring, DESC_AT),
+                avail: self.get_ring(ring, AVAIL_AT),
+                used: self.get_ring(ring, USED_AT),
             }),
-            base: self.get_ring(side, BASE_AT) as u32,
+            base: self.get_ring(ring, BASE_AT) as u32,
             enabled: has(ENABLED),
             started: has(STARTED),
             kick: match (has(KICK), has(POLLED)) {
@@ -386,7 +388,7 @@ impl PortRecord {
     }
 
     /// Notes how far a ring's negotiation went.
-    pub fn set_ring(&self, side: Side, ring: RingState) {
+    pub fn set_ring(&self, id: RingId, ring: RingState) {
         let none = RingAddresses { desc: 0, avail: 0, used: 0 };
         let addresses = ring.addresses.unwrap_or(none);
         let flag = |yes: bool, bit: u64| if yes { bit } else { 0 };
@@ -397,25 +399,25 @@ impl PortRecord {
             | flag(ring.kick == Kick::Polled, POLLED)
             | flag(ring.call, CALL)
             | flag(ring.err, ERR);
-        self.put_ring(side, SIZE_AT, ring.size.into());
-        self.put_ring(side, DESC_AT, addresses.desc);
-        self.put_ring(side, AVAIL_AT, addresses.avail);
-        self.put_ring(side, USED_AT, addresses.used);
-        self.put_ring(side, BASE_AT, ring.base.into());
-        self.put_ring(side, FLAGS_AT, flags);
+        self.put_ring(id, SIZE_AT, ring.size.into());
+        self.put_ring(id, DESC_AT, addresses.desc);
+        self.put_ring(id, AVAIL_AT, addresses.avail);
+        self.put_ring(id, USED_AT, addresses.used);
+        self.put_ring(id, BASE_AT, ring.base.into());
+        self.put_ring(id, FLAGS_AT, flags);
     }
 
     /// Changes a ring's state.
-    pub fn update_ring(&self, side: Side, change: impl FnOnce(&mut RingState)) {
-        let mut ring = self.ring(side);
-        change(&mut ring);
-        self.set_ring(side, ring);
+    pub fn update_ring(&self, ring: RingId, change: impl FnOnce(&mut RingState)) {
+        let mut state = self.ring(ring);
+        change(&mut state);
+        self.set_ring(ring, state);
     }
 
     /// The fault for which the worker stopped a ring, as it numbered it. A broken ring stays
     /// stopped, in a successor too, until the front end sets it up anew.
-    pub fn fault(&self, side: Side) -> Option<u16> {
-        match self.get_ring(side, FAULT_AT) {
+    pub fn fault(&self, ring: RingId) -> Option<u16> {
+        match self.get_ring(ring, FAULT_AT) {
             0 => None,
             word => {
                 let fault = unpair(word).and_then(|n| u16::try_from(n.checked_sub(1)?).ok());
@@ -425,9 +427,9 @@ impl PortRecord {
     }
 
     /// Notes that the worker stopped a ring for a fault, or that the ring is new.
-    pub fn set_fault(&self, side: Side, fault: Option<u16>) {
+    pub fn set_fault(&self, ring: RingId, fault: Option<u16>) {
         let word = fault.map_or(0, |f| pair(u32::from(f).saturating_add(1)));
-        self.put_ring(side, FAULT_AT, word);
+        self.put_ring(ring, FAULT_AT, word);
     }
 
     fn slot_at(slot: usize, offset: usize) -> usize {
@@ -486,9 +488,9 @@ mod tests {
             call: true,
             err: false,
         };
-        record.set_ring(Side::Tx, ring);
-        assert_eq!(record.ring(Side::Tx), ring);
-        assert_eq!(record.ring(Side::Rx), RingState::default());
+        record.set_ring(RingId::TX, ring);
+        assert_eq!(record.ring(RingId::TX), ring);
+        assert_eq!(record.ring(RingId::RX), RingState::default());
         let slot = MemorySlot { guest: 0, user: 0x7f00, len: 4096, offset: 8192 };
         assert!(record.set_slot(31, Some(slot)));
         assert_eq!(record.slot(31), Some(slot));
@@ -563,9 +565,9 @@ mod tests {
     #[test]
     fn a_fault_of_number_nought_is_a_fault() {
         let record = record();
-        assert_eq!(record.fault(Side::Rx), None);
-        record.set_fault(Side::Rx, Some(0));
-        assert_eq!(record.fault(Side::Rx), Some(0));
-        assert_eq!(record.fault(Side::Tx), None);
+        assert_eq!(record.fault(RingId::RX), None);
+        record.set_fault(RingId::RX, Some(0));
+        assert_eq!(record.fault(RingId::RX), Some(0));
+        assert_eq!(record.fault(RingId::TX), None);
     }
 }

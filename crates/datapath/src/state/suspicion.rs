@@ -11,6 +11,8 @@
 //! 184  batch in which a base died          216  when a receiver was quarantined for this sender
 //! 192  buffer of which a base died         224  deaths in a row while its front end was taken over
 //! 200  datagram to be left out
+//! in the block of a ring of another pair than the first
+//! 104  batch or buffer of which a base died   112  what is to be left out
 //!
 //! network record
 //! 1024  frames among which a base died     1048  the host's datagram is to be left out
@@ -26,8 +28,9 @@
 use std::fmt;
 
 use super::marks::{Stretch, WAITING_AT};
+use super::port::{PortRecord, pairs_at};
 use super::{StateMemory, network_at, port_at};
-use crate::names::{Inlet, NetworkId, PortId, Side};
+use crate::names::{Inlet, NetworkId, Pair, PortId, RingId, Side};
 use crate::vhost::RequestCode;
 
 const QUARANTINE: usize = 176;
@@ -37,6 +40,8 @@ const SKIP_TX: usize = 200;
 const SKIP_RX: usize = 208;
 const COST: usize = 216;
 const ADOPTIONS: usize = 224;
+const OF_RING: usize = 104;
+const SKIP_OF_RING: usize = 112;
 
 const FRAMES: usize = 1024;
 const SKIP_FRAME: usize = 1032;
@@ -52,10 +57,10 @@ const REMEMBERED: u32 = 3600;
 /// Why a port stands still until somebody resets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quarantine {
-    /// What lies at this index of its output ring kills.
-    Sending(u16),
-    /// Delivering to this index of its input ring kills.
-    Receiving(u16),
+    /// What lies at this index of an output ring kills.
+    Sending(Pair, u16),
+    /// Delivering to this index of an input ring kills.
+    Receiving(Pair, u16),
     /// This request of its front end kills; its number in the protocol.
     Request(u16),
     /// Taking over its front end kills.
@@ -70,20 +75,20 @@ impl Quarantine {
     }
 
     fn value(self) -> u32 {
-        let (kind, place) = match self {
-            Self::Sending(index) => (1u32, index),
-            Self::Receiving(index) => (2, index),
-            Self::Request(request) => (3, request),
-            Self::Adoption => (4, 0),
+        let (kind, place, pair) = match self {
+            Self::Sending(pair, index) => (1u32, index, pair),
+            Self::Receiving(pair, index) => (2, index, pair),
+            Self::Request(request) => (3, request, Pair::FIRST),
+            Self::Adoption => (4, 0, Pair::FIRST),
         };
-        kind << 16 | u32::from(place)
+        u32::from(pair.number()) << 24 | kind << 16 | u32::from(place)
     }
 
     fn of(value: u32) -> Option<Self> {
-        let place = value as u16;
-        match value >> 16 {
-            1 => Some(Self::Sending(place)),
-            2 => Some(Self::Receiving(place)),
+        let (place, pair) = (value as u16, Pair::new(value >> 24)?);
+        match value >> 16 & 0xff {
+            1 => Some(Self::Sending(pair, place)),
+            2 => Some(Self::Receiving(pair, place)),
             3 => Some(Self::Request(place)),
             4 => Some(Self::Adoption),
             _ => None,
@@ -94,11 +99,16 @@ impl Quarantine {
 impl fmt::Display for Quarantine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sending(index) => {
-                write!(f, "the base died twice of what it sent at index {index} of its tx ring")
+            Self::Sending(pair, index) => {
+                let ring = RingId { pair: *pair, side: Side::Tx };
+                write!(f, "the base died twice of what it sent at index {index} of its {ring} ring")
             }
-            Self::Receiving(index) => {
-                write!(f, "the base died twice while it delivered to index {index} of its rx ring")
+            Self::Receiving(pair, index) => {
+                let ring = RingId { pair: *pair, side: Side::Rx };
+                write!(
+                    f,
+                    "the base died twice while it delivered to index {index} of its {ring} ring"
+                )
             }
             Self::Request(request) => {
                 let request = RequestCode((*request).into());
@@ -181,41 +191,61 @@ impl PortSuspicion {
         self.0.put(QUARANTINE, Some(why.value()));
     }
 
-    /// The batch in which a base died, if nothing has refuted it.
-    pub fn sent(&self) -> Option<Stretch> {
-        self.0.stretch(SENT)
+    /// The batch of a pair's output ring in which a base died, if nothing has refuted it.
+    pub fn sent(&self, pair: Pair) -> Option<Stretch> {
+        self.0.stretch(Self::suspected_at(RingId { pair, side: Side::Tx }))
     }
 
     /// Notes that batch, or that there is none any more.
-    pub fn set_sent(&self, batch: Option<Stretch>) {
-        self.0.set_stretch(SENT, batch);
+    pub fn set_sent(&self, pair: Pair, batch: Option<Stretch>) {
+        self.0.set_stretch(Self::suspected_at(RingId { pair, side: Side::Tx }), batch);
     }
 
-    /// The index of the buffer of the input ring at which a base died, likewise.
-    pub fn receiving(&self) -> Option<u16> {
-        self.0.place(RECEIVING)
+    /// The index of the buffer of a pair's input ring at which a base died, likewise.
+    pub fn receiving(&self, pair: Pair) -> Option<u16> {
+        self.0.place(Self::suspected_at(RingId { pair, side: Side::Rx }))
     }
 
     /// Notes that index, or that there is none any more.
-    pub fn set_receiving(&self, index: Option<u16>) {
-        self.0.set_place(RECEIVING, index);
+    pub fn set_receiving(&self, pair: Pair, index: Option<u16>) {
+        self.0.set_place(Self::suspected_at(RingId { pair, side: Side::Rx }), index);
     }
 
     /// What of a ring is to be left out when the ring starts there.
-    pub fn skip(&self, side: Side) -> Option<u16> {
-        self.0.place(Self::skip_at(side))
+    pub fn skip(&self, ring: RingId) -> Option<u16> {
+        self.0.place(Self::skip_at(ring))
     }
 
     /// Notes it, or that it is done.
-    pub fn set_skip(&self, side: Side, index: Option<u16>) {
-        self.0.set_place(Self::skip_at(side), index);
+    pub fn set_skip(&self, ring: RingId, index: Option<u16>) {
+        self.0.set_place(Self::skip_at(ring), index);
     }
 
-    fn skip_at(side: Side) -> usize {
-        match side {
-            Side::Tx => SKIP_TX,
-            Side::Rx => SKIP_RX,
+    /// Holds nothing against a ring any more.
+    pub fn forget(&self, ring: RingId) {
+        self.0.put(Self::suspected_at(ring), None);
+        self.0.put(Self::skip_at(ring), None);
+    }
+
+    fn suspected_at(ring: RingId) -> usize {
+        match (ring.pair, ring.side) {
+            (Pair::FIRST, Side::Tx) => SENT,
+            (Pair::FIRST, Side::Rx) => RECEIVING,
+            _ => PortRecord::ring_at(ring, OF_RING),
         }
+    }
+
+    fn skip_at(ring: RingId) -> usize {
+        match (ring.pair, ring.side) {
+            (Pair::FIRST, Side::Tx) => SKIP_TX,
+            (Pair::FIRST, Side::Rx) => SKIP_RX,
+            _ => PortRecord::ring_at(ring, SKIP_OF_RING),
+        }
+    }
+
+    /// The rings of its front end, or of the last one.
+    fn rings(&self) -> impl Iterator<Item = RingId> + use<> {
+        RingId::all(pairs_at(&self.0.state, self.0.at))
     }
 
     /// Whether a receiver was quarantined for this sender lately. Seconds of any clock that goes on.
@@ -250,11 +280,18 @@ impl PortSuspicion {
         let why = self.quarantine()?;
         // What is to be left out comes first: a base that dies in between leaves the quarantine.
         match why {
-            Quarantine::Sending(index) => self.set_skip(Side::Tx, Some(index)),
-            Quarantine::Receiving(index) => self.set_skip(Side::Rx, Some(index)),
+            Quarantine::Sending(pair, index) => {
+                self.set_skip(RingId { pair, side: Side::Tx }, Some(index));
+            }
+            Quarantine::Receiving(pair, index) => {
+                self.set_skip(RingId { pair, side: Side::Rx }, Some(index));
+            }
             Quarantine::Request(_) | Quarantine::Adoption => {}
         }
-        for at in [SENT, RECEIVING, COST, ADOPTIONS, QUARANTINE] {
+        for ring in self.rings() {
+            self.0.put(Self::suspected_at(ring), None);
+        }
+        for at in [COST, ADOPTIONS, QUARANTINE] {
             self.0.put(at, None);
         }
         Some(why)
@@ -262,7 +299,8 @@ impl PortSuspicion {
 
     /// Holds nothing against it any more: the record is nobody's.
     pub fn clear(&self) {
-        for at in [QUARANTINE, SENT, RECEIVING, SKIP_TX, SKIP_RX, COST, ADOPTIONS] {
+        self.rings().for_each(|ring| self.forget(ring));
+        for at in [QUARANTINE, COST, ADOPTIONS] {
             self.0.put(at, None);
         }
     }
@@ -430,39 +468,47 @@ mod tests {
     use super::*;
 
     fn port() -> PortSuspicion {
-        PortSuspicion::of(&StateMemory::create().unwrap().0, PortId(3))
+        let record = PortRecord::of(&StateMemory::create().unwrap().0, PortId(3));
+        record.set_offered(0, 0, 8);
+        record.suspicion()
     }
 
     #[test]
     fn a_port_comes_free_without_what_it_was_quarantined_for() {
         let port = port();
         assert_eq!(port.release(), None);
-        let cases = [
-            (Quarantine::Sending(65_535), Some(65_535), None),
-            (Quarantine::Receiving(0), None, Some(0)),
-            (Quarantine::Request(10), None, None),
-            (Quarantine::Adoption, None, None),
-        ];
-        for (why, tx, rx) in cases {
-            port.set_sent(Some(Stretch { at: 1, len: 2 }));
-            port.set_receiving(Some(0));
-            port.set_cost_a_receiver(5);
-            port.count_adoption();
-            port.set_quarantine(why);
-            assert_eq!(port.quarantine(), Some(why));
-            assert_eq!(port.release(), Some(why));
-            assert_eq!((port.skip(Side::Tx), port.skip(Side::Rx)), (tx, rx), "{why:?}");
-            assert_eq!((port.quarantine(), port.sent(), port.receiving()), (None, None, None));
-            assert!(!port.has_cost_a_receiver(5) && port.adoptions() == 0);
-            port.clear();
-            assert_eq!((port.skip(Side::Tx), port.skip(Side::Rx)), (None, None));
+        for pair in Pair::first(8) {
+            let cases = [
+                (Quarantine::Sending(pair, 65_535), Some(65_535), None),
+                (Quarantine::Receiving(pair, 0), None, Some(0)),
+                (Quarantine::Request(10), None, None),
+                (Quarantine::Adoption, None, None),
+            ];
+            let [rx, tx] = [Side::Rx, Side::Tx].map(|side| RingId { pair, side });
+            for (why, sent, received) in cases {
+                port.set_sent(pair, Some(Stretch { at: 1, len: 2 }));
+                port.set_receiving(pair, Some(0));
+                port.set_cost_a_receiver(5);
+                port.count_adoption();
+                port.set_quarantine(why);
+                assert_eq!(port.quarantine(), Some(why));
+                assert_eq!(port.release(), Some(why));
+                assert_eq!((port.skip(tx), port.skip(rx)), (sent, received), "{why:?}");
+                let others = port.rings().filter(|ring| port.skip(*ring).is_some());
+                assert_eq!(others.count(), usize::from(sent.or(received).is_some()), "{why:?}");
+                assert_eq!(port.quarantine(), None);
+                assert_eq!((port.sent(pair), port.receiving(pair)), (None, None));
+                assert!(!port.has_cost_a_receiver(5) && port.adoptions() == 0);
+                port.clear();
+                assert_eq!((port.skip(tx), port.skip(rx)), (None, None));
+            }
         }
     }
 
     #[test]
     fn a_damaged_word_holds_nothing_against_anybody() {
         let port = port();
-        port.set_quarantine(Quarantine::Receiving(7));
+        port.set_quarantine(Quarantine::Receiving(Pair::FIRST, 7));
         let whole = port.0.state.get(port.0.at + QUARANTINE);
         for bit in 0..64 {
             port.0.state.put(port.0.at + QUARANTINE, whole ^ 1 << bit);

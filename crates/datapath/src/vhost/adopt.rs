@@ -24,7 +24,7 @@ use super::memory_table::MemoryTable;
 use super::negotiation::{Negotiation, aligned, is_packed, ring_size};
 use super::refusal::{Refusal, Renegotiate, RequestCode};
 use super::surroundings::Surroundings;
-use crate::names::{PortId, Side};
+use crate::names::{PortId, RingId};
 use crate::state::StateMemory;
 use crate::state::blame::LAST_ADOPTION;
 use crate::state::port::{Kick, MAX_MEMORY_SLOTS, PortRecord};
@@ -80,10 +80,10 @@ pub(super) fn negotiation(
         return Err(Renegotiate::Record("protocol features that were not offered"));
     }
     let table = memory(record, keys, kept)?;
-    let rx = bells(Side::Rx, record, keys, kept)?;
-    let tx = bells(Side::Tx, record, keys, kept)?;
+    let rings = record.rings().map(|id| Ok((id, bells(id, record, keys, kept)?)));
+    let bells = rings.collect::<Result<_, Renegotiate>>()?;
     let (record, keys) = (record.clone(), keys.clone());
-    Ok(Some((connection, Negotiation { port, record, keys, table, rx, tx })))
+    Ok(Some((connection, Negotiation { port, record, keys, table, bells })))
 }
 
 fn memory(record: &PortRecord, keys: &Keys, kept: &mut Kept) -> Result<MemoryTable, Renegotiate> {
@@ -98,12 +98,12 @@ fn memory(record: &PortRecord, keys: &Keys, kept: &mut Kept) -> Result<MemoryTab
 
 /// A ring's descriptors, after a look at its numbers.
 fn bells(
-    side: Side,
+    id: RingId,
     record: &PortRecord,
     keys: &Keys,
     kept: &mut Kept,
 ) -> Result<Bells, Renegotiate> {
-    let ring = record.ring(side);
+    let ring = record.ring(id);
     if ring.size != 0 {
         ring_size(ring.size.into(), is_packed(record))?;
     }
@@ -114,7 +114,7 @@ fn bells(
         if !has {
             return Ok(None);
         }
-        let fd = find(keys.bell(side, name), kept)?;
+        let fd = find(keys.bell(id, name), kept)?;
         Ok(Some(bell::kept(fd)?))
     };
     Ok(Bells {
@@ -135,9 +135,9 @@ impl Negotiation {
     /// Nothing under the record's seal changes here: no request is open, so a base that died
     /// between a change and its seal would leave what looks damaged.
     pub(super) fn resume(&mut self, around: &Surroundings) -> Result<(), Refusal> {
-        for side in Side::BOTH {
-            if self.record.ring(side).started && self.wanted(side) {
-                self.start(side, around)?;
+        for id in self.record.rings() {
+            if self.record.ring(id).started && self.wanted(id) {
+                self.start(id, around)?;
             }
         }
         Ok(())

@@ -24,7 +24,7 @@ use super::refusal::{Farewell, Refusal};
 use super::surroundings::Surroundings;
 use super::wire::{self, Header};
 use crate::faults::{self, Point};
-use crate::names::Side;
+use crate::names::RingId;
 
 /// The body of an acknowledgement: carried out, or not.
 const DONE: u64 = 0;
@@ -66,8 +66,8 @@ impl Session {
         let message = wire::take(self.socket.as_fd(), header)?;
         faults::pass(Point::VhostReceived);
         let told = header.need_reply && self.negotiation.acknowledges();
-        let outcome =
-            Request::parse(message).and_then(|request| self.negotiation.carry_out(request, around));
+        let outcome = Request::parse(message, self.negotiation.record.pairs())
+            .and_then(|request| self.negotiation.carry_out(request, around));
         faults::pass(Point::VhostDone);
         match outcome {
             Ok(answer) => self.answer(header, answer, told)?,
@@ -84,13 +84,13 @@ impl Session {
             Answer::Done if told => DONE,
             Answer::Done => return Ok(()),
             Answer::Number(number) => number,
-            Answer::Base(side, base) => return self.answer_base(header, side, base),
+            Answer::Base(ring, base) => return self.answer_base(header, ring, base),
         };
         wire::reply(self.socket.as_fd(), header.request, &number.to_ne_bytes())
     }
 
-    fn answer_base(&self, header: Header, side: Side, base: u32) -> Result<(), Farewell> {
-        let [q0, q1, q2, q3] = u32::from(side.queue()).to_ne_bytes();
+    fn answer_base(&self, header: Header, ring: RingId, base: u32) -> Result<(), Farewell> {
+        let [q0, q1, q2, q3] = u32::from(ring.number()).to_ne_bytes();
         let [b0, b1, b2, b3] = base.to_ne_bytes();
         wire::reply(self.socket.as_fd(), header.request, &[q0, q1, q2, q3, b0, b1, b2, b3])
     }

@@ -46,6 +46,8 @@ pub struct PortDoor {
     pub socket: Socket,
     /// The virtio features it may be offered, of [`super::features::OFFERED`]. `u64::MAX` for all.
     pub features_mask: u64,
+    /// Queue pairs that its front end may have: at least one, at most [`crate::names::MAX_PAIRS`].
+    pub pairs: usize,
 }
 
 /// Why a door cannot be opened.

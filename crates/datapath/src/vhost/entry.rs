@@ -27,7 +27,7 @@ use super::adopt::{self, Kept};
 use super::connection::{self, Session};
 use super::door::{self, DoorError, Listener, PortDoor, Socket};
 use super::event::PortEvent;
-use super::features::{OFFERED, PROTOCOL_OFFERED};
+use super::features::offered;
 use super::keys::Keys;
 use super::negotiation::Negotiation;
 use super::pace::Pace;
@@ -308,7 +308,9 @@ impl Entry {
     fn attach(&mut self, socket: OwnedFd, around: &Surroundings) {
         self.record.forget_negotiation();
         self.record.open_request(RequestCode::ATTACH.0);
-        self.record.set_offered(OFFERED & self.door.features_mask, PROTOCOL_OFFERED);
+        let pairs = self.door.pairs;
+        let (features, protocol) = offered(pairs);
+        self.record.set_offered(features & self.door.features_mask, protocol, pairs);
         self.record.set_connected();
         around.keep(self.door.id, &self.keys.connection(), socket.as_fd());
         self.generation = self.generation.wrapping_add(1);

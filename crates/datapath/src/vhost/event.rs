@@ -3,7 +3,7 @@
 use std::io;
 
 use super::refusal::{Farewell, Refusal, Renegotiate, RequestCode};
-use crate::names::{PortId, Side};
+use crate::names::{PortId, RingId};
 
 /// Something that happened at a port's door. News only: a front end that raises events without end
 /// is not told in full, and how things stand is to be read from the port's record.
@@ -28,7 +28,7 @@ pub enum PortEvent {
     /// The worker has a ring.
     Started {
         /// Which.
-        side: Side,
+        ring: RingId,
         /// Its descriptors.
         size: u16,
         /// Whether it has to be polled.
@@ -37,7 +37,7 @@ pub enum PortEvent {
     /// The worker gave a ring back.
     Stopped {
         /// Which.
-        side: Side,
+        ring: RingId,
     },
     /// A request was refused.
     Refused {

@@ -1,7 +1,9 @@
 //! What a front end is offered, and what follows from what it takes.
 //!
 //! Every feature here is one that a Linux guest uses well and that the base can make up for where
-//! a receiver lacks it. What is absent on purpose: several queue pairs (not served), LOG_ALL and LOG_SHMFD (the base cannot mark what it writes for a live migration),
+//! a receiver lacks it. Several queue pairs are offered where the port has them: a front end that takes
+//! the protocol's MQ counts on it (Cloud Hypervisor then refuses to go on if the port has fewer than its
+//! own count of rings). What is absent on purpose: LOG_ALL and LOG_SHMFD (the base cannot mark what it writes for a live migration),
 //! INFLIGHT_SHMFD (rings complete in order, so the used index says all; packed rings have
 //! a journal), CONFIG (a network card's
 //! configuration space is the front end's business), MTU (a guest learns it by DHCP and router
@@ -31,6 +33,8 @@ pub const HOST_TSO6: u64 = bit(12);
 pub const HOST_ECN: u64 = bit(13);
 /// VIRTIO_NET_F_MRG_RXBUF: one frame may fill several of the guest's buffers.
 pub const MRG_RXBUF: u64 = bit(15);
+/// VIRTIO_NET_F_MQ: several queue pairs. Which of them are in use the driver says to its front end.
+pub const MQ: u64 = bit(22);
 /// VIRTIO_F_ANY_LAYOUT: a legacy guest may cut a chain where it likes.
 pub const ANY_LAYOUT: u64 = bit(27);
 /// VIRTIO_F_RING_INDIRECT_DESC.
@@ -46,7 +50,7 @@ pub const RING_PACKED: u64 = bit(34);
 /// VIRTIO_F_IN_ORDER.
 pub const IN_ORDER: u64 = bit(35);
 
-/// The virtio features that the base offers.
+/// The virtio features that the base offers; where a port has several queue pairs, [`MQ`] too.
 pub const OFFERED: u64 = CSUM
     | GUEST_CSUM
     | GUEST_TSO4
@@ -69,5 +73,18 @@ pub const REPLY_ACK: u64 = VhostUserProtocolFeatures::REPLY_ACK.bits();
 /// CONFIGURE_MEM_SLOTS: memory may come and go a region at a time.
 pub const MEM_SLOTS: u64 = VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS.bits();
 
-/// The protocol features that the base offers.
+/// MQ: the front end may ask how many queue pairs there are.
+pub const PROTOCOL_MQ: u64 = VhostUserProtocolFeatures::MQ.bits();
+
+/// The protocol features that the base offers where a port has one queue pair.
 pub const PROTOCOL_OFFERED: u64 = REPLY_ACK | MEM_SLOTS;
+
+/// What a port with so many queue pairs offers: virtio features, and the protocol's. Several pairs do
+/// without memory slots: QEMU 7.2 adds each region once for every pair, and takes the refusal of the
+/// second time for a failure of the card. A table of regions it sends once.
+pub fn offered(pairs: usize) -> (u64, u64) {
+    match pairs {
+        0 | 1 => (OFFERED, PROTOCOL_OFFERED),
+        _ => (OFFERED | MQ, REPLY_ACK | PROTOCOL_MQ),
+    }
+}

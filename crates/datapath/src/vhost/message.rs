@@ -10,7 +10,7 @@ use vhost::vhost_user::message::FrontendReq;
 
 use super::refusal::{Refusal, RequestCode};
 use super::wire::{Header, Message};
-use crate::names::Side;
+use crate::names::RingId;
 use crate::state::port::{MAX_MEMORY_SLOTS, MemorySlot, RingAddresses};
 
 /// Set beside a ring's number where no descriptor comes along.
@@ -27,17 +27,17 @@ pub(super) enum Request {
     SetOwner,
     ResetOwner,
     SetMemTable(Vec<(MemorySlot, OwnedFd)>),
-    SetRingSize(Side, u32),
-    SetRingAddresses { side: Side, flags: u32, addresses: RingAddresses },
-    SetRingBase(Side, u32),
-    GetRingBase(Side),
-    SetKick(Side, Option<OwnedFd>),
-    SetCall(Side, Option<OwnedFd>),
-    SetErr(Side, Option<OwnedFd>),
+    SetRingSize(RingId, u32),
+    SetRingAddresses { ring: RingId, flags: u32, addresses: RingAddresses },
+    SetRingBase(RingId, u32),
+    GetRingBase(RingId),
+    SetKick(RingId, Option<OwnedFd>),
+    SetCall(RingId, Option<OwnedFd>),
+    SetErr(RingId, Option<OwnedFd>),
     GetProtocolFeatures,
     SetProtocolFeatures(u64),
     GetQueueNum,
-    SetRingEnable(Side, bool),
+    SetRingEnable(RingId, bool),
     SendRarp,
     GetMaxMemSlots,
     AddMemoryRegion(MemorySlot, OwnedFd),
@@ -45,10 +45,10 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Checks a message's form.
-    pub(super) fn parse(message: Message) -> Result<Self, Refusal> {
+    /// Checks the form of a message about a port with so many queue pairs.
+    pub(super) fn parse(message: Message, pairs: usize) -> Result<Self, Refusal> {
         let Message { header, body, descriptors } = message;
-        let body = Body(&body);
+        let body = Body { octets: &body, pairs };
         let code = FrontendReq::try_from(header.request).map_err(|_| Refusal::NotServed)?;
         // A request in whose arm no descriptor is taken has none; those of a request that is not
         // served are closed here unseen.
@@ -62,18 +62,18 @@ impl Request {
             FrontendReq::SET_OWNER => none(Self::SetOwner),
             FrontendReq::RESET_OWNER => none(Self::ResetOwner),
             FrontendReq::SET_MEM_TABLE => Self::memory_table(body, descriptors),
-            FrontendReq::SET_VRING_NUM => none(Self::SetRingSize(body.side()?, body.u32(4)?)),
+            FrontendReq::SET_VRING_NUM => none(Self::SetRingSize(body.ring()?, body.u32(4)?)),
             FrontendReq::SET_VRING_ADDR => {
                 let addresses =
                     RingAddresses { desc: body.u64(8)?, used: body.u64(16)?, avail: body.u64(24)? };
                 // The address of a log, which is not offered, ends the body.
                 body.u64(32)?;
-                none(Self::SetRingAddresses { side: body.side()?, flags: body.u32(4)?, addresses })
+                none(Self::SetRingAddresses { ring: body.ring()?, flags: body.u32(4)?, addresses })
             }
-            FrontendReq::SET_VRING_BASE => none(Self::SetRingBase(body.side()?, body.u32(4)?)),
+            FrontendReq::SET_VRING_BASE => none(Self::SetRingBase(body.ring()?, body.u32(4)?)),
             FrontendReq::GET_VRING_BASE => {
                 body.u32(4)?;
-                none(Self::GetRingBase(body.side()?))
+                none(Self::GetRingBase(body.ring()?))
             }
             FrontendReq::SET_VRING_KICK => bell(body, descriptors, Self::SetKick),
             FrontendReq::SET_VRING_CALL => bell(body, descriptors, Self::SetCall),
@@ -82,7 +82,7 @@ impl Request {
             FrontendReq::SET_PROTOCOL_FEATURES => none(Self::SetProtocolFeatures(body.u64(0)?)),
             FrontendReq::GET_QUEUE_NUM => none(Self::GetQueueNum),
             FrontendReq::SET_VRING_ENABLE => {
-                none(Self::SetRingEnable(body.side()?, body.u32(4)? != 0))
+                none(Self::SetRingEnable(body.ring()?, body.u32(4)? != 0))
             }
             FrontendReq::SEND_RARP => none(Self::SendRarp),
             FrontendReq::GET_MAX_MEM_SLOTS => none(Self::GetMaxMemSlots),
@@ -151,31 +151,31 @@ fn exactly_one(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
 fn bell(
     body: Body<'_>,
     descriptors: Vec<OwnedFd>,
-    request: impl FnOnce(Side, Option<OwnedFd>) -> Request,
+    request: impl FnOnce(RingId, Option<OwnedFd>) -> Request,
 ) -> Result<Request, Refusal> {
     let word = body.u64(0)?;
-    let side = side((word & QUEUE_MASK) as u32)?;
+    let ring = body.known((word & QUEUE_MASK) as u32)?;
     if word & NO_DESCRIPTOR == 0 {
-        return Ok(request(side, Some(exactly_one(descriptors)?)));
+        return Ok(request(ring, Some(exactly_one(descriptors)?)));
     }
     match descriptors.len() {
-        0 => Ok(request(side, None)),
+        0 => Ok(request(ring, None)),
         have => Err(Refusal::Descriptors { have, need: 0 }),
     }
 }
 
-fn side(queue: u32) -> Result<Side, Refusal> {
-    Side::from_queue(queue).ok_or(Refusal::RingIndex { queue })
-}
-
 /// A message's body, in the machine's byte order.
 #[derive(Clone, Copy)]
-struct Body<'a>(&'a [u8]);
+struct Body<'a> {
+    octets: &'a [u8],
+    /// Queue pairs of the port it is about.
+    pairs: usize,
+}
 
 impl Body<'_> {
     fn array<const N: usize>(self, at: usize) -> Result<[u8; N], Refusal> {
-        let wrong = Refusal::Truncated { have: self.0.len(), need: at.saturating_add(N) };
-        self.0.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(wrong)
+        let wrong = Refusal::Truncated { have: self.octets.len(), need: at.saturating_add(N) };
+        self.octets.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(wrong)
     }
 
     fn u32(self, at: usize) -> Result<u32, Refusal> {
@@ -187,8 +187,14 @@ impl Body<'_> {
     }
 
     /// The ring whose number the body begins with.
-    fn side(self) -> Result<Side, Refusal> {
-        side(self.u32(0)?)
+    fn ring(self) -> Result<RingId, Refusal> {
+        self.known(self.u32(0)?)
+    }
+
+    /// The ring of this number.
+    fn known(self, queue: u32) -> Result<RingId, Refusal> {
+        let pairs = self.pairs;
+        RingId::from_number(queue, pairs).ok_or(Refusal::RingIndex { queue, pairs })
     }
 
     fn region(self, at: usize) -> Result<MemorySlot, Refusal> {

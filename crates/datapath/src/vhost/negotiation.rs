@@ -26,6 +26,7 @@
 //!   let go of it. (One that is marked may have been broken in a predecessor's time.)
 //! - Outside of a request, only words that the record's seal is not over change.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -40,13 +41,11 @@ use super::message::Request;
 use super::owner::Ring;
 use super::refusal::Refusal;
 use super::surroundings::Surroundings;
-use crate::names::{PortId, Side};
+use crate::names::{PortId, RingId};
 use crate::state::port::{
     Kick, MAX_MEMORY_SLOTS, MemorySlot, PortRecord, RingAddresses, RingState,
 };
 
-/// Queue pairs of a port.
-const QUEUE_PAIRS: u64 = 1;
 /// Descriptors of the largest ring (virtio 1.2, sections 2.7 and 2.8).
 const MAX_RING: u32 = 32768;
 /// The flag of SET_VRING_ADDR that asks for a log of used entries.
@@ -60,7 +59,7 @@ pub(super) enum Answer {
     /// A number.
     Number(u64),
     /// Where a ring stands: its next index, or two places of a packed ring.
-    Base(Side, u32),
+    Base(RingId, u32),
 }
 
 /// One front end's negotiation.
@@ -70,15 +69,14 @@ pub(super) struct Negotiation {
     pub(super) record: PortRecord,
     pub(super) keys: Keys,
     pub(super) table: MemoryTable,
-    pub(super) rx: Bells,
-    pub(super) tx: Bells,
+    /// The descriptors of rings that have some.
+    pub(super) bells: BTreeMap<RingId, Bells>,
 }
 
 impl Negotiation {
     /// The beginning: nothing is negotiated.
     pub(super) fn new(port: PortId, record: PortRecord, keys: Keys) -> Self {
-        let (rx, tx) = (Bells::default(), Bells::default());
-        Self { port, record, keys, table: MemoryTable::default(), rx, tx }
+        Self { port, record, keys, table: MemoryTable::default(), bells: BTreeMap::new() }
     }
 
     /// Whether the front end may ask to be told how a request went.
@@ -96,9 +94,9 @@ impl Negotiation {
         match request {
             Request::GetFeatures => return Ok(Answer::Number(record.offered())),
             Request::GetProtocolFeatures => return Ok(Answer::Number(record.protocol_offered())),
-            Request::GetQueueNum => return Ok(Answer::Number(QUEUE_PAIRS)),
+            Request::GetQueueNum => return Ok(Answer::Number(record.pairs() as u64)),
             Request::GetMaxMemSlots => return Ok(Answer::Number(MAX_MEMORY_SLOTS as u64)),
-            Request::GetRingBase(side) => return Ok(self.take_back(side, around)),
+            Request::GetRingBase(id) => return Ok(self.take_back(id, around)),
             // The base announces addresses by itself when a guest begins to speak.
             Request::SetOwner | Request::SendRarp => {}
             Request::ResetOwner => self.disable(around),
@@ -116,29 +114,29 @@ impl Negotiation {
                 let table = self.table.without(slot)?;
                 self.change_memory(table, Vec::new(), around)?;
             }
-            Request::SetRingSize(side, size) => {
+            Request::SetRingSize(id, size) => {
                 let size = ring_size(size, is_packed(record))?;
-                self.change(side, around, |ring| ring.size = size)?;
+                self.change(id, around, |ring| ring.size = size)?;
             }
-            Request::SetRingAddresses { side, flags, addresses } => {
+            Request::SetRingAddresses { ring: id, flags, addresses } => {
                 if flags & RING_LOG != 0 {
                     return Err(Refusal::RingLog);
                 }
                 aligned(addresses)?;
-                self.change(side, around, |ring| ring.addresses = Some(addresses))?;
+                self.change(id, around, |ring| ring.addresses = Some(addresses))?;
             }
-            Request::SetRingBase(side, base) => {
+            Request::SetRingBase(id, base) => {
                 #[cfg(feature = "fault-injection")]
                 crate::faults::poison_message(base as u16);
-                self.set_base(side, base, around)?;
+                self.set_base(id, base, around)?;
             }
-            Request::SetRingEnable(side, enabled) => {
-                record.update_ring(side, |ring| ring.enabled = enabled);
-                self.settle(side, around)?;
+            Request::SetRingEnable(id, enabled) => {
+                record.update_ring(id, |ring| ring.enabled = enabled);
+                self.settle(id, around)?;
             }
-            Request::SetKick(side, fd) => self.set_kick(side, fd, around)?,
-            Request::SetCall(side, fd) => self.set_call(side, fd, around)?,
-            Request::SetErr(side, fd) => self.set_err(side, fd, around)?,
+            Request::SetKick(id, fd) => self.set_kick(id, fd, around)?,
+            Request::SetCall(id, fd) => self.set_call(id, fd, around)?,
+            Request::SetErr(id, fd) => self.set_err(id, fd, around)?,
         }
         Ok(Answer::Done)
     }
@@ -150,25 +148,25 @@ impl Negotiation {
             self.record.set_features(asked);
             // Where a ring of the other kind stood says nothing; one of the same kind was just told.
             // What an earlier connection left is for `place` to judge.
-            for side in Side::BOTH.into_iter().filter(|side| self.record.is_placed(*side)) {
-                self.record.forget_position(side);
+            for id in self.record.rings().filter(|id| self.record.is_placed(*id)) {
+                self.record.forget_position(id);
             }
         }
         around.tell(self.port, PortEvent::Negotiated { features: asked });
         self.settle_all(around)
     }
 
-    fn set_base(&mut self, side: Side, base: u32, around: &Surroundings) -> Result<(), Refusal> {
+    fn set_base(&mut self, id: RingId, base: u32, around: &Surroundings) -> Result<(), Refusal> {
         if !is_packed(&self.record) {
-            self.record.update_ring(side, |ring| ring.base = base);
+            self.record.update_ring(id, |ring| ring.base = base);
             return Ok(());
         }
-        self.stop(side, around);
-        if self.record.is_placed(side) {
-            self.record.forget_position(side);
+        self.stop(id, around);
+        if self.record.is_placed(id) {
+            self.record.forget_position(id);
         }
-        self.record.update_ring(side, |ring| ring.base = base);
-        self.settle(side, around)
+        self.record.update_ring(id, |ring| ring.base = base);
+        self.settle(id, around)
     }
 
     fn set_memory(
@@ -206,85 +204,82 @@ impl Negotiation {
 
     fn set_kick(
         &mut self,
-        side: Side,
+        id: RingId,
         fd: Option<OwnedFd>,
         around: &Surroundings,
     ) -> Result<(), Refusal> {
         let fd = fd.map(bell::check).transpose()?;
-        self.stop(side, around);
-        self.keep_bell(side, "kick", fd.as_deref(), around);
+        self.stop(id, around);
+        self.keep_bell(id, "kick", fd.as_deref(), around);
         let kick = if fd.is_some() { Kick::Descriptor } else { Kick::Polled };
-        self.bells(side).kick = fd;
-        self.change(side, around, |ring| ring.kick = kick)
+        self.bells(id).kick = fd;
+        self.change(id, around, |ring| ring.kick = kick)
     }
 
     fn set_call(
         &mut self,
-        side: Side,
+        id: RingId,
         fd: Option<OwnedFd>,
         around: &Surroundings,
     ) -> Result<(), Refusal> {
         let fd = fd.map(bell::check).transpose()?;
-        self.keep_bell(side, "call", fd.as_deref(), around);
-        self.bells(side).call = fd.clone();
-        self.record.update_ring(side, |ring| ring.call = fd.is_some());
-        if self.bells(side).running {
-            around.owner.set_call(self.port, side, fd);
+        self.keep_bell(id, "call", fd.as_deref(), around);
+        self.bells(id).call = fd.clone();
+        self.record.update_ring(id, |ring| ring.call = fd.is_some());
+        if self.bells(id).running {
+            around.owner.set_call(self.port, id, fd);
         }
         Ok(())
     }
 
     fn set_err(
         &mut self,
-        side: Side,
+        id: RingId,
         fd: Option<OwnedFd>,
         around: &Surroundings,
     ) -> Result<(), Refusal> {
         let fd = fd.map(bell::check).transpose()?;
-        self.keep_bell(side, "err", fd.as_deref(), around);
+        self.keep_bell(id, "err", fd.as_deref(), around);
         let has = fd.is_some();
-        self.bells(side).err = fd;
-        self.change(side, around, |ring| ring.err = has)
+        self.bells(id).err = fd;
+        self.change(id, around, |ring| ring.err = has)
     }
 
-    fn keep_bell(&self, side: Side, bell: &str, fd: Option<&OwnedFd>, around: &Surroundings) {
-        let key = self.keys.bell(side, bell);
+    fn keep_bell(&self, id: RingId, bell: &str, fd: Option<&OwnedFd>, around: &Surroundings) {
+        let key = self.keys.bell(id, bell);
         match fd {
             Some(fd) => around.keep(self.port, &key, fd.as_fd()),
             None => around.forget(self.port, &key),
         }
     }
 
-    fn bells(&mut self, side: Side) -> &mut Bells {
-        match side {
-            Side::Rx => &mut self.rx,
-            Side::Tx => &mut self.tx,
-        }
+    fn bells(&mut self, id: RingId) -> &mut Bells {
+        self.bells.entry(id).or_default()
     }
 
     /// Stops a ring for good, until it is kicked anew, and says where it is.
-    fn take_back(&mut self, side: Side, around: &Surroundings) -> Answer {
-        let told = self.stop(side, around);
-        self.keep_bell(side, "kick", None, around);
-        self.bells(side).kick = None;
-        self.record.update_ring(side, |ring| ring.kick = Kick::Unset);
+    fn take_back(&mut self, id: RingId, around: &Surroundings) -> Answer {
+        let told = self.stop(id, around);
+        self.keep_bell(id, "kick", None, around);
+        self.bells(id).kick = None;
+        self.record.update_ring(id, |ring| ring.kick = Kick::Unset);
         if told.is_none() && is_packed(&self.record) {
             // What it said at an earlier stop is of then.
-            let state = self.record.ring(side);
+            let state = self.record.ring(id);
             let layout = state
                 .addresses
                 .and_then(|addresses| layout(self.table.memory(), state.size, addresses).ok());
-            let base = self.standing(side, layout).unwrap_or(state.base);
-            self.record.update_ring(side, |ring| ring.base = base);
+            let base = self.standing(id, layout).unwrap_or(state.base);
+            self.record.update_ring(id, |ring| ring.base = base);
         }
-        Answer::Base(side, self.record.ring(side).base)
+        Answer::Base(id, self.record.ring(id).base)
     }
 
     /// What is left of RESET_OWNER: no ring runs until it is set up anew.
     fn disable(&mut self, around: &Surroundings) {
-        for side in Side::BOTH {
-            self.take_back(side, around);
-            self.record.update_ring(side, |ring| ring.enabled = false);
+        for id in self.record.rings() {
+            self.take_back(id, around);
+            self.record.update_ring(id, |ring| ring.enabled = false);
         }
     }
 
@@ -292,38 +287,38 @@ impl Negotiation {
     /// gets another chance.
     fn change(
         &mut self,
-        side: Side,
+        id: RingId,
         around: &Surroundings,
         change: impl FnOnce(&mut RingState),
     ) -> Result<(), Refusal> {
-        self.stop(side, around);
-        self.record.set_fault(side, None);
-        self.record.update_ring(side, change);
-        self.settle(side, around)
+        self.stop(id, around);
+        self.record.set_fault(id, None);
+        self.record.update_ring(id, change);
+        self.settle(id, around)
     }
 
     /// Whether all is there that a ring needs to run.
-    pub(super) fn wanted(&self, side: Side) -> bool {
-        let ring = self.record.ring(side);
+    pub(super) fn wanted(&self, id: RingId) -> bool {
+        let ring = self.record.ring(id);
         let enabled = ring.enabled || self.record.features() & PROTOCOL_FEATURES == 0;
         let complete = ring.size != 0 && ring.addresses.is_some() && ring.kick != Kick::Unset;
         let memory = !self.table.memory().regions().is_empty();
         let barred = self.record.suspicion().quarantine().is_some();
-        complete && enabled && memory && !barred && self.record.fault(side).is_none()
+        complete && enabled && memory && !barred && self.record.fault(id).is_none()
     }
 
     /// Starts or stops a ring as it should be.
-    fn settle(&mut self, side: Side, around: &Surroundings) -> Result<(), Refusal> {
-        match (self.bells(side).running, self.wanted(side)) {
-            (false, true) => self.start(side, around),
+    fn settle(&mut self, id: RingId, around: &Surroundings) -> Result<(), Refusal> {
+        match (self.bells(id).running, self.wanted(id)) {
+            (false, true) => self.start(id, around),
             (true, false) => {
-                self.stop(side, around);
+                self.stop(id, around);
                 Ok(())
             }
             (false, false) if self.record.suspicion().quarantine().is_some() => {
                 // Noted in time: outside of a request, when the port is freed, nothing that is
                 // under the seal may change.
-                self.record.update_ring(side, |ring| ring.started = true);
+                self.record.update_ring(id, |ring| ring.started = true);
                 Ok(())
             }
             _ => Ok(()),
@@ -331,49 +326,53 @@ impl Negotiation {
     }
 
     pub(super) fn settle_all(&mut self, around: &Surroundings) -> Result<(), Refusal> {
-        let [first, second] = Side::BOTH.map(|side| self.settle(side, around));
-        first.and(second)
+        let mut outcome = Ok(());
+        for id in self.record.rings() {
+            // All of them, whatever becomes of one.
+            outcome = outcome.and(self.settle(id, around));
+        }
+        outcome
     }
 
     /// Gives a ring to the worker.
-    pub(super) fn start(&mut self, side: Side, around: &Surroundings) -> Result<(), Refusal> {
-        let state = self.record.ring(side);
+    pub(super) fn start(&mut self, id: RingId, around: &Surroundings) -> Result<(), Refusal> {
+        let state = self.record.ring(id);
         let Some(addresses) = state.addresses else { return Ok(()) };
         let memory = Arc::clone(self.table.memory());
         let layout = layout(&memory, state.size, addresses)?;
-        let Bells { kick, call, err, .. } = self.bells(side).clone();
+        let Bells { kick, call, err, .. } = self.bells(id).clone();
         let polled = kick.is_none();
         if is_packed(&self.record) {
-            self.place(side, layout, state.base);
+            self.place(id, layout, state.base);
         } else {
-            self.record.forget_position(side);
+            self.record.forget_position(id);
         }
-        self.record.update_ring(side, |ring| ring.started = true);
-        self.bells(side).running = true;
+        self.record.update_ring(id, |ring| ring.started = true);
+        self.bells(id).running = true;
         let features = self.record.features();
-        around.start(self.port, side, Ring { memory, layout, features, kick, call, err });
-        around.tell(self.port, PortEvent::Started { side, size: state.size, polled });
+        around.start(self.port, id, Ring { memory, layout, features, kick, call, err });
+        around.tell(self.port, PortEvent::Started { ring: id, size: state.size, polled });
         Ok(())
     }
 
     /// Takes a ring back from the worker; where it stands, if the worker had it and knows.
-    fn stop(&mut self, side: Side, around: &Surroundings) -> Option<u32> {
-        if !std::mem::take(&mut self.bells(side).running) {
+    fn stop(&mut self, id: RingId, around: &Surroundings) -> Option<u32> {
+        if !std::mem::take(&mut self.bells(id).running) {
             return None;
         }
-        let next = around.stop(self.port, side);
-        self.record.update_ring(side, |ring| {
+        let next = around.stop(self.port, id);
+        self.record.update_ring(id, |ring| {
             ring.started = false;
             ring.base = next.unwrap_or(ring.base);
         });
-        around.tell(self.port, PortEvent::Stopped { side });
+        around.tell(self.port, PortEvent::Stopped { ring: id });
         next
     }
 
-    /// Takes both rings back from the worker.
+    /// Takes all rings back from the worker.
     pub(super) fn stop_all(&mut self, around: &Surroundings) {
-        for side in Side::BOTH {
-            self.stop(side, around);
+        for id in self.record.rings() {
+            self.stop(id, around);
         }
     }
 }

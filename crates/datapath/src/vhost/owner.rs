@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use virtqueue::{GuestMemory, QueueLayout};
 
-use crate::names::{PortId, Side};
+use crate::names::{PortId, RingId};
 
 /// A ring that is ready to be worked on. What the layout says has not been checked against the
 /// memory yet; `TxQueue::resume` and `RxQueue::resume` do, and find where to go on.
@@ -36,14 +36,14 @@ pub trait RingOwner: Send {
     /// Takes the ring and returns. The owner then polls it once, writes its event index anew, and
     /// fires `call` once: whatever was missed before is made up for. A ring that turns out broken
     /// is the owner's to report; it still gets its `stop`.
-    fn start(&self, port: PortId, side: Side, ring: Ring);
+    fn start(&self, port: PortId, id: RingId, ring: Ring);
 
     /// Gives the ring back. On return nothing of it is under way, what was taken is marked used,
     /// and neither ring nor memory nor descriptors are held any more. The answer is where the ring
     /// stands, as GET_VRING_BASE tells it (the index of the next entry; of a packed ring, two places),
     /// or `None` if there is no such ring or it was broken from the start.
-    fn stop(&self, port: PortId, side: Side) -> Option<u32>;
+    fn stop(&self, port: PortId, id: RingId) -> Option<u32>;
 
     /// Interrupts the driver by this descriptor from now on, and does so once.
-    fn set_call(&self, port: PortId, side: Side, call: Option<Arc<OwnedFd>>);
+    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>);
 }

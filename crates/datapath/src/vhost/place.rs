@@ -36,36 +36,36 @@ use std::sync::Arc;
 use virtqueue::{Intent, Journal, QueueFeatures, QueueLayout, RxQueue, Traces, TxQueue};
 
 use super::negotiation::Negotiation;
-use crate::names::Side;
+use crate::names::{RingId, Side};
 use crate::state::port::Remembered;
 
 impl Negotiation {
     /// Places a packed ring that no request of this connection has placed yet. `base` is what the front
     /// end says.
-    pub(super) fn place(&self, side: Side, layout: QueueLayout, base: u32) {
-        if self.record.is_placed(side) {
+    pub(super) fn place(&self, id: RingId, layout: QueueLayout, base: u32) {
+        if self.record.is_placed(id) {
             return;
         }
         let ring = self.table.identity(layout);
         let mut told = Intent::at_base(base, layout.size);
         let Ok(traces) = Traces::of(self.table.memory(), layout) else {
             // It will turn out broken.
-            return self.record.place(side, ring, told);
+            return self.record.place(id, ring, told);
         };
         let fresh = traces.is_fresh();
         if fresh && told.from == 0 {
             told = Intent::fresh();
         }
         let by_ring = || traces.place().map_or(told, |place| Intent::resting(place, 0));
-        match self.record.remembered(side, ring) {
-            Remembered::Whole if !fresh || self.is_at_start(side) => {
-                return self.record.keep_place(side);
+        match self.record.remembered(id, ring) {
+            Remembered::Whole if !fresh || self.is_at_start(id) => {
+                return self.record.keep_place(id);
             }
-            Remembered::Damaged => self.record.place(side, ring, by_ring()),
+            Remembered::Damaged => self.record.place(id, ring, by_ring()),
             _ if !fresh && traces.contradict(told.from) => {
-                self.record.place(side, ring, by_ring());
+                self.record.place(id, ring, by_ring());
             }
-            _ => return self.record.place(side, ring, told),
+            _ => return self.record.place(id, ring, told),
         }
         // At its beginning a ring is not told wrongly: nothing can have been lost.
         if !fresh {
@@ -74,21 +74,21 @@ impl Negotiation {
     }
 
     /// Whether the journal ends where a ring begins.
-    fn is_at_start(&self, side: Side) -> bool {
-        self.record.journal(side).last().is_some_and(|last| last.to == Intent::fresh().to)
+    fn is_at_start(&self, id: RingId) -> bool {
+        self.record.journal(id).last().is_some_and(|last| last.to == Intent::fresh().to)
     }
 
     /// Where a packed ring stands that the worker does not have, as GET_VRING_BASE tells it: by ring
     /// and journal or, if the ring cannot be followed, by the journal alone. `None` if it has no place.
-    pub(super) fn standing(&self, side: Side, layout: Option<QueueLayout>) -> Option<u32> {
-        if !self.record.is_placed(side) {
+    pub(super) fn standing(&self, id: RingId, layout: Option<QueueLayout>) -> Option<u32> {
+        if !self.record.is_placed(id) {
             return None;
         }
-        let journal = self.record.journal(side);
+        let journal = self.record.journal(id);
         let last = journal.last()?;
         let features = QueueFeatures::from_bits(self.record.features());
         let memory = Arc::clone(self.table.memory());
-        let found = layout.and_then(|layout| match side {
+        let found = layout.and_then(|layout| match id.side {
             Side::Rx => RxQueue::resume_packed(memory, layout, features, Box::new(journal))
                 .map(|queue| queue.base())
                 .ok(),

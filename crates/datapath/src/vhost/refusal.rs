@@ -54,10 +54,12 @@ pub enum Refusal {
         need: usize,
     },
     /// There is no such ring.
-    #[error("no ring {queue}: this port has rings 0 (rx) and 1 (tx)")]
+    #[error("no ring {queue}: this port has {pairs} queue pairs, of two rings each")]
     RingIndex {
         /// The number asked for.
         queue: u32,
+        /// Queue pairs there are: at least one.
+        pairs: usize,
     },
     /// A ring cannot have that many descriptors.
     #[error(

@@ -16,7 +16,7 @@ use super::owner::{Ring, RingOwner};
 use super::token::Token;
 use crate::budget::Budget;
 use crate::keeper::Keeper;
-use crate::names::{PortId, Side};
+use crate::names::{PortId, RingId};
 
 pub(super) struct Surroundings {
     pub keeper: Arc<dyn Keeper>,
@@ -39,15 +39,15 @@ impl Surroundings {
     }
 
     /// Gives a ring to its owner.
-    pub(super) fn start(&self, port: PortId, side: Side, ring: Ring) {
+    pub(super) fn start(&self, port: PortId, id: RingId, ring: Ring) {
         self.count_change();
-        self.owner.start(port, side, ring);
+        self.owner.start(port, id, ring);
     }
 
     /// Takes a ring back from its owner: where it stands, if it had it and knows.
-    pub(super) fn stop(&self, port: PortId, side: Side) -> Option<u32> {
+    pub(super) fn stop(&self, port: PortId, id: RingId) -> Option<u32> {
         self.count_change();
-        self.owner.stop(port, side)
+        self.owner.stop(port, id)
     }
 
     fn count_change(&self) {

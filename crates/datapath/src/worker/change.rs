@@ -10,7 +10,7 @@ use super::Token;
 use super::turn::{Own, Turn};
 use super::world::{Crew, Later, World};
 use crate::event::Event;
-use crate::names::{NetworkId, PortId, Side};
+use crate::names::{NetworkId, Pair, PortId, RingId, Side};
 use crate::state::port::PortRecord;
 use crate::state::suspicion::PortSuspicion;
 use crate::vhost::Ring;
@@ -39,7 +39,7 @@ impl Change<'_> {
             for later in noted {
                 match later {
                     Later::Broken(port, fault) => {
-                        // Both its rings may have been found broken at the same time.
+                        // Several of its rings may have been found broken at the same time.
                         if self.world.ports.get_mut(port.0).is_some_and(|port| port.has_fallen()) {
                             self.break_port(port, &fault);
                         }
@@ -58,32 +58,34 @@ impl Change<'_> {
         }
     }
 
-    pub(super) fn start_ring(&mut self, id: PortId, side: Side, ring: Ring) {
+    pub(super) fn start_ring(&mut self, id: PortId, which: RingId, ring: Ring) {
+        if which.side == Side::Tx {
+            // Its other rings may run already.
+            self.recall(id);
+        }
         let Some(port) = self.world.ports.get_mut(id.0) else { return };
-        let journal = PortRecord::of(&self.world.state, id).journal(side);
-        if let Err(fault) = port.start(side, ring, journal) {
+        let journal = PortRecord::of(&self.world.state, id).journal(which);
+        if let Err(fault) = port.start(which, ring, journal) {
             self.break_port(id, &fault);
             return;
         }
-        port.beware(side, &PortSuspicion::of(&self.world.state, id));
-        match side {
-            Side::Rx => self.turn().advertise(id),
+        port.beware(which, &PortSuspicion::of(&self.world.state, id));
+        match which.side {
             Side::Tx => self.call_worker(id),
+            Side::Rx if which.pair == Pair::FIRST => self.turn().advertise(id),
+            Side::Rx => {}
         }
     }
 
-    /// Has the worker of a port watch its kick from now on, and look at the port.
+    /// Has the worker of a port watch its kicks from now on, none of which is watched yet, and look at
+    /// the port.
     pub(super) fn call_worker(&mut self, id: PortId) {
         let Some(port) = self.world.ports.get_mut(id.0) else { return };
         let desk = self.crew.desk(port.worker);
-        let (sending, _) = port.halves();
-        // The dispatcher has made sure that it is an eventfd, which can be watched. If the kernel has
-        // no memory for it, the port is polled.
-        if let Some(kick) = sending.kick()
-            && desk.watch(kick.as_fd(), Token::Port(id), true).is_err()
-        {
-            sending.forget_kick();
-        }
+        // The dispatcher has made sure that they are eventfds, which can be watched. If the kernel has
+        // no memory for one, its ring is polled.
+        port.own_sending()
+            .keep_kicks(|kick| desk.watch(kick.as_fd(), Token::Port(id), true).is_ok());
         desk.send(id);
     }
 
@@ -91,21 +93,26 @@ impl Change<'_> {
     pub(super) fn recall(&mut self, id: PortId) {
         let Some(port) = self.world.ports.get_mut(id.0) else { return };
         let desk = self.crew.desk(port.worker);
-        let (sending, _) = port.halves();
-        if let Some(kick) = sending.kick() {
-            desk.unwatch(kick);
-        }
+        let sending = port.own_sending();
+        sending.kicks().for_each(|kick| desk.unwatch(kick));
         sending.active = false;
         // What the worker has in its list is of an earlier visit.
         sending.visit = sending.visit.wrapping_add(1);
         self.world.last_visit = self.world.last_visit.max(sending.visit);
     }
 
-    pub(super) fn stop_ring(&mut self, id: PortId, side: Side) -> Option<u32> {
-        if side == Side::Tx {
-            self.recall(id);
+    pub(super) fn stop_ring(&mut self, id: PortId, which: RingId) -> Option<u32> {
+        if which.side == Side::Rx {
+            return self.world.ports.get_mut(id.0)?.stop(which);
         }
-        self.world.ports.get_mut(id.0)?.stop(side)
+        self.recall(id);
+        let port = self.world.ports.get_mut(id.0)?;
+        let stopped = port.stop(which);
+        if port.own_sending().sends() {
+            // Another of its rings runs on.
+            self.call_worker(id);
+        }
+        stopped
     }
 
     /// Stops a port whose rings are broken, counts the fault by name and tells it.
@@ -113,13 +120,12 @@ impl Change<'_> {
         self.recall(id);
         let Some(port) = self.world.ports.get_mut(id.0) else { return };
         let record = PortRecord::of(&self.world.state, id);
-        for side in Side::BOTH {
+        for ring in record.rings() {
             // A broken ring stays stopped, in a successor too, until it is set up anew.
-            record.set_fault(side, Some(crate::port::break_counter(fault) as u16));
+            record.set_fault(ring, Some(crate::port::break_counter(fault) as u16));
         }
         port.break_rings(fault, &self.world.state);
-        let (sending, _) = port.halves();
-        if let Some(untold) = sending.breaks.spend(Instant::now()) {
+        if let Some(untold) = port.own_sending().breaks.spend(Instant::now()) {
             let fault = match untold {
                 0 => fault.to_string(),
                 more => format!("{fault} (and {more} times before this, not told)"),
@@ -133,7 +139,7 @@ impl Change<'_> {
         let Some(network) = self.world.networks.get_mut(id.0) else { return };
         let Some(owner) = network.admission.fib.withdraw(address) else { return };
         if let Some(port) = self.world.ports.get_mut(owner.0) {
-            let (sending, _) = port.halves();
+            let sending = port.own_sending();
             sending.inch.addresses4.retain(|lease| IpAddr::V4(lease.address) != address);
             sending.inch.addresses6.retain(|own| IpAddr::V6(*own) != address);
         }

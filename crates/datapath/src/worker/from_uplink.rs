@@ -26,6 +26,7 @@ use crate::names::{Inlet, Mac, NetworkId, Owner, PortId};
 use crate::neighbor::Heard;
 use crate::offload::{Offload, Sender};
 use crate::port::{ETHERNET, behind_ethernet};
+use crate::spread;
 use crate::uplink::Outgoing;
 
 /// How often the kernel's overflow counter is read while frames come in.
@@ -183,7 +184,11 @@ impl Turn<'_> {
     /// Notes a datagram for a port; that the port is not there is the receiver's drop.
     pub(super) fn note_for(&mut self, to: PortId, index: u16) -> Counter {
         match self.world.ports.get(to.0) {
-            Some(_) => self.own.inboxes.note(to, &mut self.own.storage, index),
+            Some(to) => {
+                let own = &mut *self.own;
+                let to = to.lane(|| spread::flow(own.storage.datagram(index), &mut own.trail));
+                own.inboxes.note(to, &mut own.storage, index);
+            }
             None => Counters::of(&self.world.state, Owner::Port(to)).add(Counter::RxPortDown, 1),
         }
         Counter::ToVm

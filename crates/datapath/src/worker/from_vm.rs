@@ -33,10 +33,11 @@ use crate::event::Event;
 use crate::faults::{self, Point};
 use crate::fit::Fit;
 use crate::fragment::Fragments;
-use crate::names::{Mac, Owner, PortId};
+use crate::names::{Lane, Mac, Owner, Pair, PortId};
 use crate::neighbor::{Asker, Lookup};
 use crate::offload::{Offload, Sender};
 use crate::port::{ETHERNET, Frame, Port, Receiving, Sending, behind_ethernet};
+use crate::spread;
 use crate::state::StateMemory;
 use crate::state::marks::Marks;
 use crate::state::port::PortRecord;
@@ -52,6 +53,8 @@ const HELD: usize = 16;
 /// All that one batch touches beside the port it comes from.
 struct Batch<'a, 'w> {
     port: PortId,
+    /// The port with the pair whose ring it is.
+    from: Lane,
     network: &'w Network,
     /// The network's way out, from the first datagram on that goes there.
     outside: Option<MutexGuard<'w, Outside>>,
@@ -69,6 +72,7 @@ struct Batch<'a, 'w> {
 /// A receiver of the batch, its ring in hand.
 struct Receiver<'w> {
     port: &'w Port,
+    pair: Pair,
     inbox: Inbox,
     ring: MutexGuard<'w, Receiving>,
 }
@@ -94,6 +98,7 @@ impl Turn<'_> {
         let mac_known = sending.inch.guest_mac.is_some();
         let mut batch = Batch {
             port: id,
+            from: Lane { port: id, pair: sending.pair() },
             network,
             outside: None,
             world,
@@ -113,7 +118,7 @@ impl Turn<'_> {
         if let Some(mac) = learned {
             // Before the frame that told it is given back: it may be the only one for long.
             PortRecord::of(&world.state, id).set_mac(mac);
-            port.receiving().mac = Some(mac);
+            port.set_mac(mac);
         }
         if tally.taken > 0 {
             faults::pass(Point::Copied);
@@ -155,10 +160,10 @@ impl Turn<'_> {
             // them in hand nobody waits for another.
             for place in &mut held {
                 while let Some((to, inbox)) = self.own.inboxes.take() {
-                    let Some(port) = world.ports.get(to.0) else { continue };
-                    if let Some(mut ring) = port.receiving_if_free() {
+                    let Some(port) = world.ports.get(to.port.0) else { continue };
+                    if let Some(mut ring) = port.receiving_if_free(to.pair) {
                         ring.foresee_chains(inbox.datagrams);
-                        *place = Some(Receiver { port, inbox, ring });
+                        *place = Some(Receiver { port, pair: to.pair, inbox, ring });
                         break;
                     }
                     self.own.busy.push((to, inbox));
@@ -177,19 +182,21 @@ impl Turn<'_> {
             }
         }
         while let Some((to, inbox)) = self.own.busy.pop() {
-            if let Some(port) = world.ports.get(to.0) {
-                self.hand_over(Receiver { port, inbox, ring: port.receiving() });
+            if let Some(port) = world.ports.get(to.port.0) {
+                let ring = port.receiving(to.pair);
+                self.hand_over(Receiver { port, pair: to.pair, inbox, ring });
             }
         }
     }
 
-    /// Delivers what there is for one port.
+    /// Delivers what there is for one ring.
     fn hand_over(&mut self, mut receiver: Receiver<'_>) {
-        let Receiver { port, inbox, ref mut ring } = receiver;
+        let Receiver { port, pair, inbox, ref mut ring } = receiver;
         let (storage, marks) = (&mut self.own.storage, &self.own.marks);
-        let delivered = deliver::to_port(port, ring, inbox, storage, &self.world.state, marks);
+        let delivered =
+            deliver::to_port(port, pair, ring, inbox, storage, &self.world.state, marks);
         marks.delivered();
-        self.received(port.id, ring);
+        self.received(Lane { port: port.id, pair }, ring);
         self.own.receiver = Some(port.id);
         if let Err(fault) = delivered {
             ring.fall();
@@ -215,7 +222,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Puts the base's own answers into the ring of the port that asked.
+    /// Puts the base's own answers into the first ring of the port that asked.
     pub(super) fn send_replies(&mut self, id: PortId) {
         if self.own.replies.is_empty() {
             return;
@@ -223,10 +230,11 @@ impl Turn<'_> {
         let world = self.world;
         if let Some(port) = world.ports.get(id.0) {
             let counters = Counters::of(&world.state, Owner::Port(id));
-            let mut receiving = port.receiving();
+            let to = Lane::first(id);
+            let mut receiving = port.receiving(to.pair);
             let mut fault = None;
             for frame in self.own.replies.iter() {
-                self.own.marks.delivering(id, receiving.position());
+                self.own.marks.delivering(to, receiving.position());
                 match receiving.put_frame(frame) {
                     Ok(Ok(())) => {}
                     Ok(Err(reason)) => counters.add(reason, 1),
@@ -240,7 +248,7 @@ impl Turn<'_> {
                 fault = receiving.publish().err();
             }
             self.own.marks.delivered();
-            self.received(id, &mut receiving);
+            self.received(to, &mut receiving);
             if let Some(fault) = fault {
                 receiving.fall();
                 self.broken(id, fault);
@@ -260,7 +268,7 @@ impl Batch<'_, '_> {
             if tally.taken >= most || !self.storage.has_room() || port.is_exhausted() {
                 break None;
             }
-            self.marks.datagram(self.port, tally.index, tally.with(1));
+            self.marks.datagram(self.from, tally.index, tally.with(1));
             if port.care.skip {
                 match port.leave_out() {
                     Ok(true) => {
@@ -290,7 +298,7 @@ impl Batch<'_, '_> {
             self.count(fate);
         };
         // The last mark was for one that was not there.
-        self.marks.datagram(self.port, tally.index, tally.with(0));
+        self.marks.datagram(self.from, tally.index, tally.with(0));
         tally.count(counters);
         (tally, fault)
     }
@@ -389,7 +397,12 @@ impl Batch<'_, '_> {
         match to.way {
             Way::Port(id) => {
                 match self.world.ports.get(id.0) {
-                    Some(_) => self.inboxes.note(id, self.storage, index),
+                    Some(to) => {
+                        let datagram =
+                            || spread::flow(self.storage.datagram(index), &mut port.trail);
+                        let to = to.lane(datagram);
+                        self.inboxes.note(to, self.storage, index);
+                    }
                     None => Counters::of(self.state, Owner::Port(id)).add(Counter::RxPortDown, 1),
                 }
                 Ok(Fate::Met(Counter::ToVm))

@@ -15,7 +15,7 @@ use super::turn::Own;
 use super::world::Crew;
 use super::{Command, Worker};
 use crate::event::Event;
-use crate::names::{NetworkId, PortId, Side};
+use crate::names::{NetworkId, PortId, RingId};
 use crate::state::{MAX_WORKERS, StateMemory};
 use crate::vhost::{Ring, RingOwner};
 
@@ -177,18 +177,18 @@ impl WorkerHandle {
 }
 
 impl RingOwner for WorkerHandle {
-    fn start(&self, port: PortId, side: Side, ring: Ring) {
-        let _ = self.call(move |change| change.start_ring(port, side, ring));
+    fn start(&self, port: PortId, id: RingId, ring: Ring) {
+        let _ = self.call(move |change| change.start_ring(port, id, ring));
     }
 
-    fn stop(&self, port: PortId, side: Side) -> Option<u32> {
-        self.call(move |change| change.stop_ring(port, side)).ok().flatten()
+    fn stop(&self, port: PortId, id: RingId) -> Option<u32> {
+        self.call(move |change| change.stop_ring(port, id)).ok().flatten()
     }
 
-    fn set_call(&self, port: PortId, side: Side, call: Option<Arc<OwnedFd>>) {
+    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) {
         let Some(crew) = self.crew.upgrade() else { return };
         if let Some(port) = crew.read().ports.get(port.0) {
-            port.set_call(side, call);
+            port.set_call(id, call);
         }
     }
 }

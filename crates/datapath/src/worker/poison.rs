@@ -5,7 +5,7 @@ use super::change::Change;
 use super::network::UplinkSide;
 use super::turn::Turn;
 use crate::counters::{Counter, Counters};
-use crate::names::{Inlet, NetworkId, Owner, PortId, Side};
+use crate::names::{Inlet, Lane, NetworkId, Owner, PortId, RingId, Side};
 use crate::port::{Receiving, Sending};
 use crate::state::StateMemory;
 use crate::state::suspicion::{Care, NetworkSuspicion, PortSuspicion};
@@ -18,22 +18,21 @@ impl Turn<'_> {
             return;
         }
         let suspicion = PortSuspicion::of(&self.world.state, id);
+        let ring = RingId { pair: sending.pair(), side: Side::Tx };
         if std::mem::take(&mut sending.care.skip) {
-            suspicion.set_skip(Side::Tx, None);
+            suspicion.set_skip(ring, None);
         }
         if sending.care.passed(sending.index()) {
-            suspicion.set_sent(None);
-            suspicion.set_skip(Side::Tx, None);
+            suspicion.forget(ring);
         }
     }
 
-    /// Something was published in a port's rx ring.
+    /// Something was published in an rx ring.
     #[inline]
-    pub(super) fn received(&self, id: PortId, receiving: &mut Receiving) {
+    pub(super) fn received(&self, to: Lane, receiving: &mut Receiving) {
         if receiving.is_cleared() {
-            let suspicion = PortSuspicion::of(&self.world.state, id);
-            suspicion.set_skip(Side::Rx, None);
-            suspicion.set_receiving(None);
+            let suspicion = PortSuspicion::of(&self.world.state, to.port);
+            suspicion.forget(RingId { pair: to.pair, side: Side::Rx });
         }
     }
 
@@ -77,8 +76,7 @@ impl Change<'_> {
     /// A port is not quarantined any more: its rings come next.
     pub(super) fn release_port(&mut self, id: PortId) {
         if let Some(port) = self.world.ports.get_mut(id.0) {
-            let (_, receiving) = port.halves();
-            receiving.quarantined = false;
+            port.own_receiving().for_each(|half| half.quarantined = false);
         }
     }
 }

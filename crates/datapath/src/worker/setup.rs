@@ -21,7 +21,7 @@ use super::xdp::XdpSide;
 use crate::answer::LastInch;
 use crate::counters::Counters;
 use crate::fib::{Taken, Target};
-use crate::names::{Inlet, NetworkId, Owner, PortId, Side};
+use crate::names::{Inlet, MAX_PAIRS, NetworkId, Owner, PortId, RingId};
 use crate::neighbor::{Lan, Outbox};
 use crate::port::Port;
 use crate::state::lan::LanRecord;
@@ -125,10 +125,9 @@ impl WorkerHandle {
                 let own = |address: IpAddr| fib.lookup(address) == Some(Target::Port(id));
                 inch.addresses4.retain(|lease| own(lease.address.into()));
                 inch.addresses6.retain(|address| own((*address).into()));
-                let (sending, receiving) = port.halves();
-                inch.guest_mac = inch.guest_mac.or(sending.inch.guest_mac);
-                receiving.mac = inch.guest_mac;
-                sending.inch = inch;
+                inch.guest_mac = inch.guest_mac.or(port.own_sending().inch.guest_mac);
+                port.own_receiving().for_each(|half| half.mac = inch.guest_mac);
+                port.own_sending().inch = inch;
             }
             change.turn().advertise(id);
         })
@@ -259,9 +258,9 @@ impl Change<'_> {
         }
         let worker = self.least_laden();
         let mut port = Port::new(setup.id, setup.network, setup.name, worker, inch);
-        let (sending, receiving) = port.halves();
-        sending.visit = self.world.last_visit;
-        receiving.quarantined = record.suspicion().quarantine().is_some();
+        port.own_sending().visit = self.world.last_visit;
+        let quarantined = record.suspicion().quarantine().is_some();
+        port.own_receiving().for_each(|half| half.quarantined = quarantined);
         self.world.ports.put(setup.id.0, Box::new(port));
         Ok(())
     }
@@ -274,8 +273,10 @@ impl Change<'_> {
         {
             network.admission.fib.remove_owner(Target::Port(id));
         }
-        self.stop_ring(id, Side::Tx);
-        self.stop_ring(id, Side::Rx);
+        // Whatever the record says: those that a port can have.
+        for ring in RingId::all(MAX_PAIRS) {
+            self.stop_ring(id, ring);
+        }
         self.forget_waiting(Owner::Port(id));
         self.world.ports.take(id.0);
     }

@@ -18,7 +18,7 @@ use super::world::Crew;
 use super::{NetworkSetup, PortSetup, Token};
 use crate::answer::{BASE6, LastInch};
 use crate::counters::{Counter, Counters};
-use crate::names::{Mac, NetworkId, Owner, PortId, Side};
+use crate::names::{Mac, NetworkId, Owner, PortId, RingId};
 use crate::neighbor::Event as LanEvent;
 use crate::offload::Offload;
 use crate::port::Port;
@@ -71,9 +71,9 @@ impl Guest {
         let ring =
             Ring { memory, layout, features: FEATURES, kick, call: Some(call.clone()), err: None };
         let mut world = crew.write();
-        let journal = PortRecord::of(&world.state, id).journal(Side::Tx);
+        let journal = PortRecord::of(&world.state, id).journal(RingId::TX);
         let mut port = Port::new(id, NetworkId(0), format!("vm{}", id.0), 0, silent());
-        port.start(Side::Tx, ring.clone(), journal).unwrap();
+        port.start(RingId::TX, ring.clone(), journal).unwrap();
         world.ports.put(id.0, Box::new(port));
         rung(&call);
         Self { id, tx, call, ring }
@@ -160,7 +160,7 @@ fn a_call_changes_beside_a_turn() {
     let (told, done) = channel();
     let call = new.clone();
     std::thread::spawn(move || {
-        handle.set_call(id, Side::Tx, Some(call));
+        handle.set_call(id, RingId::TX, Some(call));
         told.send(()).unwrap();
     });
     done.recv_timeout(std::time::Duration::from_secs(10)).expect("it waits for the world");
@@ -188,7 +188,7 @@ fn a_port_that_is_made_anew_is_not_taken_for_the_one_before_it() {
     let (network, name) = (NetworkId(0), "another".to_owned());
     let setup = PortSetup { id: guest.id, network, name, inch: silent(), prefixes: vec![] };
     change.add_port(setup).unwrap();
-    change.start_ring(guest.id, Side::Tx, guest.ring.clone());
+    change.start_ring(guest.id, RingId::TX, guest.ring.clone());
     drop(world);
     own.look_at(&crew.desk(0).read());
     guest.send();

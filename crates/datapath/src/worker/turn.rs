@@ -11,7 +11,8 @@ use super::patience::Patience;
 use super::world::{Crew, Later, World};
 use crate::answer::{self, ADVERTISE_EVERY, Replies};
 use crate::deliver::{Inbox, Inboxes};
-use crate::names::{Mac, PortId};
+use crate::names::{Lane, Mac, Pair, PortId};
+use crate::spread::Trail;
 use crate::state::StateMemory;
 use crate::state::marks::Marks;
 use crate::storage::Storage;
@@ -35,8 +36,10 @@ pub(super) struct Own {
     pub(super) storage: Storage,
     pub(super) replies: Replies,
     pub(super) inboxes: Inboxes,
+    /// Where fragments go that come from cards and hosts.
+    pub(super) trail: Trail,
     /// Of the current batch: receivers whose rings another worker had, to be waited for.
-    pub(super) busy: Vec<(PortId, Inbox)>,
+    pub(super) busy: Vec<(Lane, Inbox)>,
     /// Of the current batch: what goes to the card, with its next hop.
     pub(super) to_uplink: Vec<(u16, Mac)>,
     /// Of the current batch: what goes to the host.
@@ -63,6 +66,7 @@ impl Own {
             storage: Storage::default(),
             replies: Replies::default(),
             inboxes: Inboxes::default(),
+            trail: Trail::default(),
             busy: Vec::new(),
             to_uplink: Vec::new(),
             to_host: Vec::new(),
@@ -254,7 +258,7 @@ impl Turn<'_> {
         let Some(port) = self.world.ports.get(id.0) else { return };
         // The own worker, or a change: nobody has it for long.
         let sending = port.sending();
-        if port.receiving().receives() {
+        if port.receiving(Pair::FIRST).receives() {
             answer::advertise(&sending.inch, &mut self.own.replies);
             self.send_replies(id);
         }

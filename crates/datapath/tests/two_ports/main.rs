@@ -1,5 +1,6 @@
 //! The whole way between VMs, without sockets: drivers, the workers, nothing else.
 
+mod pairs;
 mod several_workers;
 mod stage;
 mod two;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use datapath::counters::{Counter, Counters};
 use datapath::event::Event;
-use datapath::names::{Owner, PortId, Side};
+use datapath::names::{Owner, PortId, RingId};
 use datapath::state::StateMemory;
 use datapath::vhost::{Ring, RingOwner};
 use datapath::worker::{NotMoved, WorkerHandle};
@@ -250,9 +250,9 @@ fn rings_that_come_and_go_disturb_nobody_on_the_other_worker() {
         worker.move_port(PortId(3), (rounds % 2) as usize).unwrap().unwrap();
         let (memory, kick) = (unstable.tx.queue.memory().share(), Some(unstable.kick.clone()));
         let ring = Ring { memory, layout: wrong, features: FEATURES, kick, call: None, err: None };
-        worker.start(PortId(3), Side::Tx, ring);
+        worker.start(PortId(3), RingId::TX, ring);
         unstable.start(&worker, PortId(3));
-        worker.stop(PortId(3), Side::Tx);
+        worker.stop(PortId(3), RingId::TX);
         rounds += 1;
         seen.look(&mut to);
         assert!(Instant::now() < until, "{} of {ALL}", seen.all());
@@ -290,13 +290,13 @@ fn what_lies_in_a_ring_when_it_starts_is_served_without_a_kick() {
         let (state, worker) = world_of(workers);
         let mut from = Vm::<DriverQueue>::attach(&worker, 1);
         let mut to = Vm::<DriverQueue>::attach(&worker, 2);
-        worker.stop(PortId(1), Side::Tx);
+        worker.stop(PortId(1), RingId::TX);
         for n in 0..50u32 {
             let frame = from.udp(to.address, &[&1u16.to_be_bytes()[..], &n.to_be_bytes()].concat());
             from.tx.send(&NetHeader::default(), &frame, Shape::default()).unwrap();
         }
         from.tx.queue.expose();
-        worker.start(PortId(1), Side::Tx, from.rings[1].clone());
+        worker.start(PortId(1), RingId::TX, from.rings[1].clone());
         let (mut seen, until) = (Seen::default(), Instant::now() + PATIENCE);
         while seen.all() < 50 {
             seen.look(&mut to);

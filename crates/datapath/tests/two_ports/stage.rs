@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use datapath::answer::{BASE6, LastInch, Lease4};
 use datapath::event::Event;
-use datapath::names::{Mac, NetworkId, PortId, Side};
+use datapath::names::{Mac, NetworkId, Pair, PortId, RingId, Side};
 use datapath::state::StateMemory;
 use datapath::vhost::{Ring, RingOwner, features};
 use datapath::worker::{self, NetworkSetup, PortSetup, WorkerHandle, Workers};
@@ -61,13 +61,22 @@ impl<Q: Layout> Vm<Q> {
     }
 
     pub fn attach_without_buffers(worker: &WorkerHandle, id: u16, features: u64) -> Self {
+        let vm = Self::made(id, features, 256, 2048);
+        vm.set_up(worker, id);
+        vm.start(worker, PortId(id));
+        vm
+    }
+
+    /// One that has no port yet, with rings of so many buffers of that many octets.
+    pub fn made(id: u16, features: u64, size: u16, room: usize) -> Self {
         let features = features | Q::FEATURE;
         let address = Ipv4Addr::new(203, 0, 113, 10 + id as u8);
         let mac = Mac([2, 0, 0, 0, 0, id as u8]);
-        let memory = DriverMemory::new(&[(0, 4 << 20)]).unwrap();
+        let memory =
+            DriverMemory::new(&[(0, (4 << 20).max(u64::from(size) * 4 * room as u64))]).unwrap();
         let queue = QueueFeatures::from_bits(features);
-        let tx = DriverTx::over(Q::set_up(memory.clone(), 256, queue), 2048);
-        let rx = DriverRx::over(Q::set_up(memory.clone(), 256, queue), 2048);
+        let tx = DriverTx::over(Q::set_up(memory.clone(), size, queue), room);
+        let rx = DriverRx::over(Q::set_up(memory.clone(), size, queue), room);
         let event = || Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let kick = event();
         let shared = memory.share();
@@ -84,10 +93,7 @@ impl<Q: Layout> Vm<Q> {
             ring(rx.queue.layout(), event(), event()),
             ring(tx.queue.layout(), kick.clone(), tx_call.clone()),
         ];
-        let vm = Self { address, mac, tx, rx, kick, tx_call, rings };
-        vm.set_up(worker, id);
-        vm.start(worker, PortId(id));
-        vm
+        Self { address, mac, tx, rx, kick, tx_call, rings }
     }
 
     /// Its port.
@@ -104,8 +110,13 @@ impl<Q: Layout> Vm<Q> {
     }
 
     pub fn start(&self, worker: &WorkerHandle, port: PortId) {
-        for (side, ring) in Side::BOTH.into_iter().zip(&self.rings) {
-            worker.start(port, side, ring.clone());
+        self.start_as(worker, port, Pair::FIRST);
+    }
+
+    /// Has its rings served as those of a pair.
+    pub fn start_as(&self, worker: &WorkerHandle, port: PortId, pair: Pair) {
+        for (side, ring) in [Side::Rx, Side::Tx].into_iter().zip(&self.rings) {
+            worker.start(port, RingId { pair, side }, ring.clone());
         }
     }
 
@@ -117,10 +128,14 @@ impl<Q: Layout> Vm<Q> {
     }
 
     pub fn udp(&self, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+        self.udp_from(1000, to, payload)
+    }
+
+    pub fn udp_from(&self, port: u16, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         PacketBuilder::ethernet2(self.mac.0, Mac::BASE.0)
             .ipv4(self.address.octets(), to.octets(), 7)
-            .udp(1000, 2000)
+            .udp(port, 2000)
             .write(&mut frame, payload)
             .unwrap();
         frame
@@ -195,11 +210,21 @@ pub fn world_over(
     workers: usize,
     tell: Box<dyn Fn(Event) + Send + Sync>,
 ) -> WorkerHandle {
+    let worker = world_at_rest(state, workers, tell);
+    worker.serve().unwrap();
+    worker
+}
+
+/// The same, and nothing is served yet.
+pub fn world_at_rest(
+    state: &StateMemory,
+    workers: usize,
+    tell: Box<dyn Fn(Event) + Send + Sync>,
+) -> WorkerHandle {
     let workers = Workers { cores: vec![None; workers], one_by_one: false };
     let (worker, _thread) = worker::spawn_several(state.clone(), &workers, tell).unwrap();
     let on_link = vec!["203.0.113.0/24".parse().unwrap()];
     let outward = silent();
     worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();
-    worker.serve().unwrap();
     worker
 }

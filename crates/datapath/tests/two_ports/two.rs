@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use datapath::answer::{BASE4, LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
 use datapath::event::Event;
-use datapath::names::{Mac, Owner, PortId, Side};
+use datapath::names::{Mac, Owner, Pair, PortId, RingId};
 use datapath::state::StateMemory;
 use datapath::state::marks::Stretch;
 use datapath::state::suspicion::{PortSuspicion, Quarantine};
@@ -183,7 +183,7 @@ fn a_front_end_that_breaks_its_rings_without_end_is_told_of_seldom() {
     for _ in 0..2000 {
         let (memory, kick) = (memory.clone(), Some(vm.kick.clone()));
         let ring = Ring { memory, layout, features: FEATURES, kick, call: None, err: None };
-        worker.start(PortId(1), Side::Tx, ring);
+        worker.start(PortId(1), RingId::TX, ring);
     }
     worker.comes_round().unwrap();
     let counters = Counters::of(&state, Owner::Port(PortId(1)));
@@ -262,7 +262,7 @@ fn what_killed_a_base_is_left_out_and_all_around_it_arrives() {
 fn what_killed_is_left_out<Q: Layout>(workers: usize) {
     let (state, worker) = world_of(workers);
     let (mut a, mut b) = (Vm::<Q>::attach(&worker, 1), Vm::<Q>::attach(&worker, 2));
-    for side in Side::BOTH {
+    for side in RingId::FIRST {
         worker.stop(PortId(1), side);
         worker.stop(PortId(2), side);
     }
@@ -274,19 +274,25 @@ fn what_killed_is_left_out<Q: Layout>(workers: usize) {
     // As after a reset: the first datagram and a buffer are what killed; the first four datagrams
     // are served one by one.
     let (from, to) = (PortSuspicion::of(&state, sender), PortSuspicion::of(&state, receiver));
-    from.set_skip(Side::Tx, Some(0));
-    from.set_sent(Some(Stretch { at: 0, len: 4 }));
-    to.set_skip(Side::Rx, Some(3));
-    to.set_receiving(Some(3));
+    from.set_skip(RingId::TX, Some(0));
+    from.set_sent(Pair::FIRST, Some(Stretch { at: 0, len: 4 }));
+    to.set_skip(RingId::RX, Some(3));
+    to.set_receiving(Pair::FIRST, Some(3));
     b.start(&worker, receiver);
     a.start(&worker, sender);
     let count = |port, counter| Counters::of(&state, Owner::Port(port)).get(counter);
     let until = Instant::now() + PATIENCE;
-    while from.sent().is_some() || a.tx.reclaim() != 0 || count(receiver, Counter::Delivered) < 9 {
+    while from.sent(Pair::FIRST).is_some()
+        || a.tx.reclaim() != 0
+        || count(receiver, Counter::Delivered) < 9
+    {
         assert!(Instant::now() < until);
     }
     assert_eq!((count(sender, Counter::DropPoison), count(sender, Counter::ToVm)), (1, 9));
-    assert_eq!((from.skip(Side::Tx), to.skip(Side::Rx), to.receiving()), (None, None, None));
+    assert_eq!(
+        (from.skip(RingId::TX), to.skip(RingId::RX), to.receiving(Pair::FIRST)),
+        (None, None, None)
+    );
     let written: Vec<_> = std::iter::from_fn(|| b.rx.queue.take_used()).map(|u| u.len).collect();
     let of = |len: usize| written.iter().filter(|l| **l as usize == len).count();
     // A virtio-net header is before each frame; the buffer that was left out comes back empty.
@@ -298,11 +304,11 @@ fn what_killed_is_left_out<Q: Layout>(workers: usize) {
 fn what_comes_for_a_quarantined_port_is_dropped_by_name_until_it_is_released() {
     let (state, worker) = world();
     let suspicion = PortSuspicion::of(&state, PortId(2));
-    suspicion.set_quarantine(Quarantine::Sending(0));
+    suspicion.set_quarantine(Quarantine::Sending(Pair::FIRST, 0));
     let (mut a, mut b) =
         (Vm::<DriverQueue>::attach(&worker, 1), Vm::<DriverQueue>::attach(&worker, 2));
     // Its front end's rings are withheld by the doors.
-    for side in Side::BOTH {
+    for side in RingId::FIRST {
         worker.stop(PortId(2), side);
     }
     let dropped = || Counters::of(&state, Owner::Port(PortId(2))).get(Counter::RxPortQuarantined);

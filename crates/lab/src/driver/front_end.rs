@@ -42,6 +42,8 @@ pub mod request {
     pub const REM_MEM_REG: u32 = 38;
 }
 
+/// Protocol feature: several queue pairs.
+pub const MQ: u64 = 1 << 0;
 /// Protocol feature: requests are acknowledged.
 pub const REPLY_ACK: u64 = 1 << 3;
 /// Protocol feature: memory regions come and go one by one.

@@ -14,9 +14,10 @@
 //! is a good one whose octets are changed afterwards.
 
 mod front_end;
+mod pairs;
 mod ring;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use virtqueue::driver::{AnyQueue, DriverMemory, DriverRing, DriverRx, DriverTx, Shape};
 use virtqueue::{GuestAddress, NetHeader, QueueFeatures};
 
-pub use front_end::{FrontEnd, MEM_SLOTS, REPLY_ACK, Region, request};
+pub use front_end::{FrontEnd, MEM_SLOTS, MQ, REPLY_ACK, Region, request};
+pub use pairs::MorePair;
 pub use ring::{RINGS, Rings};
 
 use crate::command::wait_until;
@@ -44,6 +46,8 @@ pub mod features {
     pub const HOST_TSO6: u64 = 1 << 12;
     pub const HOST_ECN: u64 = 1 << 13;
     pub const MRG_RXBUF: u64 = 1 << 15;
+    /// Several queue pairs: wanted where the driver is to have them ([`super::Settings::pairs`]).
+    pub const MQ: u64 = 1 << 22;
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     /// Vhost-user's own: protocol features can be negotiated.
@@ -82,13 +86,15 @@ pub struct Settings {
     pub features: u64,
     /// The rings' layout. A legacy driver (without VERSION_1) has split ones in any case.
     pub rings: Rings,
+    /// Queue pairs, each with rings of its own. More than one must be offered.
+    pub pairs: u32,
     /// Entries of each ring.
     pub ring: u16,
     /// Octets of each receive buffer; zero for what the features call for.
     pub buffer: usize,
     /// Octets of each output buffer, header and frame.
     pub room: usize,
-    /// Octets of each of the two memory regions.
+    /// Octets of each of the two memory regions, for one queue pair.
     pub memory: u64,
 }
 
@@ -97,6 +103,7 @@ impl Default for Settings {
         Self {
             features: features::ALL,
             rings: Rings::chosen(),
+            pairs: 1,
             ring: 256,
             buffer: 0,
             room: LARGE,
@@ -111,10 +118,12 @@ impl Settings {
         Self { features: features::ALL & !features::OFFLOADS, ..Self::default() }
     }
 
-    /// The feature that asks for the rings' layout.
+    /// The features that ask for the rings' layout and number.
     fn layout(&self) -> u64 {
         let modern = self.features & features::VERSION_1 != 0;
-        if modern && self.rings == Rings::Packed { features::RING_PACKED } else { 0 }
+        let packed = modern && self.rings == Rings::Packed;
+        let several = self.pairs > 1;
+        (if packed { features::RING_PACKED } else { 0 }) | if several { features::MQ } else { 0 }
     }
 
     fn buffer(&self, negotiated: u64) -> usize {
@@ -138,6 +147,10 @@ pub struct DriverPort {
     pub tx: DriverTx<AnyQueue>,
     /// The input ring.
     pub rx: DriverRx<AnyQueue>,
+    /// Other pairs than that.
+    pub more: Vec<MorePair>,
+    /// Frames that came by the first.
+    pub came: u64,
     /// Wakes the device: input ring, output ring.
     pub kick: [OwnedFd; 2],
     /// Woken by the device: input ring, output ring.
@@ -163,12 +176,14 @@ impl DriverPort {
     }
 
     fn over(mut front_end: FrontEnd, settings: &Settings) -> Result<Self> {
-        let memory = DriverMemory::new(&[(0, settings.memory), (1 << 32, settings.memory)])
+        let octets = settings.memory * u64::from(settings.pairs);
+        let memory = DriverMemory::new(&[(0, octets), (1 << 32, octets)])
             .attempt(|| "make a memory file".to_owned())?;
         let layout = settings.layout();
         let features = negotiate(&mut front_end, settings.features | layout, &memory)?;
         if features & layout != layout {
-            return Err(LabError::Unexpected("packed rings are not offered".to_owned()));
+            let missing = layout & !features;
+            return Err(LabError::Unexpected(format!("features {missing:#x} are not offered")));
         }
         let buffer = settings.buffer(features);
         let of_ring = QueueFeatures::from_bits(features);
@@ -180,7 +195,10 @@ impl DriverPort {
         let pair = || -> Result<[OwnedFd; 2]> { Ok([event()?, event()?]) };
         let (kick, call) = (pair()?, pair()?);
         let told = [rx.queue.base(), tx.queue.base()];
-        let mut port = Self { front_end, memory, tx, rx, kick, call, features, buffer, told };
+        let pair = |number| MorePair::set_up(&memory, settings, features, number);
+        let more = (1..settings.pairs).map(pair).collect::<Result<_>>()?;
+        let mut port =
+            Self { front_end, memory, tx, rx, more, came: 0, kick, call, features, buffer, told };
         port.start_rings()?;
         Ok(port)
     }
@@ -196,27 +214,22 @@ impl DriverPort {
         self.front_end = front_end;
         self.start_rings()?;
         // Whatever was notified before was notified to nobody.
-        self.kick.iter().try_for_each(signal)
+        self.kick.iter().try_for_each(signal)?;
+        self.more.iter().try_for_each(MorePair::wake)
     }
 
     fn start_rings(&mut self) -> Result<()> {
+        let Self { front_end, memory, .. } = self;
         for (ring, queue) in [(RX, &self.rx.queue), (TX, &self.tx.queue)] {
-            let layout = queue.layout();
-            let [desc, used, avail] =
-                [layout.desc, layout.used, layout.avail].map(|a| user_address(&self.memory, a));
-            let front_end = &mut self.front_end;
-            front_end.set_ring_size(ring, layout.size)?;
-            front_end.set_ring_base(ring, self.told[ring as usize])?;
-            front_end.set_ring_addresses(ring, desc, used, avail)?;
-            let [kick, call] = [&self.kick, &self.call].map(|both| &both[ring as usize]);
-            front_end.set_ring_call(ring, Some(call.as_fd()))?;
-            front_end.set_ring_kick(ring, Some(kick.as_fd()))?;
+            let at = ring as usize;
+            let bells = (self.kick[at].as_fd(), self.call[at].as_fd());
+            start_ring(front_end, memory, ring, queue, self.told[at], bells)?;
         }
         if self.features & features::PROTOCOL != 0 {
-            self.front_end.enable_ring(RX, true)?;
-            self.front_end.enable_ring(TX, true)?;
+            front_end.enable_ring(RX, true)?;
+            front_end.enable_ring(TX, true)?;
         }
-        Ok(())
+        self.more.iter().try_for_each(|pair| pair.start(front_end, memory))
     }
 
     /// Sends a frame; waits while the ring is full.
@@ -231,7 +244,9 @@ impl DriverPort {
         frame: &[u8],
         shape: Shape<'_>,
     ) -> Result<()> {
-        let tx = &mut self.tx;
+        let which = pairs::pair_of(frame, 1 + self.more.len());
+        let mut other = which.checked_sub(1).and_then(|other| self.more.get_mut(other));
+        let tx = other.as_mut().map_or(&mut self.tx, |pair| &mut pair.tx);
         wait_until(
             Duration::from_secs(5),
             || "room in the output ring".to_owned(),
@@ -240,6 +255,9 @@ impl DriverPort {
                 Ok(tx.send(header, frame, shape))
             },
         )?;
+        if let Some(pair) = other {
+            return pair.expose();
+        }
         if self.tx.queue.expose() {
             signal(&self.kick[TX as usize])?;
         }
@@ -257,20 +275,27 @@ impl DriverPort {
         let mut frame = Vec::new();
         loop {
             if let Some(header) = self.rx.receive(&mut frame) {
+                self.came += 1;
                 self.rx.fill(self.buffer);
                 if self.rx.queue.expose() {
                     signal(&self.kick[RX as usize])?;
                 }
                 return Ok(Some((header, frame)));
             }
-            if self.rx.queue.arm() {
+            for pair in &mut self.more {
+                if let Some(header) = pair.receive(&mut frame)? {
+                    return Ok(Some((header, frame)));
+                }
+            }
+            if self.more.iter_mut().fold(self.rx.queue.arm(), |some, p| p.rx.queue.arm() || some) {
                 continue;
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);
             }
-            await_signal(&self.call[RX as usize], left)?;
+            let others = self.more.iter().map(MorePair::bell);
+            await_signal([&self.call[RX as usize]].into_iter().chain(others), left)?;
         }
     }
 
@@ -293,21 +318,26 @@ impl DriverPort {
 
     /// Waits until the device has given back all output buffers.
     pub fn wait_sent(&mut self, limit: Duration) -> Result<()> {
-        let tx = &mut self.tx;
+        let mut all: Vec<_> = self.more.iter_mut().map(|pair| &mut pair.tx).collect();
+        all.push(&mut self.tx);
         wait_until(
             limit,
             || "the end of the output ring".to_owned(),
             || {
-                tx.reclaim();
-                Ok((tx.queue.outstanding() == 0).then_some(()))
+                for tx in &mut all {
+                    tx.reclaim();
+                }
+                Ok(all.iter().all(|tx| tx.queue.outstanding() == 0).then_some(()))
             },
         )
     }
 
-    /// Stops both rings and gives the indices at which the device stopped: input, output.
+    /// Stops all rings and gives the indices at which the device stopped in the first pair: input,
+    /// output.
     pub fn stop(&mut self) -> Result<(u16, u16)> {
         self.told[RX as usize] = self.front_end.stop_ring(RX)?;
         self.told[TX as usize] = self.front_end.stop_ring(TX)?;
+        self.more.iter_mut().try_for_each(|pair| pair.stop(&mut self.front_end))?;
         Ok(self.told.into())
     }
 }
@@ -317,12 +347,31 @@ fn negotiate(front_end: &mut FrontEnd, wanted: u64, memory: &DriverMemory) -> Re
     front_end.set_owner()?;
     let features = front_end.features()? & wanted;
     if features & features::PROTOCOL != 0 {
-        front_end.negotiate_protocol(REPLY_ACK)?;
+        front_end.negotiate_protocol(REPLY_ACK | MQ)?;
     }
     front_end.set_features(features)?;
     let shared: Vec<_> = memory.regions().iter().map(|r| (announced(r), r.file())).collect();
     front_end.set_memory(&shared)?;
     Ok(features)
+}
+
+/// Says all that the device needs of a ring, but that it is in use.
+fn start_ring(
+    front_end: &mut FrontEnd,
+    memory: &DriverMemory,
+    ring: u32,
+    queue: &AnyQueue,
+    told: u16,
+    (kick, call): (BorrowedFd<'_>, BorrowedFd<'_>),
+) -> Result<()> {
+    let layout = queue.layout();
+    let [desc, used, avail] =
+        [layout.desc, layout.used, layout.avail].map(|a| user_address(memory, a));
+    front_end.set_ring_size(ring, layout.size)?;
+    front_end.set_ring_base(ring, told)?;
+    front_end.set_ring_addresses(ring, desc, used, avail)?;
+    front_end.set_ring_call(ring, Some(call))?;
+    front_end.set_ring_kick(ring, Some(kick))
 }
 
 fn announced(region: &virtqueue::driver::DriverRegion) -> Region {
@@ -348,11 +397,12 @@ fn signal(event: &OwnedFd) -> Result<()> {
     }
 }
 
-fn await_signal(event: &OwnedFd, limit: Duration) -> Result<()> {
-    let mut set = [PollFd::new(event, PollFlags::IN)];
+/// Waits until one of them is signalled.
+fn await_signal<'a>(events: impl Iterator<Item = &'a OwnedFd>, limit: Duration) -> Result<()> {
+    let mut set: Vec<_> = events.map(|event| PollFd::new(event, PollFlags::IN)).collect();
     match poll(&mut set, Timespec::try_from(limit).ok().as_ref()) {
         Ok(0) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Ok(_) => {
+        Ok(_) => set.iter().try_for_each(|event| {
             let mut count = [0; 8];
             match rustix::io::read(event, &mut count) {
                 Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
@@ -361,7 +411,7 @@ fn await_signal(event: &OwnedFd, limit: Duration) -> Result<()> {
                     source: e.into(),
                 }),
             }
-        }
+        }),
         Err(e) => Err(e).attempt(|| "wait for the device".to_owned()),
     }
 }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use datapath::answer::{BASE6, LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
 use datapath::event::Event;
-use datapath::names::{Mac, NetworkId, Owner, PortId, Side};
+use datapath::names::{Mac, NetworkId, Owner, PortId, RingId};
 use datapath::state::StateMemory;
 use datapath::state::port::PortRecord;
 use datapath::vhost::{Ring, RingOwner};
@@ -120,8 +120,8 @@ impl Stage for Inside {
     fn attach(&mut self, who: Who, rig: &Rig, rings: [QueueLayout; 2]) -> Result<()> {
         self.detach(who)?;
         let memory = rig.memory.share();
-        for (side, layout) in Side::BOTH.into_iter().zip(rings) {
-            let n = usize::from(side.queue());
+        for (side, layout) in RingId::FIRST.into_iter().zip(rings) {
+            let n = usize::from(side.number());
             let ring = Ring {
                 memory: memory.clone(),
                 layout,
@@ -142,7 +142,7 @@ impl Stage for Inside {
     }
 
     fn detach(&mut self, who: Who) -> Result<()> {
-        for side in Side::BOTH {
+        for side in RingId::FIRST {
             self.worker.stop(port(who), side);
         }
         self.shared.remove(&who);

@@ -15,6 +15,7 @@ mod idle;
 #[cfg(feature = "long")]
 mod life;
 mod overcommit;
+mod pairs;
 mod probing;
 mod stage;
 #[cfg(feature = "long")]

@@ -1,7 +1,7 @@
 //! Deaths, one after the other, and what is held against whom.
 
 use super::*;
-use crate::names::{Inlet, Side};
+use crate::names::{Inlet, Lane, Pair, RingId};
 use crate::offload::Offload;
 use crate::state::suspicion::Care;
 
@@ -30,11 +30,11 @@ fn suspected(verdicts: &[Verdict]) -> bool {
 #[test]
 fn the_second_death_within_the_batch_of_the_first_quarantines_its_port_by_the_datagram() {
     let state = state();
-    assert!(suspected(&dies(&state, |m| m.datagram(A, 65_530, 10))));
-    let care = Care::at(65_530, PortSuspicion::of(&state, A).sent(), None);
+    assert!(suspected(&dies(&state, |m| m.datagram(Lane::first(A), 65_530, 10))));
+    let care = Care::at(65_530, PortSuspicion::of(&state, A).sent(Pair::FIRST), None);
     assert_eq!(care.most(), 1);
-    let why = Quarantine::Sending(2);
-    assert_eq!(dies(&state, |m| m.datagram(A, 2, 1)), [Verdict::Quarantined(A, why)]);
+    let why = Quarantine::Sending(Pair::FIRST, 2);
+    assert_eq!(dies(&state, |m| m.datagram(Lane::first(A), 2, 1)), [Verdict::Quarantined(A, why)]);
     assert_eq!(PortSuspicion::of(&state, A).quarantine(), Some(why));
     assert_eq!(PortSuspicion::of(&state, B).quarantine(), None);
 }
@@ -42,15 +42,15 @@ fn the_second_death_within_the_batch_of_the_first_quarantines_its_port_by_the_da
 #[test]
 fn a_death_is_held_against_all_workers_and_the_next_against_the_one_that_was_at_work() {
     let state = state();
-    let mark = |worker, port| Marks::of_worker(&state, worker).datagram(port, 40, 8);
+    let mark = |worker, port| Marks::of_worker(&state, worker).datagram(Lane::first(port), 40, 8);
     mark(0, B);
     mark(1, A);
     let verdicts = judge(&state, true, 100);
-    let both = [A, B].map(|port| PortSuspicion::of(&state, port).sent().is_some());
+    let both = [A, B].map(|port| PortSuspicion::of(&state, port).sent(Pair::FIRST).is_some());
     assert_eq!((verdicts.len(), both), (2, [true, true]));
     // One at a time now: whoever was beside it has no mark.
     mark(1, A);
-    let why = Quarantine::Sending(40);
+    let why = Quarantine::Sending(Pair::FIRST, 40);
     assert_eq!(judge(&state, true, 101), [Verdict::Quarantined(A, why)]);
     assert_eq!(PortSuspicion::of(&state, B).quarantine(), None);
 }
@@ -61,8 +61,8 @@ fn deaths_with_progress_in_between_are_accidents() {
     for n in 0..100u16 {
         let index = n.wrapping_mul(700);
         let verdicts = dies(&state, |m| {
-            m.datagram(A, index, 64);
-            m.delivering(B, index);
+            m.datagram(Lane::first(A), index, 64);
+            m.delivering(Lane::first(B), index);
         });
         assert!(suspected(&verdicts), "{n}: {verdicts:?}");
     }
@@ -74,8 +74,8 @@ fn kills_from_outside_are_held_against_nobody() {
     let record = PortRecord::of(&state, B);
     let marks = Marks::of(&state);
     for _ in 0..100 {
-        marks.datagram(A, 7, 1);
-        marks.delivering(B, 9);
+        marks.datagram(Lane::first(A), 7, 1);
+        marks.delivering(Lane::first(B), 9);
         marks.set_door(Some(C));
         marks.set_network(Some(LAN));
         record.open_request(5);
@@ -85,7 +85,7 @@ fn kills_from_outside_are_held_against_nobody() {
     for port in [A, B, C] {
         let suspicion = PortSuspicion::of(&state, port);
         assert_eq!((suspicion.quarantine(), suspicion.adoptions()), (None, 0));
-        assert_eq!((suspicion.sent(), suspicion.receiving()), (None, None));
+        assert_eq!((suspicion.sent(Pair::FIRST), suspicion.receiving(Pair::FIRST)), (None, None));
     }
     assert_eq!((record.interruptions(), NetworkSuspicion::of(&state, LAN).adoptions()), (0, 0));
 }
@@ -94,23 +94,23 @@ fn kills_from_outside_are_held_against_nobody() {
 fn a_ring_that_stood_while_its_senders_went_on_is_what_kills() {
     let state = state();
     assert!(suspected(&dies(&state, |m| {
-        m.datagram(A, 10, 4);
-        m.delivering(C, 77);
+        m.datagram(Lane::first(A), 10, 4);
+        m.delivering(Lane::first(C), 77);
     })));
     let verdicts = dies(&state, |m| {
         m.frame(LAN, Inlet::PACKET, 3, 1);
-        m.delivering(C, 77);
+        m.delivering(Lane::first(C), 77);
     });
-    assert_eq!(verdicts, [Verdict::Quarantined(C, Quarantine::Receiving(77))]);
+    assert_eq!(verdicts, [Verdict::Quarantined(C, Quarantine::Receiving(Pair::FIRST, 77))]);
 }
 
 #[test]
 fn a_sender_that_stood_while_the_ring_went_on_is_what_kills() {
     let state = state();
-    for (index, expected) in [(77, None), (80, Some(Quarantine::Sending(10)))] {
+    for (index, expected) in [(77, None), (80, Some(Quarantine::Sending(Pair::FIRST, 10)))] {
         let verdicts = dies(&state, |m| {
-            m.datagram(A, 10, 1);
-            m.delivering(C, index);
+            m.datagram(Lane::first(A), 10, 1);
+            m.delivering(Lane::first(C), index);
         });
         assert_eq!(suspected(&verdicts), expected.is_none());
         assert_eq!(PortSuspicion::of(&state, A).quarantine(), expected);
@@ -123,14 +123,14 @@ fn one_sender_costs_one_receiver_and_then_itself() {
     let state = state();
     let die = |receiver: PortId, index: u16| {
         dies(&state, |m| {
-            m.datagram(A, index, 1);
-            m.delivering(receiver, 5);
+            m.datagram(Lane::first(A), index, 1);
+            m.delivering(Lane::first(receiver), 5);
         })
     };
     assert!(suspected(&die(B, 10)));
-    assert_eq!(die(B, 10), [Verdict::Quarantined(B, Quarantine::Receiving(5))]);
+    assert_eq!(die(B, 10), [Verdict::Quarantined(B, Quarantine::Receiving(Pair::FIRST, 5))]);
     assert!(suspected(&die(C, 500)));
-    assert_eq!(die(C, 500), [Verdict::Quarantined(A, Quarantine::Sending(500))]);
+    assert_eq!(die(C, 500), [Verdict::Quarantined(A, Quarantine::Sending(Pair::FIRST, 500))]);
     assert_eq!(PortSuspicion::of(&state, C).quarantine(), None);
 }
 
@@ -140,11 +140,11 @@ fn a_card_costs_one_receiver_and_then_its_frames_are_left_out() {
     let die = |receiver: PortId, number: u64| {
         dies(&state, |m| {
             m.frame(LAN, Inlet::PACKET, number, 1);
-            m.delivering(receiver, 5);
+            m.delivering(Lane::first(receiver), 5);
         })
     };
     die(B, 10);
-    assert_eq!(die(B, 10), [Verdict::Quarantined(B, Quarantine::Receiving(5))]);
+    assert_eq!(die(B, 10), [Verdict::Quarantined(B, Quarantine::Receiving(Pair::FIRST, 5))]);
     die(C, 500);
     assert_eq!(die(C, 500), [Verdict::FrameLeftOut(LAN, 500)]);
 }
@@ -154,12 +154,12 @@ fn a_port_that_dies_of_its_own_ring_is_blamed_itself() {
     let state = state();
     let die = || {
         dies(&state, |m| {
-            m.datagram(A, 1, 1);
-            m.delivering(A, 5);
+            m.datagram(Lane::first(A), 1, 1);
+            m.delivering(Lane::first(A), 5);
         })
     };
     die();
-    assert_eq!(die(), [Verdict::Quarantined(A, Quarantine::Receiving(5))]);
+    assert_eq!(die(), [Verdict::Quarantined(A, Quarantine::Receiving(Pair::FIRST, 5))]);
     assert!(!PortSuspicion::of(&state, A).has_cost_a_receiver(100));
 }
 
@@ -259,10 +259,10 @@ fn a_port_that_cannot_be_taken_over_is_made_anew_and_then_quarantined() {
 fn after_a_reset_only_the_poison_is_left_out() {
     let state = state();
     for _ in 0..2 {
-        dies(&state, |m| m.datagram(A, 9, 1));
+        dies(&state, |m| m.datagram(Lane::first(A), 9, 1));
     }
     let port = PortSuspicion::of(&state, A);
-    assert_eq!(port.release(), Some(Quarantine::Sending(9)));
-    assert!(Care::at(9, port.sent(), port.skip(Side::Tx)).skip);
-    assert!(!Care::at(10, port.sent(), port.skip(Side::Tx)).skip);
+    assert_eq!(port.release(), Some(Quarantine::Sending(Pair::FIRST, 9)));
+    assert!(Care::at(9, port.sent(Pair::FIRST), port.skip(RingId::TX)).skip);
+    assert!(!Care::at(10, port.sent(Pair::FIRST), port.skip(RingId::TX)).skip);
 }

@@ -28,7 +28,7 @@ use virtqueue::{Intent, Journal};
 use super::PortRecord;
 use crate::counters::{Counter, Counters};
 use crate::faults::{self, Point};
-use crate::names::{Owner, Side};
+use crate::names::{Owner, RingId};
 use crate::state::StateMemory;
 use crate::state::seal::{counted, pair, uncounted, unpair};
 
@@ -108,46 +108,46 @@ pub enum Remembered {
 
 impl PortRecord {
     /// A ring's journal. While the ring runs it is the worker's.
-    pub fn journal(&self, side: Side) -> RingJournal {
-        let at = |offset| self.at.saturating_add(Self::ring_at(side, offset));
+    pub fn journal(&self, id: RingId) -> RingJournal {
+        let at = |offset| self.at.saturating_add(Self::ring_at(id, offset));
         RingJournal { state: self.state.clone(), span: at(SPAN_AT), buffers: at(BUFFERS_AT) }
     }
 
     /// Notes where a packed ring begins, and which ring it is.
-    pub fn place(&self, side: Side, ring: u32, intent: Intent) {
-        self.forget_position(side);
-        self.journal(side).note(intent);
-        self.put_ring(side, RING_AT, pair(ring));
-        self.keep_place(side);
+    pub fn place(&self, id: RingId, ring: u32, intent: Intent) {
+        self.forget_position(id);
+        self.journal(id).note(intent);
+        self.put_ring(id, RING_AT, pair(ring));
+        self.keep_place(id);
     }
 
     /// A packed ring goes on where an earlier connection left it.
-    pub fn keep_place(&self, side: Side) {
-        self.put_ring(side, PLACED_AT, pair(1));
+    pub fn keep_place(&self, id: RingId) {
+        self.put_ring(id, PLACED_AT, pair(1));
     }
 
     /// What an earlier connection left about this ring.
-    pub fn remembered(&self, side: Side, ring: u32) -> Remembered {
-        if unpair(self.get_ring(side, RING_AT)) != Some(ring) {
+    pub fn remembered(&self, id: RingId, ring: u32) -> Remembered {
+        if unpair(self.get_ring(id, RING_AT)) != Some(ring) {
             return Remembered::Nothing;
         }
-        self.journal(side).last().map_or(Remembered::Damaged, |_| Remembered::Whole)
+        self.journal(id).last().map_or(Remembered::Damaged, |_| Remembered::Whole)
     }
 
     /// Whether this connection's ring has its place.
-    pub fn is_placed(&self, side: Side) -> bool {
-        self.get_ring(side, PLACED_AT) != 0
+    pub fn is_placed(&self, id: RingId) -> bool {
+        self.get_ring(id, PLACED_AT) != 0
     }
 
     /// There is no ring, but one may come back.
-    pub(super) fn displace(&self, side: Side) {
-        self.put_ring(side, PLACED_AT, 0);
+    pub(super) fn displace(&self, id: RingId) {
+        self.put_ring(id, PLACED_AT, 0);
     }
 
     /// Where a packed ring stands is for the front end to say.
-    pub fn forget_position(&self, side: Side) {
+    pub fn forget_position(&self, id: RingId) {
         for at in [PLACED_AT, RING_AT, SPAN_AT, BUFFERS_AT] {
-            self.put_ring(side, at, 0);
+            self.put_ring(id, at, 0);
         }
     }
 
@@ -158,10 +158,10 @@ impl PortRecord {
     }
 
     /// Whether what says where a packed ring stands cannot be believed.
-    pub(super) fn position_is_damaged(&self, side: Side) -> bool {
-        match self.get_ring(side, PLACED_AT) {
+    pub(super) fn position_is_damaged(&self, id: RingId) -> bool {
+        match self.get_ring(id, PLACED_AT) {
             0 => false,
-            placed => unpair(placed) != Some(1) || self.journal(side).last().is_none(),
+            placed => unpair(placed) != Some(1) || self.journal(id).last().is_none(),
         }
     }
 }
@@ -184,41 +184,41 @@ mod tests {
     #[test]
     fn an_intent_comes_back_and_each_ring_has_its_own() {
         let record = record();
-        assert!(!record.is_placed(Side::Rx));
-        assert_eq!(record.journal(Side::Rx).last(), None);
-        record.place(Side::Rx, RING, BEFORE);
-        assert_eq!(record.journal(Side::Rx).last(), Some(BEFORE));
-        record.journal(Side::Rx).note(AFTER);
-        assert_eq!(record.journal(Side::Rx).last(), Some(AFTER));
-        assert!(record.is_placed(Side::Rx) && !record.is_placed(Side::Tx));
+        assert!(!record.is_placed(RingId::RX));
+        assert_eq!(record.journal(RingId::RX).last(), None);
+        record.place(RingId::RX, RING, BEFORE);
+        assert_eq!(record.journal(RingId::RX).last(), Some(BEFORE));
+        record.journal(RingId::RX).note(AFTER);
+        assert_eq!(record.journal(RingId::RX).last(), Some(AFTER));
+        assert!(record.is_placed(RingId::RX) && !record.is_placed(RingId::TX));
     }
 
     #[test]
     fn where_a_ring_stood_outlives_its_connection_and_is_of_no_meaning_to_another_ring() {
         let record = record();
-        record.place(Side::Rx, RING, BEFORE);
+        record.place(RingId::RX, RING, BEFORE);
         record.forget_negotiation();
-        assert!(!record.is_placed(Side::Rx) && !record.position_is_damaged(Side::Rx));
-        assert_eq!(record.remembered(Side::Rx, RING), Remembered::Whole);
-        assert_eq!(record.remembered(Side::Rx, RING + 1), Remembered::Nothing);
-        assert_eq!(record.remembered(Side::Tx, RING), Remembered::Nothing);
-        record.keep_place(Side::Rx);
-        assert_eq!(record.journal(Side::Rx).last(), Some(BEFORE));
-        record.put_ring(Side::Rx, SPAN_AT, 7);
-        assert_eq!(record.remembered(Side::Rx, RING), Remembered::Damaged);
+        assert!(!record.is_placed(RingId::RX) && !record.position_is_damaged(RingId::RX));
+        assert_eq!(record.remembered(RingId::RX, RING), Remembered::Whole);
+        assert_eq!(record.remembered(RingId::RX, RING + 1), Remembered::Nothing);
+        assert_eq!(record.remembered(RingId::TX, RING), Remembered::Nothing);
+        record.keep_place(RingId::RX);
+        assert_eq!(record.journal(RingId::RX).last(), Some(BEFORE));
+        record.put_ring(RingId::RX, SPAN_AT, 7);
+        assert_eq!(record.remembered(RingId::RX, RING), Remembered::Damaged);
         record.clear();
-        assert_eq!(record.remembered(Side::Rx, RING), Remembered::Nothing);
+        assert_eq!(record.remembered(RingId::RX, RING), Remembered::Nothing);
     }
 
     #[test]
     fn a_death_between_the_two_stores_leaves_a_ring_that_rests_where_the_last_one_ended() {
         let record = record();
         for before in [BEFORE, Intent::resting(0x8009, 2)] {
-            record.place(Side::Tx, RING, before);
-            let span = record.get_ring(Side::Tx, SPAN_AT);
-            record.journal(Side::Tx).note(AFTER);
-            record.put_ring(Side::Tx, SPAN_AT, span);
-            let found = record.journal(Side::Tx).last().unwrap();
+            record.place(RingId::TX, RING, before);
+            let span = record.get_ring(RingId::TX, SPAN_AT);
+            record.journal(RingId::TX).note(AFTER);
+            record.put_ring(RingId::TX, SPAN_AT, span);
+            let found = record.journal(RingId::TX).last().unwrap();
             assert_eq!((found.from, found.to, found.first), (0x8009, 0x8009, 2));
         }
     }
@@ -227,32 +227,32 @@ mod tests {
     fn a_death_in_the_very_first_note_leaves_a_ring_that_rests_where_it_begins() {
         let record = record();
         let begins = Intent::resting(0x8003, 0);
-        record.place(Side::Tx, RING, begins);
-        record.put_ring(Side::Tx, SPAN_AT, 0);
-        assert!(!record.position_is_damaged(Side::Tx));
-        assert_eq!(record.journal(Side::Tx).last(), Some(begins));
+        record.place(RingId::TX, RING, begins);
+        record.put_ring(RingId::TX, SPAN_AT, 0);
+        assert!(!record.position_is_damaged(RingId::TX));
+        assert_eq!(record.journal(RingId::TX).last(), Some(begins));
         // Buffers are never under way in it.
-        record.journal(Side::Tx).note(AFTER);
-        record.put_ring(Side::Tx, SPAN_AT, 0);
-        assert!(record.position_is_damaged(Side::Tx));
+        record.journal(RingId::TX).note(AFTER);
+        record.put_ring(RingId::TX, SPAN_AT, 0);
+        assert!(record.position_is_damaged(RingId::TX));
     }
 
     #[test]
     fn a_death_while_a_successor_notes_where_it_stands_leaves_a_ring_that_rests_there() {
         let record = record();
-        record.place(Side::Rx, RING, BEFORE);
+        record.place(RingId::RX, RING, BEFORE);
         let within = Intent::resting(0x8007, 1);
-        let span = record.get_ring(Side::Rx, SPAN_AT);
-        record.journal(Side::Rx).note(within);
-        assert_eq!(record.journal(Side::Rx).last(), Some(within));
-        let noted = record.get_ring(Side::Rx, SPAN_AT);
-        record.put_ring(Side::Rx, SPAN_AT, span);
-        assert_eq!(record.journal(Side::Rx).last(), Some(within));
-        record.put_ring(Side::Rx, SPAN_AT, noted);
+        let span = record.get_ring(RingId::RX, SPAN_AT);
+        record.journal(RingId::RX).note(within);
+        assert_eq!(record.journal(RingId::RX).last(), Some(within));
+        let noted = record.get_ring(RingId::RX, SPAN_AT);
+        record.put_ring(RingId::RX, SPAN_AT, span);
+        assert_eq!(record.journal(RingId::RX).last(), Some(within));
+        record.put_ring(RingId::RX, SPAN_AT, noted);
         // And the next publication, which begins there.
-        record.journal(Side::Rx).note(Intent { from: within.to, to: 3, first: 1, buffers: 12 });
-        record.put_ring(Side::Rx, SPAN_AT, noted);
-        let found = record.journal(Side::Rx).last().unwrap();
+        record.journal(RingId::RX).note(Intent { from: within.to, to: 3, first: 1, buffers: 12 });
+        record.put_ring(RingId::RX, SPAN_AT, noted);
+        let found = record.journal(RingId::RX).last().unwrap();
         assert_eq!((found.from, found.to, found.first), (within.to, within.to, 1));
     }
 
@@ -263,21 +263,21 @@ mod tests {
             by in 1..=255u8,
         ) {
             let record = record();
-            record.place(Side::Rx, RING, BEFORE);
-            let octet = record.at + PortRecord::ring_at(Side::Rx, at);
+            record.place(RingId::RX, RING, BEFORE);
+            let octet = record.at + PortRecord::ring_at(RingId::RX, at);
             let octet = record.state.memory().u8_at(octet).unwrap();
             octet.fetch_xor(by, std::sync::atomic::Ordering::Relaxed);
-            prop_assert!(record.position_is_damaged(Side::Rx));
+            prop_assert!(record.position_is_damaged(RingId::RX));
         }
 
         #[test]
         fn a_damaged_octet_of_which_ring_it_is_makes_it_no_ring_of_ours(at in 0..8usize, by in 1..=255u8) {
             let record = record();
-            record.place(Side::Rx, RING, BEFORE);
-            let octet = record.at + PortRecord::ring_at(Side::Rx, RING_AT + at);
+            record.place(RingId::RX, RING, BEFORE);
+            let octet = record.at + PortRecord::ring_at(RingId::RX, RING_AT + at);
             let octet = record.state.memory().u8_at(octet).unwrap();
             octet.fetch_xor(by, std::sync::atomic::Ordering::Relaxed);
-            prop_assert_eq!(record.remembered(Side::Rx, RING), Remembered::Nothing);
+            prop_assert_eq!(record.remembered(RingId::RX, RING), Remembered::Nothing);
         }
     }
 }

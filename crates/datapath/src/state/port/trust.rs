@@ -76,10 +76,17 @@ impl PortRecord {
     fn right_seal(&self) -> u64 {
         let at = |offset: usize| self.at.saturating_add(offset);
         let features: [u8; REQUESTS_AT - OFFERED_AT] = self.state.octets(at(OFFERED_AT));
-        let [rx, tx] = Side::BOTH
-            .map(|side| self.state.octets::<SEALED_RING>(at(Self::ring_at(side, SIZE_AT))));
+        let ring = |id| self.state.octets::<SEALED_RING>(at(Self::ring_at(id, SIZE_AT)));
+        let [rx, tx] = RingId::FIRST.map(ring);
         let slots: [u8; SLOTS_LEN] = self.state.octets(at(SLOTS_AT));
-        seal::seal(self.at, &[&features, &rx, &tx, &slots])
+        let more = self.get(MORE_PAIRS_AT);
+        if more == 0 {
+            // As in the layouts that knew of one pair only.
+            return seal::seal(self.at, &[&features, &rx, &tx, &slots]);
+        }
+        let others: Vec<_> = self.rings().skip(FIRST_RINGS).map(ring).collect();
+        let others = others.as_flattened();
+        seal::seal(self.at, &[&features, &rx, &tx, &slots, &more.to_ne_bytes(), others])
     }
 
     /// Which part of what is needed to take its front end over is damaged, if one is.
@@ -99,11 +106,11 @@ impl PortRecord {
         if self.get(SEAL_AT) != self.right_seal() {
             return Some("its front end's negotiation");
         }
-        if Side::BOTH.iter().any(|&side| !whole(self.get_ring(side, FAULT_AT))) {
+        if self.rings().any(|ring| !whole(self.get_ring(ring, FAULT_AT))) {
             return Some("the fault of a ring");
         }
         let packed = self.features() & RING_PACKED != 0;
-        if packed && Side::BOTH.iter().any(|&side| self.position_is_damaged(side)) {
+        if packed && self.rings().any(|ring| self.position_is_damaged(ring)) {
             return Some("the position of a packed ring");
         }
         None
@@ -122,8 +129,8 @@ impl PortRecord {
         let Some(name) = self.name_octets() else { return };
         self.put(NAME_SEAL_AT, self.name_seal(&name));
         raise(CONNECTED_AT);
-        for side in Side::BOTH {
-            raise(Self::ring_at(side, FAULT_AT));
+        for ring in RingId::FIRST {
+            raise(Self::ring_at(ring, FAULT_AT));
         }
         let [a, b, c, d, e, f, check, known] = self.get(MAC_AT).to_ne_bytes();
         if (check, known) == (0, 1) {
@@ -140,16 +147,19 @@ mod tests {
 
     use super::*;
 
+    const PAIRS: usize = 4;
+    const LAST_RING: usize = MORE_RINGS_AT + (2 * PAIRS - FIRST_RINGS - 1) * RING_LEN;
+
     fn record() -> PortRecord {
         let record = PortRecord::of(&StateMemory::create().unwrap().0, PortId(3));
         assert!(record.set_name("web"));
         record.set_mac(Mac([2, 0, 0, 0, 0, 9]));
         record.open_request(0);
         record.set_connected();
-        record.set_offered(7, 7);
-        for (side, at) in Side::BOTH.into_iter().zip([0x1000, 0x2000]) {
-            let addresses = Some(RingAddresses { desc: at, avail: at, used: at });
-            record.set_ring(side, RingState { size: 256, addresses, ..RingState::default() });
+        record.set_offered(7, 7, PAIRS);
+        for (ring, n) in record.rings().zip(1..) {
+            let addresses = Some(RingAddresses { desc: n, avail: n << 8, used: n << 16 });
+            record.set_ring(ring, RingState { size: 256, addresses, ..RingState::default() });
         }
         for slot in [0, MAX_MEMORY_SLOTS - 1] {
             record.set_slot(slot, Some(MemorySlot { guest: 1, user: 2, len: 3, offset: 4 }));
@@ -169,16 +179,16 @@ mod tests {
     #[test]
     fn a_record_is_whole_when_it_is_nobodys_and_after_all_that_changes_it() {
         let record = record();
-        record.set_fault(Side::Rx, Some(3));
+        record.set_fault(RingId::RX, Some(3));
         record.set_mac(Mac([9; 6]));
         assert_eq!(record.damage(), None);
         record.open_request(5);
-        record.update_ring(Side::Tx, |ring| ring.enabled = true);
+        record.update_ring(RingId::TX, |ring| ring.enabled = true);
         assert_eq!(record.damage(), None, "half changed, and marked so");
         record.close_request();
         assert_eq!(record.damage(), None);
         record.set_disconnected();
-        record.update_ring(Side::Tx, |ring| ring.base = 5);
+        record.update_ring(RingId::TX, |ring| ring.base = 5);
         assert_eq!(record.damage(), None, "nobody is attached");
         record.clear();
         assert_eq!(record.damage(), None);
@@ -222,6 +232,10 @@ mod tests {
                 RINGS_AT..RINGS_AT + SEALED_RING,
                 RINGS_AT + FAULT_AT..RINGS_AT + FAULT_AT + 8,
                 RINGS_AT + RING_LEN..RINGS_AT + RING_LEN + SEALED_RING,
+                MORE_PAIRS_AT..MORE_PAIRS_AT + 8,
+                MORE_RINGS_AT..MORE_RINGS_AT + SEALED_RING,
+                MORE_RINGS_AT + FAULT_AT..MORE_RINGS_AT + FAULT_AT + 8,
+                LAST_RING..LAST_RING + SEALED_RING,
                 SLOTS_AT..SLOTS_AT + SLOTS_LEN,
             ],
             by in 1..=255u8,

@@ -8,7 +8,7 @@ use super::super::lan::LanRecord;
 use super::super::network::{HostSlot, Left, NetworkRecord, Position, RingRecord};
 use super::super::*;
 use crate::counters::{Counter, Counters};
-use crate::names::{Mac, Side};
+use crate::names::{Mac, RingId};
 use crate::offload::Offload;
 use crate::pending::Pending;
 use crate::state::port::{Kick, MemorySlot, PortRecord, RingAddresses, RingState};
@@ -103,9 +103,9 @@ fn check(state: &StateMemory) {
         call: true,
         err: false,
     };
-    assert_eq!(port.ring(Side::Rx), ring);
-    assert_eq!(port.ring(Side::Tx), RingState { kick: Kick::Polled, ..ring });
-    assert_eq!(Side::BOTH.map(|side| port.fault(side)), [None, Some(6)]);
+    assert_eq!(port.ring(RingId::RX), ring);
+    assert_eq!(port.ring(RingId::TX), RingState { kick: Kick::Polled, ..ring });
+    assert_eq!(RingId::FIRST.map(|ring| port.fault(ring)), [None, Some(6)]);
     let slot = MemorySlot { guest: 0x1000, user: 0x7000, len: 0x8000, offset: 0x9000 };
     assert_eq!(port.slot(31), Some(slot));
     assert_eq!(Counters::of(state, Owner::Port(PortId(5))).get(Counter::Taken), 1234);

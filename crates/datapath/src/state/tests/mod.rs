@@ -4,3 +4,4 @@
 
 mod first_layout;
 mod header;
+mod third_layout;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use vhost::vhost_user::message::FrontendReq;
 
 use super::stage::{FEATURES, Guest, ID, Message, PATIENCE, Stage, Step};
-use crate::names::Side;
+use crate::names::RingId;
 use crate::state::port::MemorySlot;
 use crate::vhost::{PortEvent, Refusal, Renegotiate, Socket, features};
 
@@ -35,8 +35,8 @@ fn a_front_end_notices_nothing_of_a_takeover() {
     let guest = Guest::new();
     let (mut stage, mut front) = negotiated(&guest);
     for _ in 0..3 {
-        for side in Side::BOTH {
-            guest.interrupts(side);
+        for id in RingId::FIRST {
+            guest.interrupts(id);
         }
         // Half a message lies in the socket when the base dies, the rest comes while there is none.
         let question = Message::new(FrontendReq::GET_PROTOCOL_FEATURES, &[]).bytes();
@@ -47,12 +47,12 @@ fn a_front_end_notices_nothing_of_a_takeover() {
         assert!(matches!(stage.event(), PortEvent::Adopted));
         let answer = front.reply().unwrap();
         assert_eq!(answer.1, features::PROTOCOL_OFFERED.to_ne_bytes());
-        assert_eq!(stage.owner.steps(), [Step::Start(Side::Rx), Step::Start(Side::Tx)]);
-        for side in Side::BOTH {
-            let ring = stage.owner.ring(side).unwrap();
-            assert_eq!(ring.layout, guest.rings[usize::from(side.queue())].layout());
+        assert_eq!(stage.owner.steps(), [Step::Start(RingId::RX), Step::Start(RingId::TX)]);
+        for id in RingId::FIRST {
+            let ring = stage.owner.ring(id).unwrap();
+            assert_eq!(ring.layout, guest.rings[usize::from(id.number())].layout());
             assert_eq!(ring.features, FEATURES);
-            assert_eq!(guest.interrupts(side), 1);
+            assert_eq!(guest.interrupts(id), 1);
         }
         assert_eq!(front.check(&guest.region(FrontendReq::REM_MEM_REG, 1)), Some(true));
         assert_eq!(front.check(&guest.region(FrontendReq::ADD_MEM_REG, 1)), Some(true));
@@ -140,7 +140,7 @@ fn a_record_that_contradicts_what_was_kept_costs_the_connection_only() {
         ),
         (|s| s.record().set_features(u64::MAX), |w| matches!(w, Renegotiate::Record(_))),
         (
-            |s| s.record().update_ring(Side::Tx, |r| r.size = 3),
+            |s| s.record().update_ring(RingId::TX, |r| r.size = 3),
             |w| matches!(w, Renegotiate::Refused(Refusal::RingSize { size: 3 })),
         ),
         (
@@ -164,7 +164,7 @@ fn a_record_that_contradicts_what_was_kept_costs_the_connection_only() {
         ),
         (
             |s| {
-                s.record().update_ring(Side::Rx, |r| {
+                s.record().update_ring(RingId::RX, |r| {
                     if let Some(addresses) = &mut r.addresses {
                         addresses.used = 16;
                     }
@@ -195,12 +195,12 @@ fn a_record_that_contradicts_what_was_kept_costs_the_connection_only() {
 fn a_ring_that_was_broken_stays_stopped_in_the_successor() {
     let guest = Guest::new();
     let (stage, mut front) = negotiated(&guest);
-    stage.record().set_fault(Side::Rx, Some(1));
+    stage.record().set_fault(RingId::RX, Some(1));
     let stage = stage.succeed();
     stage.add(stage.door()).unwrap();
-    assert_eq!(stage.owner.steps(), [Step::Start(Side::Tx)]);
-    front.say(&[guest.set_kick(Side::Rx)]);
-    assert_eq!(stage.owner.steps(), [Step::Start(Side::Rx)]);
+    assert_eq!(stage.owner.steps(), [Step::Start(RingId::TX)]);
+    front.say(&[guest.set_kick(RingId::RX)]);
+    assert_eq!(stage.owner.steps(), [Step::Start(RingId::RX)]);
 }
 
 #[test]

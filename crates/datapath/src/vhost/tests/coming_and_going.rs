@@ -140,6 +140,7 @@ fn doors_that_cannot_be_opened_are_refused_by_name() {
         name: name.to_owned(),
         socket: Socket::Listen(stage.dir.path().join(format!("{id}.sock"))),
         features_mask: u64::MAX,
+        pairs: 1,
     };
     for name in ["", "a/b", &"x".repeat(65)] {
         assert!(matches!(stage.add(door(1, name)), Err(DoorError::Name { .. })), "{name}");

@@ -20,7 +20,7 @@ use virtqueue::driver::{DriverRx, DriverTx, Shape};
 use super::stage::{FrontEnd, Guest, Message, PATIENCE, TestKeeper};
 use crate::answer::{BASE6, LastInch, Lease4};
 use crate::counters::Counter;
-use crate::names::{Inlet, Mac, NetworkId, Owner, PortId};
+use crate::names::{Inlet, Mac, NetworkId, Owner, Pair, PortId};
 use crate::offload::Offload;
 use crate::pending::Pending;
 use crate::state::blame;
@@ -77,7 +77,9 @@ impl Vm {
     fn new(dir: &Path, number: usize) -> Self {
         let guest = Guest::new();
         let conversation = guest.conversation();
-        let Guest { rings: [rx, tx], kicks: [_, kick], .. } = guest;
+        let Guest { rings, kicks, .. } = guest;
+        let Ok([rx, tx]) = <[_; 2]>::try_from(rings) else { unreachable!() };
+        let kick = kicks[1].clone();
         let (tx, mut rx) = (DriverTx::over(tx, 2048), DriverRx::over(rx, 2048));
         rx.fill(2048);
         rx.queue.expose();
@@ -176,7 +178,9 @@ impl Base {
             let mut kept = keeper.kept();
             kept.retain(|key, _| key.starts_with(&prefix));
             let (name, socket) = (name.to_owned(), Socket::Listen(dir.join(name)));
-            let door = PortDoor { id: ids[&name], name, socket, features_mask: u64::MAX };
+            // The second port offers a pair that its front end does not use.
+            let (id, pairs) = (ids[&name], if name == NAMES[1] { 2 } else { 1 });
+            let door = PortDoor { id, name, socket, features_mask: u64::MAX, pairs };
             doors.add_port(door, kept).unwrap();
         }
         worker.serve().unwrap();
@@ -240,7 +244,7 @@ fn furnish(state: &StateMemory) {
     let suspected = Some(Stretch { at: 0, len: 2 });
     NetworkSuspicion::of(state, NETWORK).set_frames(Inlet::PACKET, Stretch { at: 0, len: 2 });
     for port in [0, 1] {
-        PortSuspicion::of(state, PortId(port)).set_sent(suspected);
+        PortSuspicion::of(state, PortId(port)).set_sent(Pair::FIRST, suspected);
     }
     assert!(state.take_damage().is_empty());
 }
@@ -274,11 +278,15 @@ fn places(base: &Base) -> Vec<(Range<usize>, Expected)> {
         let name_end = 8 + name.len();
         part(at, &[(0..name_end, anew), (name_end..72, Nothing)]);
         part(at, &[(72..88, anew), (88..96, Nothing), (96..128, anew), (128..144, Nothing)]);
-        part(at, &[(144..152, ToldOf(vm)), (152..160, Nothing), (160..176, anew)]);
+        part(at, &[(144..152, ToldOf(vm)), (152..176, anew)]);
         part(at, &[(176..256, Nothing)]);
         // What follows the fault is a packed ring's position: these are split.
         for ring in [at + 256, at + 384] {
             part(ring, &[(0..48, anew), (48..64, Nothing), (64..72, anew), (72..88, Nothing)]);
+        }
+        // Of the other pair, what is held against its rings besides.
+        for ring in [at + 3072, at + 3200].into_iter().filter(|_| vm == 1) {
+            part(ring, &[(0..48, anew), (48..64, Nothing), (64..72, anew), (72..128, Nothing)]);
         }
         // Two regions are shared; of the free slots, the first and the last.
         part(at + 1024, &[(0..192, anew), (1984..2048, anew)]);

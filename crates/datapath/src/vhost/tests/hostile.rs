@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vhost::vhost_user::message::FrontendReq;
 
 use super::stage::{FrontEnd, Guest, ID, Message, PATIENCE, Stage, most_events};
-use crate::names::{PortId, Side};
+use crate::names::{PortId, RingId};
 use crate::vhost::{Farewell, PortDoor, PortEvent, Socket};
 
 fn farewell(stage: &Stage) -> Farewell {
@@ -46,7 +46,7 @@ fn several_messages_in_one_piece_are_told_apart() {
     let mut bytes = plain.repeat(100);
     bytes.extend(question);
     // A descriptor that belongs to the first.
-    let kick = guest.set_kick(crate::names::Side::Rx);
+    let kick = guest.set_kick(crate::names::RingId::RX);
     front.send_bytes(&[kick.bytes(), bytes].concat(), &kick.descriptors).unwrap();
     assert_eq!(front.reply().unwrap().0, u32::from(FrontendReq::GET_QUEUE_NUM));
 }
@@ -56,7 +56,8 @@ fn half_a_message_holds_nobody_up() {
     let stage = Stage::listening();
     let other = stage.dir.path().join("other.sock");
     let (id, name) = (PortId(6), "other".to_owned());
-    let door = PortDoor { id, name, socket: Socket::Listen(other.clone()), features_mask: 0 };
+    let door =
+        PortDoor { id, name, socket: Socket::Listen(other.clone()), features_mask: 0, pairs: 1 };
     stage.handle.add_port(door, Default::default()).unwrap();
     let mut slow = stage.connect();
     slow.socket.write_all(&[1, 0, 0, 0, 1]).unwrap();
@@ -86,7 +87,8 @@ fn an_endless_stream_of_requests_leaves_the_others_their_turn() {
     let front = stage.connect();
     let other = stage.dir.path().join("other.sock");
     let (id, name) = (PortId(6), "other".to_owned());
-    let door = PortDoor { id, name, socket: Socket::Listen(other.clone()), features_mask: 0 };
+    let door =
+        PortDoor { id, name, socket: Socket::Listen(other.clone()), features_mask: 0, pairs: 1 };
     stage.handle.add_port(door, Default::default()).unwrap();
     let mut quick = FrontEnd::over(std::os::unix::net::UnixStream::connect(other).unwrap());
     let chatter = Message::new(FrontendReq::SET_OWNER, &[]).bytes().repeat(1000);
@@ -135,7 +137,7 @@ fn messages_that_are_none_end_the_connection() {
 fn a_header_in_pieces_with_descriptors_between_them_ends_the_connection() {
     let (stage, guest) = (Stage::listening(), Guest::new());
     let mut front = stage.connect();
-    let bytes = guest.set_kick(crate::names::Side::Rx).bytes();
+    let bytes = guest.set_kick(crate::names::RingId::RX).bytes();
     front.send_bytes(&bytes[..4], std::slice::from_ref(&guest.kicks[0])).unwrap();
     front.send_bytes(&bytes[4..], &[]).unwrap();
     assert!(front.is_hung_up());
@@ -147,7 +149,8 @@ fn a_front_end_that_starts_and_stops_its_rings_without_end_is_slowed_down_and_no
     let (stage, guest) = (Stage::listening(), Guest::new());
     let other = stage.dir.path().join("other.sock");
     let socket = Socket::Listen(other.clone());
-    let door = PortDoor { id: PortId(9), name: "other".into(), socket, features_mask: u64::MAX };
+    let door =
+        PortDoor { id: PortId(9), name: "other".into(), socket, features_mask: u64::MAX, pairs: 1 };
     stage.add(door).unwrap();
     let mut quick = FrontEnd::over(std::os::unix::net::UnixStream::connect(other).unwrap());
     let mut front = stage.connect();
@@ -156,7 +159,7 @@ fn a_front_end_that_starts_and_stops_its_rings_without_end_is_slowed_down_and_no
     let start = Instant::now();
     let asked = 800u32;
     for n in 0..asked {
-        front.send(&Guest::enable(Side::Tx, n % 2 == 1)).unwrap();
+        front.send(&Guest::enable(RingId::TX, n % 2 == 1)).unwrap();
     }
     let (mut carried_out, mut questions) = (0, 0);
     while carried_out < asked {
@@ -191,7 +194,7 @@ fn the_memory_of_a_front_end_that_shrinks_it_still_comes_and_goes() {
     let mut front = stage.connect();
     front.say(&guest.conversation());
     guest.memory.resize(0, 0).unwrap();
-    front.say(&[guest.set_kick(crate::names::Side::Rx)]);
+    front.say(&[guest.set_kick(crate::names::RingId::RX)]);
     stage.assert_well();
 }
 
@@ -280,7 +283,14 @@ fn mutate(said: &mut Vec<Message>, mutation: &Mutation) {
 
 #[test]
 fn no_mutated_conversation_harms_the_dispatcher() {
-    let (stage, guest) = (Stage::listening(), Guest::new());
+    for pairs in [1, 3] {
+        no_mutation_harms(pairs);
+    }
+}
+
+fn no_mutation_harms(pairs: usize) {
+    let (stage, guest) = (Stage::new(), Guest::with(pairs));
+    stage.add(PortDoor { pairs, ..stage.door() }).unwrap();
     let conversation = guest.conversation();
     let mut runner = proptest::test_runner::TestRunner::default();
     let cases = (prop::collection::vec(mutation(), 1..6), any::<bool>());

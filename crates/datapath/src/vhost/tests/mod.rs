@@ -8,6 +8,7 @@ mod damage;
 mod hostile;
 mod negotiation;
 mod packed;
+mod pairs;
 mod poison;
 mod stage;
 mod stock;

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use vhost::vhost_user::message::FrontendReq;
 
 use super::stage::{FEATURES, Guest, MEMORY, Message, RING_SIZE, STOPPED_AT, Stage, Step, pair};
-use crate::names::Side;
+use crate::names::RingId;
 use crate::vhost::{Farewell, PortEvent, Refusal, features};
 
 #[test]
@@ -15,13 +15,13 @@ fn both_rings_start_with_what_was_negotiated() {
     assert_eq!(front.get(FrontendReq::GET_FEATURES), Some(features::OFFERED));
     assert_eq!(front.get(FrontendReq::GET_PROTOCOL_FEATURES), Some(features::PROTOCOL_OFFERED));
     front.say(&guest.conversation());
-    for side in Side::BOTH {
-        let ring = stage.owner.ring(side).unwrap();
-        assert_eq!(ring.layout, guest.rings[usize::from(side.queue())].layout());
+    for id in RingId::FIRST {
+        let ring = stage.owner.ring(id).unwrap();
+        assert_eq!(ring.layout, guest.rings[usize::from(id.number())].layout());
         assert_eq!(ring.features, FEATURES);
         assert_eq!(ring.memory.regions().len(), 2);
         assert!(ring.kick.is_some() && ring.call.is_some() && ring.err.is_none());
-        assert_eq!(guest.interrupts(side), 2, "at the start and by the call set last");
+        assert_eq!(guest.interrupts(id), 2, "at the start and by the call set last");
     }
     let events = stage.events();
     assert!(matches!(events.first(), Some(PortEvent::Attached)));
@@ -90,12 +90,12 @@ fn rings_need_no_enabling_without_protocol_features() {
         Message::new(FrontendReq::SET_FEATURES, &[features::VERSION_1]),
         guest.memory_table(),
     ];
-    for side in Side::BOTH {
-        said.extend([guest.set_size(side), guest.set_addresses(side), guest.set_kick(side)]);
+    for id in RingId::FIRST {
+        said.extend([guest.set_size(id), guest.set_addresses(id), guest.set_kick(id)]);
     }
     front.say(&said);
     assert_eq!(stage.owner.running(), 2);
-    assert_eq!(stage.owner.ring(Side::Tx).unwrap().features, features::VERSION_1);
+    assert_eq!(stage.owner.ring(RingId::TX).unwrap().features, features::VERSION_1);
 }
 
 #[test]
@@ -106,11 +106,11 @@ fn a_ring_without_a_kick_is_polled() {
     let no_kick = Message::new(FrontendReq::SET_VRING_KICK, &[1 << 8 | 1]);
     let no_call = Message::new(FrontendReq::SET_VRING_CALL, &[1 << 8 | 1]);
     front.say(&[no_kick, no_call]);
-    let ring = stage.owner.ring(Side::Tx).unwrap();
+    let ring = stage.owner.ring(RingId::TX).unwrap();
     assert!(ring.kick.is_none() && ring.call.is_none());
-    assert!(stage.owner.ring(Side::Rx).unwrap().kick.is_some());
+    assert!(stage.owner.ring(RingId::RX).unwrap().kick.is_some());
     let polled =
-        |e: &PortEvent| matches!(e, PortEvent::Started { side: Side::Tx, polled: true, .. });
+        |e: &PortEvent| matches!(e, PortEvent::Started { ring: RingId::TX, polled: true, .. });
     assert!(stage.events().iter().any(polled));
 }
 
@@ -119,14 +119,14 @@ fn asking_for_a_rings_base_stops_it_until_it_is_kicked_anew() {
     let (stage, guest) = (Stage::listening(), Guest::new());
     let mut front = stage.connect();
     front.say(&guest.conversation());
-    let base = Message::new(FrontendReq::GET_VRING_BASE, &[pair(Side::Tx, 0)]);
-    assert_eq!(front.ask(&base), Some(pair(Side::Tx, STOPPED_AT)));
+    let base = Message::new(FrontendReq::GET_VRING_BASE, &[pair(RingId::TX, 0)]);
+    assert_eq!(front.ask(&base), Some(pair(RingId::TX, STOPPED_AT)));
     assert_eq!(stage.owner.running(), 1);
-    assert_eq!(stage.record().ring(Side::Tx).base, STOPPED_AT);
+    assert_eq!(stage.record().ring(RingId::TX).base, STOPPED_AT);
     assert!(!stage.keeper.keys().contains(&"port/web/tx/kick".to_owned()));
-    front.say(&[Guest::enable(Side::Tx, true), guest.set_size(Side::Tx)]);
+    front.say(&[Guest::enable(RingId::TX, true), guest.set_size(RingId::TX)]);
     assert_eq!(stage.owner.running(), 1);
-    front.say(&[guest.set_kick(Side::Tx)]);
+    front.say(&[guest.set_kick(RingId::TX)]);
     assert_eq!(stage.owner.running(), 2);
 }
 
@@ -136,10 +136,10 @@ fn disabling_stops_one_ring_and_enabling_starts_it() {
     let mut front = stage.connect();
     front.say(&guest.conversation());
     stage.owner.steps();
-    front.say(&[Guest::enable(Side::Rx, true), Guest::enable(Side::Rx, false)]);
-    assert_eq!(stage.owner.steps(), [Step::Stop(Side::Rx)]);
-    front.say(&[Guest::enable(Side::Rx, true)]);
-    assert_eq!(stage.owner.steps(), [Step::Start(Side::Rx)]);
+    front.say(&[Guest::enable(RingId::RX, true), Guest::enable(RingId::RX, false)]);
+    assert_eq!(stage.owner.steps(), [Step::Stop(RingId::RX)]);
+    front.say(&[Guest::enable(RingId::RX, true)]);
+    assert_eq!(stage.owner.steps(), [Step::Start(RingId::RX)]);
 }
 
 #[test]
@@ -147,11 +147,11 @@ fn a_new_call_changes_over_without_a_stop() {
     let (stage, guest) = (Stage::listening(), Guest::new());
     let mut front = stage.connect();
     front.say(&guest.conversation());
-    guest.interrupts(Side::Rx);
+    guest.interrupts(RingId::RX);
     stage.owner.steps();
-    front.say(&[guest.set_call(Side::Rx)]);
-    assert_eq!(stage.owner.steps(), [Step::Call(Side::Rx)]);
-    assert_eq!(guest.interrupts(Side::Rx), 1);
+    front.say(&[guest.set_call(RingId::RX)]);
+    assert_eq!(stage.owner.steps(), [Step::Call(RingId::RX)]);
+    assert_eq!(guest.interrupts(RingId::RX), 1);
 }
 
 #[test]
@@ -160,14 +160,18 @@ fn memory_changes_under_running_rings() {
     let mut front = stage.connect();
     front.say(&guest.conversation());
     stage.owner.steps();
-    let all =
-        [Step::Stop(Side::Rx), Step::Stop(Side::Tx), Step::Start(Side::Rx), Step::Start(Side::Tx)];
+    let all = [
+        Step::Stop(RingId::RX),
+        Step::Stop(RingId::TX),
+        Step::Start(RingId::RX),
+        Step::Start(RingId::TX),
+    ];
     assert_eq!(front.check(&guest.memory_table()), Some(true));
     assert_eq!(stage.owner.steps(), all);
     assert_eq!(front.get(FrontendReq::GET_MAX_MEM_SLOTS), Some(32));
     assert_eq!(front.check(&guest.region(FrontendReq::REM_MEM_REG, 1)), Some(true));
     assert_eq!(stage.owner.steps(), all);
-    assert_eq!(stage.owner.ring(Side::Rx).unwrap().memory.regions().len(), 1);
+    assert_eq!(stage.owner.ring(RingId::RX).unwrap().memory.regions().len(), 1);
     assert!(!stage.keeper.keys().contains(&"port/web/memory/1".to_owned()));
     assert_eq!(front.check(&guest.region(FrontendReq::ADD_MEM_REG, 1)), Some(true));
     assert_eq!(stage.owner.steps(), all);
@@ -189,10 +193,10 @@ fn a_refused_request_changes_nothing_and_the_connection_goes_on() {
     let refused = [
         Message::new(FrontendReq::SET_FEATURES, &[features::OFFERED | 1 << 40]),
         Message::new(FrontendReq::SET_PROTOCOL_FEATURES, &[1 << 12]),
-        Message::new(FrontendReq::SET_VRING_NUM, &[pair(Side::Rx, 63)]),
-        Message::new(FrontendReq::SET_VRING_NUM, &[pair(Side::Rx, 65536)]),
-        Message::new(FrontendReq::SET_VRING_ADDR, &[pair(Side::Rx, 0), 8, 0, 0, 0]),
-        Message::new(FrontendReq::SET_VRING_ADDR, &[pair(Side::Rx, 1), 0, 0, 0, 0]),
+        Message::new(FrontendReq::SET_VRING_NUM, &[pair(RingId::RX, 63)]),
+        Message::new(FrontendReq::SET_VRING_NUM, &[pair(RingId::RX, 65536)]),
+        Message::new(FrontendReq::SET_VRING_ADDR, &[pair(RingId::RX, 0), 8, 0, 0, 0]),
+        Message::new(FrontendReq::SET_VRING_ADDR, &[pair(RingId::RX, 1), 0, 0, 0, 0]),
         Message::new(FrontendReq::SET_VRING_ENABLE, &[2]),
         Message::new(FrontendReq::SET_VRING_KICK, &[0]),
         Message::new(FrontendReq::SET_VRING_KICK, &[1 << 8]).with(&guest.kicks[0]),
@@ -226,7 +230,7 @@ fn requests_that_are_not_served_are_passed_over_where_no_answer_is_asked_for() {
     let said = [
         Message { request: 4000, ..Message::new(FrontendReq::SET_OWNER, &[]) },
         Message::new(FrontendReq::SET_LOG_BASE, &[0, 0]),
-        Message::new(FrontendReq::SET_VRING_ENABLE, &[pair(Side::Rx, 1) + 7]),
+        Message::new(FrontendReq::SET_VRING_ENABLE, &[pair(RingId::RX, 1) + 7]),
         // The bit that asks for an answer means nothing before it is negotiated.
         Message { flags: 9, ..Message::new(FrontendReq::SET_OWNER, &[]) },
         Message::new(FrontendReq::SEND_RARP, &[0]),
@@ -281,7 +285,7 @@ fn features_that_change_under_running_rings_restart_them() {
     assert_eq!(stage.owner.steps(), []);
     let fewer = features::VERSION_1 | features::PROTOCOL_FEATURES;
     front.say(&[Message::new(FrontendReq::SET_FEATURES, &[fewer])]);
-    assert_eq!(stage.owner.ring(Side::Rx).unwrap().features, fewer);
+    assert_eq!(stage.owner.ring(RingId::RX).unwrap().features, fewer);
     assert_eq!(stage.owner.steps().len(), 4);
 }
 
@@ -290,12 +294,12 @@ fn a_broken_ring_stays_stopped_until_it_is_set_up_anew() {
     let (stage, guest) = (Stage::listening(), Guest::new());
     let mut front = stage.connect();
     front.say(&guest.conversation());
-    stage.record().set_fault(Side::Tx, Some(3));
+    stage.record().set_fault(RingId::TX, Some(3));
     front.say(&[guest.memory_table()]);
     assert_eq!(stage.owner.running(), 1);
-    front.say(&[guest.set_kick(Side::Tx)]);
+    front.say(&[guest.set_kick(RingId::TX)]);
     assert_eq!(stage.owner.running(), 2);
-    assert_eq!(stage.record().fault(Side::Tx), None);
+    assert_eq!(stage.record().fault(RingId::TX), None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::stage::{
     FEATURES, FrontEnd, Guest, ID, Message, PATIENCE, RING_SIZE, STOPPED_AT, Stage, Step, pair,
 };
 use crate::counters::{Counter, Counters};
-use crate::names::{Owner, Side};
+use crate::names::{Owner, RingId, Side};
 use crate::state::suspicion::Quarantine;
 use crate::vhost::{PortEvent, Renegotiate, features};
 
@@ -41,12 +41,12 @@ fn negotiated(guest: &Guest) -> (Stage, FrontEnd) {
     (stage, front)
 }
 
-fn set_base(side: Side, base: u32) -> Message {
-    Message::new(FrontendReq::SET_VRING_BASE, &[pair(side, base)])
+fn set_base(id: RingId, base: u32) -> Message {
+    Message::new(FrontendReq::SET_VRING_BASE, &[pair(id, base)])
 }
 
-fn intent(stage: &Stage, side: Side) -> Option<Intent> {
-    stage.record().journal(side).last()
+fn intent(stage: &Stage, id: RingId) -> Option<Intent> {
+    stage.record().journal(id).last()
 }
 
 fn lost(stage: &Stage) -> u64 {
@@ -60,17 +60,17 @@ const UNDER_WAY: Intent = Intent { from: 0x8005, to: 0x8009, first: 5, buffers: 
 fn a_packed_ring_begins_where_its_front_end_says() {
     let guest = Guest::new();
     let (stage, mut front) = negotiated(&guest);
-    let ring = stage.owner.ring(Side::Tx).unwrap();
+    let ring = stage.owner.ring(RingId::TX).unwrap();
     assert_eq!(ring.features, FEATURES | features::RING_PACKED);
-    for side in Side::BOTH {
-        assert_eq!(intent(&stage, side), Some(Intent::resting(0x8000, 0)));
+    for id in RingId::FIRST {
+        assert_eq!(intent(&stage, id), Some(Intent::resting(0x8000, 0)));
     }
     stage.owner.steps();
     // Three were taken and not given back: they are taken again.
-    front.say(&[set_base(Side::Tx, 0x8002_8005)]);
-    assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8002, 0)));
-    assert_eq!(intent(&stage, Side::Rx), Some(Intent::resting(0x8000, 0)));
-    assert_eq!(stage.owner.steps(), [Step::Stop(Side::Tx), Step::Start(Side::Tx)]);
+    front.say(&[set_base(RingId::TX, 0x8002_8005)]);
+    assert_eq!(intent(&stage, RingId::TX), Some(Intent::resting(0x8002, 0)));
+    assert_eq!(intent(&stage, RingId::RX), Some(Intent::resting(0x8000, 0)));
+    assert_eq!(stage.owner.steps(), [Step::Stop(RingId::TX), Step::Start(RingId::TX)]);
 }
 
 #[test]
@@ -80,14 +80,14 @@ fn a_packed_ring_that_was_never_used_begins_at_its_beginning_if_the_wrap_counter
         let stage = Stage::listening();
         let mut front = stage.connect();
         front.say(&driver.conversation_from(base));
-        for side in Side::BOTH {
+        for side in RingId::FIRST {
             assert_eq!(intent(&stage, side), Some(Intent::resting(0x8000, 0)), "{base:#x}");
         }
-        let size = driver.layout(Side::Tx).size;
+        let size = driver.layout(RingId::TX).size;
         driver.carry(&stage, size);
         // Now that is where it stands.
-        front.say(&[set_base(Side::Tx, 0)]);
-        assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0, 0)));
+        front.say(&[set_base(RingId::TX, 0)]);
+        assert_eq!(intent(&stage, RingId::TX), Some(Intent::resting(0, 0)));
         driver.carry(&stage, size);
         assert_eq!(lost(&stage), 0);
     }
@@ -97,22 +97,22 @@ fn a_packed_ring_that_was_never_used_begins_at_its_beginning_if_the_wrap_counter
 fn a_packed_ring_goes_on_where_it_stood_however_often_it_stops() {
     let guest = Guest::new();
     let (stage, mut front) = negotiated(&guest);
-    stage.record().journal(Side::Rx).note(UNDER_WAY);
-    front.say(&[guest.memory_table(), guest.set_size(Side::Rx), guest.set_kick(Side::Rx)]);
-    assert_eq!(intent(&stage, Side::Rx), Some(UNDER_WAY));
-    let get = Message::new(FrontendReq::GET_VRING_BASE, &[pair(Side::Rx, 0)]);
+    stage.record().journal(RingId::RX).note(UNDER_WAY);
+    front.say(&[guest.memory_table(), guest.set_size(RingId::RX), guest.set_kick(RingId::RX)]);
+    assert_eq!(intent(&stage, RingId::RX), Some(UNDER_WAY));
+    let get = Message::new(FrontendReq::GET_VRING_BASE, &[pair(RingId::RX, 0)]);
     assert_eq!(front.ask(&get).map(|answer| (answer >> 32) as u32), Some(STOPPED_AT));
-    front.say(&[guest.set_kick(Side::Rx)]);
-    assert_eq!(intent(&stage, Side::Rx), Some(UNDER_WAY));
+    front.say(&[guest.set_kick(RingId::RX)]);
+    assert_eq!(intent(&stage, RingId::RX), Some(UNDER_WAY));
     // Until it is told.
-    front.say(&[set_base(Side::Rx, 0x0003_0003)]);
-    assert_eq!(intent(&stage, Side::Rx), Some(Intent::resting(3, 0)));
+    front.say(&[set_base(RingId::RX, 0x0003_0003)]);
+    assert_eq!(intent(&stage, RingId::RX), Some(Intent::resting(3, 0)));
 }
 
 #[test]
 fn a_packed_ring_may_have_any_size_and_a_split_one_may_not() {
     let guest = Guest::new();
-    let size = |n: u32| Message::new(FrontendReq::SET_VRING_NUM, &[pair(Side::Rx, n)]);
+    let size = |n: u32| Message::new(FrontendReq::SET_VRING_NUM, &[pair(RingId::RX, n)]);
     let (_stage, mut front) = negotiated(&guest);
     for (n, fine) in [(63, true), (1, true), (32_768, true), (0, false), (32_769, false)] {
         assert_eq!(front.check(&size(n)), Some(fine), "{n}");
@@ -121,20 +121,20 @@ fn a_packed_ring_may_have_any_size_and_a_split_one_may_not() {
     let mut front = stage.connect();
     front.say(&guest.conversation());
     assert_eq!(front.check(&size(63)), Some(false));
-    assert_eq!(intent(&stage, Side::Rx), None, "a split ring has no journal");
+    assert_eq!(intent(&stage, RingId::RX), None, "a split ring has no journal");
 }
 
 #[test]
 fn a_front_end_with_packed_rings_notices_nothing_of_a_takeover() {
     let guest = Guest::new();
     let (mut stage, mut front) = negotiated(&guest);
-    stage.record().journal(Side::Tx).note(UNDER_WAY);
+    stage.record().journal(RingId::TX).note(UNDER_WAY);
     for _ in 0..3 {
         stage = stage.succeed();
         stage.add(stage.door()).unwrap();
         assert!(matches!(stage.event(), PortEvent::Adopted));
         assert_eq!(stage.owner.running(), 2);
-        assert_eq!(intent(&stage, Side::Tx), Some(UNDER_WAY));
+        assert_eq!(intent(&stage, RingId::TX), Some(UNDER_WAY));
         assert!(front.settle());
         assert_eq!(lost(&stage), 0);
     }
@@ -157,8 +157,8 @@ impl Packed {
         Self { guest, tx, rx }
     }
 
-    fn layout(&self, side: Side) -> QueueLayout {
-        match side {
+    fn layout(&self, id: RingId) -> QueueLayout {
+        match id.side {
             Side::Rx => self.rx.queue.layout(),
             Side::Tx => self.tx.queue.layout(),
         }
@@ -175,9 +175,9 @@ impl Packed {
         let mut said = conversation(&self.guest, base);
         for message in &mut said {
             if message.request == u32::from(FrontendReq::SET_VRING_ADDR) {
-                let side = if message.body[0] == 0 { Side::Rx } else { Side::Tx };
-                let QueueLayout { desc, avail, used, .. } = self.layout(side);
-                let words = [pair(side, 0), desc.0 + user, used.0 + user, avail.0 + user, 0];
+                let id = if message.body[0] == 0 { RingId::RX } else { RingId::TX };
+                let QueueLayout { desc, avail, used, .. } = self.layout(id);
+                let words = [pair(id, 0), desc.0 + user, used.0 + user, avail.0 + user, 0];
                 message.body = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
             }
         }
@@ -187,9 +187,9 @@ impl Packed {
     /// The worker's part: takes so many frames of the driver's.
     fn carry(&mut self, stage: &Stage, frames: u16) {
         let features = self.tx.queue.features();
-        let journal = Box::new(stage.record().journal(Side::Tx));
+        let journal = Box::new(stage.record().journal(RingId::TX));
         let memory = self.guest.memory.share();
-        let layout = self.layout(Side::Tx);
+        let layout = self.layout(RingId::TX);
         let mut device = TxQueue::resume_packed(memory, layout, features, journal).unwrap();
         for n in 0..frames {
             assert!(
@@ -207,7 +207,7 @@ impl Packed {
         let features = self.tx.queue.features();
         let ring =
             |layout| PackedQueue::at(Arc::clone(&self.guest.memory), layout, features, 0x8000);
-        let (tx, rx) = (ring(self.layout(Side::Tx)), ring(self.layout(Side::Rx)));
+        let (tx, rx) = (ring(self.layout(RingId::TX)), ring(self.layout(RingId::RX)));
         (self.tx, self.rx) = (DriverTx::over(tx, 256), DriverRx::over(rx, 256));
     }
 }
@@ -234,9 +234,9 @@ fn a_front_end_that_was_cut_off_goes_on_where_its_packed_rings_stood_whatever_it
         front = stage.connect();
         front.say(&driver.conversation());
         assert_eq!(stage.owner.running(), 2);
-        let journal = intent(&stage, Side::Tx).unwrap();
+        let journal = intent(&stage, RingId::TX).unwrap();
         assert_eq!(journal.first.wrapping_add(journal.buffers), 50 * times);
-        assert_eq!(intent(&stage, Side::Rx), Some(Intent::resting(0x8000, 0)));
+        assert_eq!(intent(&stage, RingId::RX), Some(Intent::resting(0x8000, 0)));
     }
     driver.carry(&stage, 50);
     assert_eq!(lost(&stage), 0);
@@ -249,7 +249,7 @@ fn a_front_end_that_was_cut_off_between_two_laps_goes_on_there_whatever_it_says(
     let mut stage = Stage::listening();
     let mut front = stage.connect();
     front.say(&driver.conversation());
-    let size = driver.layout(Side::Tx).size;
+    let size = driver.layout(RingId::TX).size;
     for laps in [2, 1, 1, 2] {
         (0..laps).for_each(|_| driver.carry(&stage, size));
         stage = cut_off(stage, &mut front);
@@ -272,14 +272,14 @@ fn a_guest_that_booted_while_it_was_cut_off_begins_at_the_beginning() {
     driver.boot();
     front = stage.connect();
     front.say(&driver.conversation());
-    assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000, 0)));
+    assert_eq!(intent(&stage, RingId::TX), Some(Intent::resting(0x8000, 0)));
     driver.carry(&stage, 50);
     // So does another one in its place.
     stage = cut_off(stage, &mut front);
     driver = Packed::new();
     let mut front = stage.connect();
     front.say(&driver.conversation());
-    assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000, 0)));
+    assert_eq!(intent(&stage, RingId::TX), Some(Intent::resting(0x8000, 0)));
     driver.carry(&stage, 50);
     assert_eq!(lost(&stage), 0);
 }
@@ -293,12 +293,12 @@ fn a_front_end_that_names_a_place_that_cannot_be_is_put_right_by_the_ring_and_th
     driver.carry(&stage, 50);
     let mut stage = cut_off(stage, &mut front);
     // Nothing is left of the record but its name.
-    stage.record().forget_position(Side::Tx);
+    stage.record().forget_position(RingId::TX);
     stage = stage.succeed();
     stage.add(stage.door()).unwrap();
     let mut front = stage.connect();
     front.say(&driver.conversation());
-    assert_eq!(intent(&stage, Side::Tx), Some(Intent::resting(0x8000 | 50, 0)));
+    assert_eq!(intent(&stage, RingId::TX), Some(Intent::resting(0x8000 | 50, 0)));
     assert_eq!(lost(&stage), 1);
     driver.carry(&stage, 50);
 }
@@ -333,20 +333,20 @@ fn a_packed_ring_that_does_not_run_is_said_to_stand_where_it_does() {
     driver.carry(&stage, 50);
     assert!(stage.handle.answers_within(PATIENCE));
     // The worker has stopped it; what it was about to give back is still the device's.
-    stage.record().set_fault(Side::Tx, Some(3));
+    stage.record().set_fault(RingId::TX, Some(3));
     driver.tx.send(&NetHeader::default(), &[0; 60], Shape::default()).unwrap();
     driver.tx.queue.expose();
-    let last = intent(&stage, Side::Tx).unwrap();
+    let last = intent(&stage, RingId::TX).unwrap();
     let next = Intent { from: last.to, to: last.to + 1, first: 50, buffers: 1 };
-    stage.record().journal(Side::Tx).note(next);
+    stage.record().journal(RingId::TX).note(next);
     let stage = stage.succeed();
     stage.add(stage.door()).unwrap();
     assert_eq!(stage.owner.running(), 1);
-    let get = Message::new(FrontendReq::GET_VRING_BASE, &[pair(Side::Tx, 0)]);
+    let get = Message::new(FrontendReq::GET_VRING_BASE, &[pair(RingId::TX, 0)]);
     assert_eq!(front.ask(&get).map(|answer| (answer >> 32) as u32), Some(0x8032_8032));
     // Where the ring cannot be followed, the journal says it alone.
     let next = Intent { from: 0x8033, to: 0x8035, first: 51, buffers: 2 };
-    stage.record().journal(Side::Tx).note(next);
+    stage.record().journal(RingId::TX).note(next);
     driver.tx.send(&NetHeader::default(), &[0; 60], Shape::default()).unwrap();
     let at = driver.tx.queue.descriptor_at(0x33).0 + 8;
     let endless = u64::from(1u16 | 1 << 7) << 48;

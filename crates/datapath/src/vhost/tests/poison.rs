@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use vhost::vhost_user::message::FrontendReq;
 
 use super::stage::{Guest, ID, PATIENCE, Stage, Step};
-use crate::names::Side;
+use crate::names::{Lane, Pair, RingId};
 use crate::state::blame::{LAST_ADOPTION, Verdict, judge};
 use crate::state::marks::Marks;
 use crate::state::suspicion::Quarantine;
@@ -71,28 +71,28 @@ fn a_port_quarantined_for_its_rings_keeps_its_front_end_and_they_stand_still() {
     let stage = Stage::listening();
     let mut front = stage.connect();
     front.say(&guest.conversation());
-    let (stage, _) = die(stage, |s| Marks::of(&s.state).datagram(ID, 3, 1));
+    let (stage, _) = die(stage, |s| Marks::of(&s.state).datagram(Lane::first(ID), 3, 1));
     stage.add(stage.door()).unwrap();
-    assert_eq!(stage.owner.steps(), [Step::Start(Side::Rx), Step::Start(Side::Tx)]);
-    let (stage, verdicts) = die(stage, |s| Marks::of(&s.state).datagram(ID, 3, 1));
-    assert_eq!(verdicts, [Verdict::Quarantined(ID, Quarantine::Sending(3))]);
+    assert_eq!(stage.owner.steps(), [Step::Start(RingId::RX), Step::Start(RingId::TX)]);
+    let (stage, verdicts) = die(stage, |s| Marks::of(&s.state).datagram(Lane::first(ID), 3, 1));
+    assert_eq!(verdicts, [Verdict::Quarantined(ID, Quarantine::Sending(Pair::FIRST, 3))]);
     stage.add(stage.door()).unwrap();
     assert!(matches!(stage.event(), PortEvent::Adopted));
     assert_eq!(stage.owner.steps(), []);
     // A guest that starts its driver anew meanwhile is served, and waits as well.
-    front.say(&[guest.set_kick(Side::Rx), guest.set_kick(Side::Tx)]);
+    front.say(&[guest.set_kick(RingId::RX), guest.set_kick(RingId::TX)]);
     assert_eq!(stage.owner.running(), 0);
     assert!(free(&stage).is_some());
-    assert_eq!(stage.owner.steps(), [Step::Start(Side::Rx), Step::Start(Side::Tx)]);
+    assert_eq!(stage.owner.steps(), [Step::Start(RingId::RX), Step::Start(RingId::TX)]);
     assert!(front.settle());
-    assert_eq!(stage.record().suspicion().skip(Side::Tx), Some(3));
+    assert_eq!(stage.record().suspicion().skip(RingId::TX), Some(3));
 }
 
 #[test]
 fn a_front_end_that_comes_to_a_quarantined_port_gets_its_rings_when_that_is_freed() {
     let guest = Guest::new();
     let stage = Stage::listening();
-    stage.record().suspicion().set_quarantine(Quarantine::Receiving(0));
+    stage.record().suspicion().set_quarantine(Quarantine::Receiving(Pair::FIRST, 0));
     let mut front = stage.connect();
     front.say(&guest.conversation());
     assert_eq!(stage.owner.running(), 0);

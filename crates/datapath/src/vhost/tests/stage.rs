@@ -18,7 +18,7 @@ use virtqueue::driver::{DriverMemory, DriverQueue};
 use virtqueue::{GuestAddress, QueueFeatures, RxQueue, TxQueue};
 
 use crate::keeper::Keeper;
-use crate::names::{PortId, Side};
+use crate::names::{PortId, RingId, Side};
 use crate::state::StateMemory;
 use crate::state::port::PortRecord;
 use crate::vhost::{
@@ -72,14 +72,14 @@ impl Keeper for TestKeeper {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    Start(Side),
-    Stop(Side),
-    Call(Side),
+    Start(RingId),
+    Stop(RingId),
+    Call(RingId),
 }
 
 #[derive(Default)]
 struct Running {
-    rings: HashMap<(PortId, Side), Ring>,
+    rings: HashMap<(PortId, RingId), Ring>,
     steps: Vec<Step>,
 }
 
@@ -92,8 +92,8 @@ pub(super) struct TestOwner(Arc<Mutex<Running>>);
 pub(super) const STOPPED_AT: u32 = 4711;
 
 impl TestOwner {
-    pub(super) fn ring(&self, side: Side) -> Option<Ring> {
-        self.0.lock().unwrap().rings.get(&(ID, side)).cloned()
+    pub(super) fn ring(&self, id: RingId) -> Option<Ring> {
+        self.0.lock().unwrap().rings.get(&(ID, id)).cloned()
     }
 
     /// What was asked since the last look.
@@ -113,32 +113,32 @@ fn ding(call: Option<&OwnedFd>) {
 }
 
 impl RingOwner for TestOwner {
-    fn start(&self, port: PortId, side: Side, ring: Ring) {
+    fn start(&self, port: PortId, id: RingId, ring: Ring) {
         let features = QueueFeatures::from_bits(ring.features);
         let memory = Arc::clone(&ring.memory);
         // Broken or not: it must come without a panic.
-        let _ = match side {
+        let _ = match id.side {
             Side::Rx => RxQueue::resume(memory, ring.layout, features).map(drop),
             Side::Tx => TxQueue::resume(memory, ring.layout, features).map(drop),
         };
         ding(ring.call.as_deref());
         let mut running = self.0.lock().unwrap();
-        running.steps.push(Step::Start(side));
-        assert!(running.rings.insert((port, side), ring).is_none(), "started twice");
+        running.steps.push(Step::Start(id));
+        assert!(running.rings.insert((port, id), ring).is_none(), "started twice");
     }
 
-    fn stop(&self, port: PortId, side: Side) -> Option<u32> {
+    fn stop(&self, port: PortId, id: RingId) -> Option<u32> {
         let mut running = self.0.lock().unwrap();
-        running.steps.push(Step::Stop(side));
-        assert!(running.rings.remove(&(port, side)).is_some(), "stopped and was not running");
+        running.steps.push(Step::Stop(id));
+        assert!(running.rings.remove(&(port, id)).is_some(), "stopped and was not running");
         Some(STOPPED_AT)
     }
 
-    fn set_call(&self, port: PortId, side: Side, call: Option<Arc<OwnedFd>>) {
+    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) {
         ding(call.as_deref());
         let mut running = self.0.lock().unwrap();
-        running.steps.push(Step::Call(side));
-        running.rings.get_mut(&(port, side)).expect("call of a stopped ring").call = call;
+        running.steps.push(Step::Call(id));
+        running.rings.get_mut(&(port, id)).expect("call of a stopped ring").call = call;
     }
 }
 
@@ -190,7 +190,7 @@ impl Stage {
 
     pub(super) fn door(&self) -> PortDoor {
         let socket = Socket::Listen(self.path());
-        PortDoor { id: ID, name: NAME.to_owned(), socket, features_mask: u64::MAX }
+        PortDoor { id: ID, name: NAME.to_owned(), socket, features_mask: u64::MAX, pairs: 1 }
     }
 
     pub(super) fn add(&self, door: PortDoor) -> Result<(), DoorError> {
@@ -274,8 +274,8 @@ impl Message {
 }
 
 /// A number and a number, as requests about a ring have them.
-pub(super) fn pair(side: Side, value: u32) -> u64 {
-    let [a, b, c, d] = u32::from(side.queue()).to_ne_bytes();
+pub(super) fn pair(id: RingId, value: u32) -> u64 {
+    let [a, b, c, d] = u32::from(id.number()).to_ne_bytes();
     let [e, f, g, h] = value.to_ne_bytes();
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
@@ -360,12 +360,12 @@ impl FrontEnd {
     }
 }
 
-/// A guest's memory with two rings in it, and descriptors to wake each other by.
+/// A guest's memory with the rings of some pairs in it, and descriptors to wake each other by.
 pub(super) struct Guest {
     pub(super) memory: Arc<DriverMemory>,
-    pub(super) rings: [DriverQueue; 2],
-    pub(super) kicks: [Arc<OwnedFd>; 2],
-    pub(super) calls: [Arc<OwnedFd>; 2],
+    pub(super) rings: Vec<DriverQueue>,
+    pub(super) kicks: Vec<Arc<OwnedFd>>,
+    pub(super) calls: Vec<Arc<OwnedFd>>,
 }
 
 pub(super) const RING_SIZE: u16 = 64;
@@ -380,11 +380,22 @@ fn bell() -> Arc<OwnedFd> {
 
 impl Guest {
     pub(super) fn new() -> Self {
+        Self::with(1)
+    }
+
+    pub(super) fn with(pairs: usize) -> Self {
         let memory = DriverMemory::new(&[(0, MEMORY), (0x1_0000_0000, MEMORY)]).unwrap();
         let features = QueueFeatures::from_bits(FEATURES);
         let ring = |_| DriverQueue::new(Arc::clone(&memory), RING_SIZE, features, 0);
-        let rings = Side::BOTH.map(ring);
-        Self { memory, rings, kicks: [bell(), bell()], calls: [bell(), bell()] }
+        let rings = RingId::all(pairs).map(ring).collect();
+        let bells = || RingId::all(pairs).map(|_| bell()).collect();
+        let (kicks, calls) = (bells(), bells());
+        Self { memory, rings, kicks, calls }
+    }
+
+    /// Its rings.
+    pub(super) fn all(&self) -> impl Iterator<Item = RingId> + use<> {
+        RingId::all(self.rings.len() / 2)
     }
 
     fn user(&self, at: GuestAddress) -> u64 {
@@ -392,8 +403,8 @@ impl Guest {
         at.0 + region.user()
     }
 
-    pub(super) fn addresses(&self, side: Side) -> [u64; 3] {
-        let layout = self.rings[usize::from(side.queue())].layout();
+    pub(super) fn addresses(&self, id: RingId) -> [u64; 3] {
+        let layout = self.rings[usize::from(id.number())].layout();
         [self.user(layout.desc), self.user(layout.used), self.user(layout.avail)]
     }
 
@@ -417,64 +428,61 @@ impl Guest {
         Message::new(request, &words).with(&fd)
     }
 
-    pub(super) fn set_addresses(&self, side: Side) -> Message {
-        let [desc, used, avail] = self.addresses(side);
-        let words = [pair(side, 0), desc, used, avail, 0];
+    pub(super) fn set_addresses(&self, id: RingId) -> Message {
+        let [desc, used, avail] = self.addresses(id);
+        let words = [pair(id, 0), desc, used, avail, 0];
         Message::new(FrontendReq::SET_VRING_ADDR, &words)
     }
 
-    pub(super) fn set_size(&self, side: Side) -> Message {
-        Message::new(FrontendReq::SET_VRING_NUM, &[pair(side, RING_SIZE.into())])
+    pub(super) fn set_size(&self, id: RingId) -> Message {
+        Message::new(FrontendReq::SET_VRING_NUM, &[pair(id, RING_SIZE.into())])
     }
 
-    pub(super) fn set_kick(&self, side: Side) -> Message {
-        let queue = side.queue();
+    pub(super) fn set_kick(&self, id: RingId) -> Message {
+        let queue = id.number();
         let kick = Message::new(FrontendReq::SET_VRING_KICK, &[queue.into()]);
         kick.with(&self.kicks[usize::from(queue)])
     }
 
-    pub(super) fn set_call(&self, side: Side) -> Message {
-        let queue = side.queue();
+    pub(super) fn set_call(&self, id: RingId) -> Message {
+        let queue = id.number();
         let call = Message::new(FrontendReq::SET_VRING_CALL, &[queue.into()]);
         call.with(&self.calls[usize::from(queue)])
     }
 
-    pub(super) fn enable(side: Side, on: bool) -> Message {
-        Message::new(FrontendReq::SET_VRING_ENABLE, &[pair(side, on.into())])
+    pub(super) fn enable(id: RingId, on: bool) -> Message {
+        Message::new(FrontendReq::SET_VRING_ENABLE, &[pair(id, on.into())])
     }
 
     /// What a front end says from the beginning until its rings run; no answers but to the
     /// questions. QEMU 7.2's order.
     pub(super) fn conversation(&self) -> Vec<Message> {
+        let (virtio, protocol) = features::offered(self.rings.len() / 2);
+        let mq = virtio & features::MQ;
         let mut said = vec![
-            Message::new(
-                FrontendReq::SET_PROTOCOL_FEATURES,
-                &[features::REPLY_ACK | features::MEM_SLOTS],
-            ),
+            Message::new(FrontendReq::SET_PROTOCOL_FEATURES, &[protocol]),
             Message::new(FrontendReq::SET_OWNER, &[]),
-            self.set_call(Side::Rx),
-            self.set_call(Side::Tx),
-            Self::enable(Side::Rx, true),
-            Self::enable(Side::Tx, true),
-            Message::new(FrontendReq::SET_FEATURES, &[FEATURES]),
-            self.memory_table(),
         ];
-        for side in Side::BOTH {
+        said.extend(self.all().map(|id| self.set_call(id)));
+        said.extend(self.all().map(|id| Self::enable(id, true)));
+        said.push(Message::new(FrontendReq::SET_FEATURES, &[FEATURES | mq]));
+        said.push(self.memory_table());
+        for id in self.all() {
             said.extend([
-                self.set_size(side),
-                Message::new(FrontendReq::SET_VRING_BASE, &[pair(side, 0)]),
-                self.set_addresses(side),
-                self.set_kick(side),
-                self.set_call(side),
+                self.set_size(id),
+                Message::new(FrontendReq::SET_VRING_BASE, &[pair(id, 0)]),
+                self.set_addresses(id),
+                self.set_kick(id),
+                self.set_call(id),
             ]);
         }
         said
     }
 
     /// Interrupts of a ring since the last look.
-    pub(super) fn interrupts(&self, side: Side) -> u64 {
+    pub(super) fn interrupts(&self, id: RingId) -> u64 {
         let mut count = [0; 8];
-        match rustix::io::read(&*self.calls[usize::from(side.queue())], &mut count) {
+        match rustix::io::read(&*self.calls[usize::from(id.number())], &mut count) {
             Ok(_) => u64::from_ne_bytes(count),
             Err(_) => 0,
         }

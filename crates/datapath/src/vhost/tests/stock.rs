@@ -8,7 +8,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::stage::{FEATURES, Guest, RING_SIZE, STOPPED_AT, Stage};
-use crate::names::Side;
+use crate::names::RingId;
 use crate::vhost::features;
 
 #[test]
@@ -40,9 +40,9 @@ fn the_vhost_crates_front_end_negotiates_runs_and_stops() {
     front.remove_mem_region(&region(1)).unwrap();
     assert!(front.remove_mem_region(&region(1)).is_err());
     let bells: Vec<_> = (0..4).map(|_| EventFd::new(0).unwrap()).collect();
-    for side in Side::BOTH {
-        let queue = usize::from(side.queue());
-        let [desc, used, avail] = guest.addresses(side);
+    for id in RingId::FIRST {
+        let queue = usize::from(id.number());
+        let [desc, used, avail] = guest.addresses(id);
         let config = VringConfigData {
             queue_max_size: RING_SIZE,
             queue_size: RING_SIZE,
@@ -57,9 +57,9 @@ fn the_vhost_crates_front_end_negotiates_runs_and_stops() {
         front.set_vring_base(queue, 9).unwrap();
         front.set_vring_call(queue, &bells[queue]).unwrap();
         front.set_vring_kick(queue, &bells[2 + queue]).unwrap();
-        assert!(stage.owner.ring(side).is_none());
+        assert!(stage.owner.ring(id).is_none());
         front.set_vring_enable(queue, true).unwrap();
-        assert_eq!(stage.owner.ring(side).unwrap().layout, guest.rings[queue].layout());
+        assert_eq!(stage.owner.ring(id).unwrap().layout, guest.rings[queue].layout());
         assert_eq!(bells[queue].read().unwrap(), 1, "called once at the start");
     }
     assert!(front.set_vring_num(0, 3).is_err());

@@ -14,7 +14,7 @@
 //! pieces, a long one) ends the stretch, and is taken by itself; a short large send is its last.
 //!
 //! Datagrams that stand one behind the other and go to the same VM are a run, which is noted at its
-//! receiver as a whole.
+//! receiver as a whole. If the receiver has several rings, it is cut by them.
 //!
 //! # Invariants
 //! - The datagrams of one port are decided in the order of its ring.
@@ -29,10 +29,11 @@ use super::{Batch, Destination, Tally};
 use crate::admit::Way;
 use crate::datagram::{self, Kind, Plain};
 use crate::envelope::Style;
-use crate::names::PortId;
+use crate::names::{Lane, PortId};
 use crate::offload::Abilities;
 use crate::owned::Owned;
-use crate::port::{ETHERNET, Sending};
+use crate::port::{ETHERNET, Port, Sending};
+use crate::spread;
 
 /// Frames whose lines are on their way at the same time: more would push each other out of a small
 /// cache again.
@@ -52,7 +53,7 @@ impl Batch<'_, '_> {
         if n == 0 {
             return Ok(None);
         }
-        self.marks.datagram(self.port, tally.index, tally.with(n));
+        self.marks.datagram(self.from, tally.index, tally.with(n));
         let first = self.storage.len() as u16;
         let (taken, octets) = port.take_stretch(n, self.storage)?;
         tally.took(taken, octets.saturating_sub(taken.saturating_mul(ETHERNET)));
@@ -192,11 +193,38 @@ impl Batch<'_, '_> {
             return;
         }
         match self.world.ports.get(to.0) {
-            Some(_) => {
-                self.inboxes.note_run(to, self.storage, run.start, datagrams);
+            Some(receiver) => {
+                if receiver.is_spread() {
+                    self.spread(port, receiver, run);
+                } else {
+                    self.inboxes.note_run(receiver.lane(|| 0), self.storage, run.start, datagrams);
+                }
                 tally.to_vm = tally.to_vm.wrapping_add(datagrams.into());
             }
             None => run.for_each(|index| self.settle(port, index)),
+        }
+    }
+
+    /// Notes a run for a receiver with several rings: those of one ring that stand one behind the other
+    /// are a run of their own.
+    #[inline(never)]
+    fn spread(&mut self, port: &mut Sending, receiver: &Port, mut run: Range<u16>) {
+        let mut begun: Option<(Lane, Range<u16>)> = None;
+        while let Some(index) = run.next() {
+            let flow = || spread::flow(self.storage.datagram(index), &mut port.trail);
+            let to = receiver.lane(flow);
+            match &mut begun {
+                Some((lane, some)) if *lane == to => some.end = run.start,
+                _ => {
+                    let next = Some((to, index..run.start));
+                    if let Some((lane, some)) = std::mem::replace(&mut begun, next) {
+                        self.inboxes.note_run(lane, self.storage, some.start, some.len() as u16);
+                    }
+                }
+            }
+        }
+        if let Some((lane, some)) = begun {
+            self.inboxes.note_run(lane, self.storage, some.start, some.len() as u16);
         }
     }
 
