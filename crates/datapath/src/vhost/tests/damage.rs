@@ -19,7 +19,7 @@ use virtqueue::driver::{DriverRx, DriverTx, Shape};
 
 use super::stage::{FrontEnd, Guest, Message, PATIENCE, TestKeeper};
 use crate::answer::{BASE6, LastInch, Lease4};
-use crate::counters::Counter;
+use crate::counters::{Counter, Counters};
 use crate::names::{Inlet, Mac, NetworkId, Owner, Pair, PortId};
 use crate::offload::Offload;
 use crate::pending::Pending;
@@ -377,7 +377,14 @@ impl House {
         let mut missing = [addresses(0).to_vec(), addresses(1).to_vec()];
         let until = Instant::now() + PATIENCE;
         while missing.iter().any(|left| !left.is_empty()) {
-            assert!(Instant::now() < until, "{when}: nothing came to {missing:?}");
+            assert!(
+                Instant::now() < until,
+                "{when}: nothing came to {missing:?}; counted: {:?}",
+                NAMES.map(|name| {
+                    let counters = Counters::of(&base.state, Owner::Port(base.ids[name]));
+                    counters.all().filter(|(_, n)| *n > 0).collect::<Vec<_>>()
+                })
+            );
             for (vm, left) in self.vms.iter_mut().zip(&mut missing) {
                 while let Some((to, payload)) = vm.receive() {
                     let own = addresses(vm.number).contains(&to);
