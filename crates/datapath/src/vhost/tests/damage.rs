@@ -76,7 +76,7 @@ struct Vm {
 impl Vm {
     fn new(dir: &Path, number: usize) -> Self {
         let guest = Guest::new();
-        let conversation = guest.conversation();
+        let conversation = guest.conversation_with(1 + number);
         let Guest { rings, kicks, .. } = guest;
         let Ok([rx, tx]) = <[_; 2]>::try_from(rings) else { unreachable!() };
         let kick = kicks[1].clone();

@@ -66,7 +66,7 @@ fn several_pairs_are_offered_where_the_port_has_them_and_all_their_rings_run() {
 #[test]
 fn a_front_end_that_starts_the_first_pair_only_has_that() {
     let (stage, guest) = (stage(), Guest::new());
-    stage.connect().say(&guest.conversation());
+    stage.connect().say(&guest.conversation_with(PAIRS));
     assert_eq!(running(&stage), RingId::FIRST.into());
 }
 
@@ -162,7 +162,7 @@ fn what_was_not_kept_of_any_ring_costs_the_connection_and_the_next_leaves_nothin
         // Fewer pairs now: nothing of the others is found again when there are more.
         let fewer = Guest::with(2);
         let mut front = stage.connect();
-        front.say(&fewer.conversation());
+        front.say(&fewer.conversation_with(2));
         assert!(stage.handle.answers_within(PATIENCE));
         assert_eq!(running(&stage), fewer.all().collect());
         let record = stage.record();

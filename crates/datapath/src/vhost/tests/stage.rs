@@ -233,7 +233,8 @@ impl Stage {
         assert!(self.handle.answers_within(PATIENCE));
         self.handle.reset_port(ID);
         let mut front = self.connect();
-        assert_eq!(front.get(FrontendReq::GET_FEATURES), Some(features::OFFERED));
+        let (offered, _) = features::offered(self.record().pairs());
+        assert_eq!(front.get(FrontendReq::GET_FEATURES), Some(offered));
     }
 }
 
@@ -457,7 +458,12 @@ impl Guest {
     /// What a front end says from the beginning until its rings run; no answers but to the
     /// questions. QEMU 7.2's order.
     pub(super) fn conversation(&self) -> Vec<Message> {
-        let (virtio, protocol) = features::offered(self.rings.len() / 2);
+        self.conversation_with(self.rings.len() / 2)
+    }
+
+    /// The same with a port that has so many pairs.
+    pub(super) fn conversation_with(&self, pairs: usize) -> Vec<Message> {
+        let (virtio, protocol) = features::offered(pairs);
         let mq = virtio & features::MQ;
         let mut said = vec![
             Message::new(FrontendReq::SET_PROTOCOL_FEATURES, &[protocol]),
