@@ -16,7 +16,7 @@ survive:
 	@$${CARGO_TARGET_DIR:-target}/debug/survive --ports 1000
 	@$${CARGO_TARGET_DIR:-target}/debug/survive --seconds $(DURATION)
 
-# Beside its peers: OVS-DPDK, testpmd, the kernel (some minutes; QUICK=1: fewer rounds).
+# Beside its peers: OVS-DPDK, testpmd, the kernel (a quarter of an hour; QUICK=1: four minutes).
 bench:
 	scripts/needs bench
 	cargo build --locked --release -p ipvisor

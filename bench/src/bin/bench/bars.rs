@@ -107,7 +107,7 @@ pub const PROMISES: [Promise; 29] = [
     ),
     ratio(
         "5c",
-        "64 B to the card by AF_XDP against a bare AF_XDP",
+        "64 B by AF_XDP against a bare use of the same code",
         "64 B to the card by AF_XDP",
         "bare AF_XDP",
         at_least(0.9),
@@ -134,19 +134,25 @@ pub const PROMISES: [Promise; 29] = [
     ),
     ratio(
         "9a",
-        "look-ups among a million addresses against hashbrown",
+        "look-ups asked for ahead, a million addresses, against hashbrown",
         "look-ups",
         "hashbrown, foldhash",
         at_most(0.5),
     ),
     value("9b", "octets of the list for an address", "memory of an address", at_most(64.0)),
-    value("10a", "MiB of the base with two ports", "memory", at_most(16.0)),
-    value("10b", "KiB of the base for one more idle port", "memory of an idle port", at_most(64.0)),
+    value("10a", "MiB of the base with two ports, state memory included", "memory", at_most(16.0)),
+    value(
+        "10b",
+        "KiB for one more idle port, state memory included",
+        "memory of an idle port",
+        at_most(64.0),
+    ),
     value("11a", "datagrams lost beside a flood", "beside a flood, lost", at_most(0.0)),
     value("11b", "µs beside a flood, 99 of 100", "beside a flood, p99", at_most(1000.0)),
 ];
 
-/// What becomes of a promise. Rounds that one of the two has not are left out.
+/// What becomes of a promise. Rounds that one of the two has not are left out; with less than half of
+/// them nothing is said.
 pub fn judge(promise: &Promise, cases: &[Measured]) -> Bar {
     let rounds = |of: Of| {
         let found = cases.iter().find(|m| m.case == of.case && m.contender == of.contender);
@@ -157,13 +163,15 @@ pub fn judge(promise: &Promise, cases: &[Measured]) -> Bar {
         None => values.to_vec(),
         Some(over) => values.iter().zip(rounds(over)).map(|(of, over)| of / over).collect(),
     };
+    let of = ratio_rounds.len();
     let kept: Vec<f64> = ratio_rounds.into_iter().filter(|r| r.is_finite()).collect();
-    let (value, min, max) = summary(&kept);
+    let (value, min, max) = if kept.len() * 2 < of { summary(&[]) } else { summary(&kept) };
     let Promise { id, what, target, .. } = *promise;
     Bar {
         id: id.to_owned(),
         what: what.to_owned(),
         ratio_rounds: kept,
+        of,
         value,
         min,
         max,

@@ -42,6 +42,12 @@ impl Drop for HugePages {
     }
 }
 
+/// How many cores there are, whatever this thread is kept to.
+fn cores() -> usize {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines().filter(|line| line.starts_with("processor")).count()
+}
+
 /// What this machine is, as far as it says so.
 pub fn describe() -> Machine {
     let said = |words: &[&str]| {
@@ -55,7 +61,7 @@ pub fn describe() -> Machine {
     let root = root.to_string_lossy();
     Machine {
         processor: model.unwrap_or_default().to_owned(),
-        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        cores: cores(),
         kernel: said(&["uname", "-r"]),
         dpdk: version("dpdk"),
         ovs: version("openvswitch-switch-dpdk"),

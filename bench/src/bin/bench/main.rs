@@ -3,7 +3,8 @@
 //! # Theory of operation
 //! ```text
 //!  core 1  this program: generator, sender and receiver in one thread
-//!  core 0  one switch at a time: ipvisor, OVS-DPDK, testpmd, two copies; the others are stopped
+//!  core 0  one switch at a time: ipvisor, OVS-DPDK, testpmd, two copies, a bare
+//!          forwarder; the others are stopped
 //!          (the kernel's taps switch in the sender's time, on core 1)
 //! ```
 //! Each case (`cases`) gives every contender fresh guests (`generator`) and races them (`race`), or
@@ -16,7 +17,7 @@
 //! `QUICK=1` takes fewer rounds. `ONLY=` names the cases that are wanted (`ONLY=64B,rates`), `ONLY=?`
 //! tells which there are. `BESIDE=PATH` lets another build of ipvisor take part in the cases by size:
 //! whether a change pays is seen by slices that are a fraction of a second apart. A run without any of
-//! these draws its pictures into `docs/`, others beside the results.
+//! these, in which nothing is missing, draws its pictures into `docs/`, others beside the results.
 //!
 //! # Limits
 //! Needs root, two cores that nobody else uses, and huge pages, which are given back.
@@ -103,9 +104,9 @@ fn bench(progress: &Progress) -> Result<()> {
     println!("{}\n{}", table::cases(&measured), table::bars(&judged));
     let results = Results { machine: machine::describe(), cases: measured, bars: judged };
     let whole = ["QUICK", "ONLY", "BESIDE"].into_iter().all(|name| !is_set(name));
-    write(&results, whole)?;
     let without = results.cases.iter().filter(|m| m.median.is_nan());
     lacking.extend(without.map(|m| format!("{} of {}", m.case, m.contender)));
+    write(&results, whole && lacking.is_empty())?;
     match lacking.len() {
         0 => Ok(()),
         n => Err(LabError::Unexpected(format!("{n} not measured: {}", lacking.join(", ")))),

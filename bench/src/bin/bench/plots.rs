@@ -1,4 +1,4 @@
-//! The results as pictures: for each case a bar for each contender, its median and its range; or lines
+//! The results as pictures, but for those that nobody else has: for each case a bar for each contender, its median and its range; or lines
 //! over what the cases differ in.
 
 use std::path::Path;
@@ -15,7 +15,7 @@ type Numbered = &'static [(u32, &'static str)];
 
 /// Cases that belong in one picture, a panel for each.
 const PICTURES: [(&str, &[&str]); 5] = [
-    ("bench-rates.svg", &["64 B", "1500 B", "64 KiB"]),
+    ("bench-rates.svg", &["64 B", "64 B, packed rings", "1500 B", "64 KiB"]),
     ("bench-card.svg", &["64 B to the card", "64 B to the card by AF_XDP", "64 KiB to the card"]),
     ("bench-idle-ports.svg", &["64 B among 1,000 idle ports"]),
     (

@@ -19,7 +19,7 @@ use crate::contender::{Kernel, Switch};
 use crate::generator::{Generator, Outward};
 use crate::progress::Progress;
 use crate::results::{Measured, median};
-use crate::slice::Slice;
+use crate::slice::{Slice, computed};
 
 /// One slice.
 const SLICE: Duration = Duration::from_millis(50);
@@ -111,7 +111,10 @@ impl<'a> Lane<'a> {
         }
         let seen = (0..WARM + slices).map(|_| {
             interrupt::check()?;
-            self.flood()
+            let before = computed();
+            let mut seen = self.flood()?;
+            seen.away = seen.time.saturating_sub(computed().saturating_sub(before));
+            Ok(seen)
         });
         let seen: Vec<Slice> = seen.collect::<Result<_>>()?;
         self.drain();

@@ -67,8 +67,10 @@ pub struct Bar {
     pub id: String,
     /// What it says.
     pub what: String,
-    /// Each round's ratio, or value.
+    /// Each round's ratio, or value; rounds that could not be measured are left out.
     pub ratio_rounds: Vec<f64>,
+    /// Of how many rounds.
+    pub of: usize,
     /// Their median.
     pub value: f64,
     /// The least.
@@ -181,6 +183,7 @@ mod tests {
             id: "1a".to_owned(),
             what: "w".to_owned(),
             ratio_rounds: vec![3.0],
+            of: 1,
             value: 3.0,
             min: 3.0,
             max: 3.0,

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
+/// The part of a stretch in which the generator may have been away: one in so many.
+const MOST_AWAY: u32 = 33;
+
 /// What was seen in one stretch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Slice {
@@ -9,6 +14,8 @@ pub struct Slice {
     pub time: Duration,
     /// Processor time of the thread that generates, where that thread also switches.
     pub own_time: Option<Duration>,
+    /// How much of it the generating thread did not compute: somebody else had its core.
+    pub away: Duration,
     /// Datagrams that arrived.
     pub received: u64,
     /// Datagrams whose numbers were passed over: lost on the way.
@@ -27,7 +34,8 @@ impl Slice {
     /// Whether it was the switch that was measured: it had always something to do, and somewhere to
     /// put it.
     pub fn counts(&self) -> bool {
-        self.received > 0 && self.wrong == 0 && self.dry == 0 && self.is_flood()
+        let present = self.away * MOST_AWAY <= self.time;
+        present && self.received > 0 && self.wrong == 0 && self.dry == 0 && self.is_flood()
     }
 
     /// Whether the switch had always something to do.
@@ -41,6 +49,12 @@ impl Slice {
     }
 }
 
+/// Processor time of this thread so far.
+pub fn computed() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +62,7 @@ mod tests {
     const GOOD: Slice = Slice {
         time: Duration::from_millis(50),
         own_time: None,
+        away: Duration::from_millis(1),
         received: 500,
         lost: 0,
         wrong: 0,
@@ -64,6 +79,7 @@ mod tests {
             Slice { dry: 1, ..GOOD },
             Slice { wrong: 1, ..GOOD },
             Slice { received: 0, ..GOOD },
+            Slice { away: Duration::from_millis(2), ..GOOD },
         ] {
             assert!(!bad.counts(), "{bad:?}");
         }

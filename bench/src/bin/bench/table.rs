@@ -46,12 +46,21 @@ pub fn bars(bars: &[Bar]) -> Table {
             bar.id.clone(),
             bar.what.clone(),
             shown(bar.value),
-            format!("{} to {}", shown(bar.min), shown(bar.max)),
+            rounds(bar),
             format!("{sign} {}", bar.target.value),
             verdict(bar).to_owned(),
         ]);
     }
     table
+}
+
+/// Their range, and how many there are if some are missing.
+fn rounds(bar: &Bar) -> String {
+    let range = format!("{} to {}", shown(bar.min), shown(bar.max));
+    match bar.ratio_rounds.len() {
+        kept if kept < bar.of => format!("{range}, {kept} of {}", bar.of),
+        _ => range,
+    }
 }
 
 fn verdict(bar: &Bar) -> &'static str {

@@ -33,8 +33,8 @@
 //! # Costs
 //! A cache line has 8 IPv4 or 3 IPv6 entries. In a list of many thousands, between 17/32 and 2/3 of all
 //! slots are filled: 12 to 15 octets for an IPv4 address, 32 to 40 for an IPv6 address; 4 and 16 more,
-//! and up to an eighth of that, in the notes of its owner. `cargo run --release -p datapath --example
-//! list` measures the rest.
+//! and up to an eighth of that, in the notes of its owner. `ONLY=list make bench`
+//! measures the rest.
 
 mod address;
 mod ahead;

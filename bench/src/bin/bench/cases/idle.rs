@@ -68,7 +68,7 @@ pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
     drop(lanes);
     ours.resume()?;
     alone.resume()?;
-    let more = memory::of(&ours)?.own - memory::of(alone)?.own;
+    let more = memory::of(&ours)?.all() - memory::of(alone)?.all();
     let each = vec![more / f64::from(IDLE)];
     measured.push(Measured::new("memory of an idle port", ours.name(), "KiB", each));
     drop(ports);

@@ -4,8 +4,8 @@
 //! The kernel tells of each mapping of a process what lies there (`/proc/PID/smaps`). Counted is what
 //! is anonymous in private mappings, in memory or swapped out: heap, stacks, arena, relocated data.
 //! Not counted is what is shared, because it is somebody else's or has a size of its own: guests'
-//! memory, the cards' rings, the program's text; and the state memory, whose size is fixed and which
-//! is shown beside. What the kernel itself keeps for a process (page tables, sockets) it does not
+//! memory, the cards' rings, the program's text. The state memory is shared, too, because it outlives the
+//! base: as far as it was ever written it counts, and is shown beside. What the kernel itself keeps for a process (page tables, sockets) it does not
 //! tell.
 
 use std::time::Duration;
@@ -31,6 +31,13 @@ pub struct Memory {
     pub own: f64,
     /// The state memory, as far as it was ever written.
     pub state: f64,
+}
+
+impl Memory {
+    /// Both.
+    pub fn all(&self) -> f64 {
+        self.own + self.state
+    }
 }
 
 /// What a base has.
@@ -76,7 +83,7 @@ pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
     let memory = of(ours)?;
     detach(&[&*ours], guests)?;
     let row = |case, kib| Measured::new(case, ours.name(), "MiB", vec![kib / 1024.0]);
-    Ok(vec![row("memory", memory.own), row("memory, state", memory.state)])
+    Ok(vec![row("memory", memory.all()), row("memory, state", memory.state)])
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Processor time at low rates.
 //!
-//! Base and holder together. A guest that sends little is polled for a moment after each datagram, and
-//! the receiver wants to be interrupted.
+//! Base and holder together. The receiver wants to be interrupted, but nobody sleeps there: the kernel
+//! has no thread to wake.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Two copies and nothing else: what no switch between two memories can be faster than.
+//! Two plain copies and nothing else. (A switch that asks for lines ahead can be faster.)
 //!
 //! # Theory of operation
 //! A thread on the switching core that has the guests' memory as a switch has it, and reads nothing

@@ -1,4 +1,5 @@
-//! The kernel: two TAP devices and what Linux offers between them, as hosts have it today.
+//! The kernel: two TAP devices, by system calls (without vhost-net), and what Linux offers between
+//! them.
 //!
 //! # Theory of operation
 //! A frame that is written into a device is switched before the write returns, in the writer's time.
@@ -13,11 +14,10 @@ use bench::frames::Kind;
 use lab::Result;
 use lab::netns::Netns;
 use lab::tap_device::TapDevice;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::ours::{GATEWAY_MAC, MACS, ends};
 use crate::generator::{Template, number_at};
-use crate::slice::Slice;
+use crate::slice::{Slice, computed};
 
 /// Frames written before what has arrived is read: far fewer than a device keeps (500).
 const BATCH: u32 = 32;
@@ -125,7 +125,7 @@ impl Kernel {
     /// Sends as much as goes for `time`.
     pub fn flood(&mut self, time: Duration) -> Result<Slice> {
         let mut seen = Slice::default();
-        let (start, before) = (Instant::now(), own_time());
+        let (start, before) = (Instant::now(), computed());
         while seen.time < time {
             for _ in 0..BATCH {
                 // The kernel switches in the sender's time: it always has something to do.
@@ -141,7 +141,7 @@ impl Kernel {
             self.receive(&mut seen)?;
             seen.time = start.elapsed();
         }
-        seen.own_time = Some(own_time().saturating_sub(before));
+        seen.own_time = Some(computed().saturating_sub(before));
         Ok(seen)
     }
 
@@ -165,10 +165,4 @@ impl Kernel {
             seen.received += 1;
         }
     }
-}
-
-/// Processor time of this thread.
-fn own_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
