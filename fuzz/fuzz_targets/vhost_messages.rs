@@ -66,8 +66,9 @@ impl RingOwner for Owner {
         Some(7)
     }
 
-    fn set_call(&self, _: PortId, id: RingId, call: Option<Arc<OwnedFd>>) {
+    fn set_call(&self, _: PortId, id: RingId, call: Option<Arc<OwnedFd>>) -> bool {
         self.0.lock().unwrap().get_mut(&id.number()).expect("call of no ring").call = call;
+        false
     }
 }
 

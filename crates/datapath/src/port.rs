@@ -109,6 +109,12 @@ impl Port {
         lock(&self.sending)
     }
 
+    /// The same, if nobody else has it just now.
+    #[inline]
+    pub fn sending_if_free(&self) -> Option<MutexGuard<'_, Sending>> {
+        self.sending.try_lock().ok()
+    }
+
     /// Where a datagram for it goes whose flow is asked for if that makes a difference.
     #[inline]
     pub fn lane(&self, flow: impl FnOnce() -> u32) -> Lane {
@@ -183,6 +189,9 @@ impl Port {
             }
         }
         self.inputs = inputs;
+        // However many there are, a batch makes no more effort for this receiver.
+        let each = EFFORT.checked_div(inputs.count as u32).unwrap_or(EFFORT);
+        self.own_receiving().for_each(|half| half.limit_effort(each));
     }
 
     /// Takes a ring into use, going on where its used index stands, or a packed ring's journal says,
@@ -221,15 +230,27 @@ impl Port {
     }
 
     /// Interrupts the driver by this descriptor from now on, and does so once: what was to be told
-    /// before that was told by another. Waits for the batch that has the half, and keeps the next
-    /// waiting for no system call.
-    pub fn set_call(&self, id: RingId, call: Option<Arc<OwnedFd>>) {
+    /// before that was told by another. False, and nothing done, if somebody has the half just now: who
+    /// waited for it could wait for long, because a worker that has much to do locks it again at once.
+    /// Keeps nobody waiting for a system call.
+    pub fn try_set_call(&self, id: RingId, call: &Option<Arc<OwnedFd>>) -> bool {
         let before = match id.side {
-            Side::Tx => self.sending().set_call(id.pair, call.clone()),
-            Side::Rx => self.receiving(id.pair).set_call(call.clone()),
+            Side::Tx => self.sending_if_free().map(|mut s| s.set_call(id.pair, call.clone())),
+            Side::Rx => self.receiving_if_free(id.pair).map(|mut r| r.set_call(call.clone())),
         };
+        if before.is_some() {
+            signal(call.as_ref());
+        }
+        before.is_some()
+    }
+
+    /// The same while everything is at rest.
+    pub fn set_call(&mut self, id: RingId, call: Option<Arc<OwnedFd>>) {
         signal(call.as_ref());
-        drop(before);
+        drop(match id.side {
+            Side::Tx => self.own_sending().set_call(id.pair, call),
+            Side::Rx => self.own_half(id.pair).set_call(call),
+        });
     }
 
     /// Whether one of its rings broke, and nobody was told.

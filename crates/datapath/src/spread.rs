@@ -42,6 +42,11 @@ pub struct Trail {
 
 impl Trail {
     fn begin(&mut self, datagram: u32, flow: u32) -> u32 {
+        // Its number may have been another's before.
+        if let Some(known) = self.firsts.iter_mut().find(|first| first.0 == datagram) {
+            known.1 = flow;
+            return flow;
+        }
         self.next = self.next.wrapping_add(1) % FOLLOWED;
         if let Some(place) = self.firsts.get_mut(self.next) {
             *place = (datagram, flow);

@@ -33,6 +33,8 @@ struct RxEnd {
     abilities: Abilities,
     call: Option<Arc<OwnedFd>>,
     err: Option<Arc<OwnedFd>>,
+    /// Descriptors that are looked at for one batch, about.
+    most: u32,
 }
 
 /// What is used to deliver to a port.
@@ -75,7 +77,8 @@ impl Receiving {
         };
         signal(ring.call.as_ref());
         let abilities = abilities(ring.features);
-        self.rx = Some(RxEnd { queue, skip: None, abilities, call: ring.call, err: ring.err });
+        let (call, err) = (ring.call, ring.err);
+        self.rx = Some(RxEnd { queue, skip: None, abilities, call, err, most: EFFORT });
         Ok(())
     }
 
@@ -121,6 +124,13 @@ impl Receiving {
         self.rx.is_some()
     }
 
+    /// Looks at no more descriptors for one batch than about so many.
+    pub(super) fn limit_effort(&mut self, most: u32) {
+        if let Some(rx) = &mut self.rx {
+            rx.most = most;
+        }
+    }
+
     /// Asks for the descriptors of the rx ring's next `n` buffers.
     #[inline]
     pub fn foresee_chains(&mut self, n: u16) {
@@ -157,7 +167,7 @@ impl Receiving {
         run: Range<u16>,
     ) -> (u16, usize) {
         let Some(rx) = &mut self.rx else { return (0, 0) };
-        if rx.skip.is_some() || rx.queue.effort() >= EFFORT {
+        if rx.skip.is_some() || rx.queue.effort() >= rx.most {
             return (0, 0);
         }
         let frames = storage.run(run);
@@ -258,7 +268,7 @@ impl Receiving {
 impl RxEnd {
     /// Whether another frame may be written; leaves out a buffer that is to be left out.
     fn goes_on(&mut self) -> Result<bool, RingFault> {
-        if self.queue.effort() >= EFFORT {
+        if self.queue.effort() >= self.most {
             return Ok(false);
         }
         if self.skip == Some(self.queue.position()) && self.queue.skip_next()? {

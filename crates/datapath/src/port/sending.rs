@@ -303,9 +303,10 @@ impl Sending {
         self.ends_mut().for_each(|tx| tx.queue.disarm());
     }
 
-    /// The ring broke: nothing touches it from now on, and no other until this was told.
+    /// The ring broke: nothing touches it from now on, and no other until this was told. Another that
+    /// breaks meanwhile falls with it.
     pub fn fall(&mut self) {
-        self.fallen = self.tx.take();
+        self.fallen = self.tx.take().or(self.fallen.take());
     }
 
     /// Whether it broke, and nobody was told.

@@ -123,3 +123,14 @@ fn nonsense_has_some_flow() {
         }
     }
 }
+
+#[test]
+fn a_number_that_comes_again_for_another_flow_is_that_flows_from_then_on() {
+    let mut trail = Trail::default();
+    let [early, late] = [1000, 1001].map(|port| craft::udp4(HOSTS4, (port, 2000), &[7; 64]));
+    for whole in [&early, &late] {
+        let first = flow(&piece4(whole, 9, 0, true), &mut trail);
+        assert_eq!(first, of(whole));
+        assert_eq!(flow(&piece4(whole, 9, 8, false), &mut trail), first);
+    }
+}

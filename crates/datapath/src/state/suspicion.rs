@@ -452,10 +452,11 @@ impl Care {
         if self.until.is_some() || self.skip { 1 } else { u64::MAX }
     }
 
-    /// The ring has come to `place`: true if the stretch is behind it now.
+    /// The ring has come to `place`: true if the stretch is behind it now. (It may be by more than one
+    /// place, where a frame takes several.)
     #[inline]
     pub fn passed(&mut self, place: u16) -> bool {
-        let passed = self.until == Some(place);
+        let passed = self.until.is_some_and(|until| place.wrapping_sub(until) < 1 << 15);
         if passed {
             self.until = None;
         }
@@ -539,6 +540,11 @@ mod tests {
             assert_eq!(care.passed(place), place == 2);
         }
         assert_eq!(place, 2);
+        // A frame in three pieces takes three places at once.
+        let mut care = Care::at(65_534, Some(Stretch { at: 65_534, len: 1 }), None);
+        assert!(!care.passed(65_534));
+        assert!(care.passed(1));
+        assert_eq!(care.most(), u64::MAX);
         assert_eq!(Care::at(2, stretch, Some(3)), Care::default(), "another place, another ring");
         assert_eq!(Care::at(3, None, Some(3)).most(), 1);
     }

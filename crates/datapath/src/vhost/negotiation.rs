@@ -227,7 +227,7 @@ impl Negotiation {
         self.bells(id).call = fd.clone();
         self.record.update_ring(id, |ring| ring.call = fd.is_some());
         if self.bells(id).running {
-            around.owner.set_call(self.port, id, fd);
+            around.set_call(self.port, id, fd);
         }
         Ok(())
     }

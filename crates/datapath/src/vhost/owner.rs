@@ -44,6 +44,7 @@ pub trait RingOwner: Send {
     /// or `None` if there is no such ring or it was broken from the start.
     fn stop(&self, port: PortId, id: RingId) -> Option<u32>;
 
-    /// Interrupts the driver by this descriptor from now on, and does so once.
-    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>);
+    /// Interrupts the driver by this descriptor from now on, and does so once. Whether all workers had
+    /// to rest for it, as they have for `start` and `stop`.
+    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) -> bool;
 }

@@ -50,6 +50,13 @@ impl Surroundings {
         self.owner.stop(port, id)
     }
 
+    /// Interrupts a ring's driver by another descriptor from now on.
+    pub(super) fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) {
+        if self.owner.set_call(port, id, call) {
+            self.count_change();
+        }
+    }
+
     fn count_change(&self) {
         self.changes.set(self.changes.get().saturating_add(1));
     }

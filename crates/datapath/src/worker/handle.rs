@@ -19,6 +19,9 @@ use crate::names::{NetworkId, PortId, RingId};
 use crate::state::{MAX_WORKERS, StateMemory};
 use crate::vhost::{Ring, RingOwner};
 
+/// How often a port that its worker has just now is tried, before everybody is made to rest for it.
+const TRIES: usize = 64;
+
 /// The workers' threads have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the datapath's thread has ended")]
@@ -185,10 +188,20 @@ impl RingOwner for WorkerHandle {
         self.call(move |change| change.stop_ring(port, id)).ok().flatten()
     }
 
-    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) {
-        let Some(crew) = self.crew.upgrade() else { return };
-        if let Some(port) = crew.read().ports.get(port.0) {
-            port.set_call(id, call);
+    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) -> bool {
+        let Some(crew) = self.crew.upgrade() else { return false };
+        for _ in 0..TRIES {
+            if crew.read().ports.get(port.0).is_none_or(|port| port.try_set_call(id, &call)) {
+                return false;
+            }
+            std::hint::spin_loop();
         }
+        drop(crew);
+        let _ = self.call(move |change| {
+            if let Some(port) = change.world.ports.get_mut(port.0) {
+                port.set_call(id, call);
+            }
+        });
+        true
     }
 }

@@ -194,16 +194,17 @@ impl Turn<'_> {
                 && let Some(port) = world.ports.get(port_id.0)
                 && let Ok(payload) = datagram::parse_ip(waiting.bytes())
             {
-                let replies = &mut self.own.replies;
-                complain(
-                    port_id,
-                    &mut port.sending(),
-                    &world.state,
-                    now,
-                    replies,
-                    |inch, replies| answer::unreachable(inch, &payload, Unreachable::Host, replies),
-                );
-                self.send_replies(port_id);
+                // A worker that has much to do for it locks it again and again: it is not waited for.
+                if let Some(mut sending) = port.sending_if_free() {
+                    let replies = &mut self.own.replies;
+                    complain(port_id, &mut sending, &world.state, now, replies, |inch, replies| {
+                        answer::unreachable(inch, &payload, Unreachable::Host, replies)
+                    });
+                    drop(sending);
+                    self.send_replies(port_id);
+                } else {
+                    Counters::of(&world.state, owner).add(Counter::IcmpLimited, 1);
+                }
             }
             lock(&world.pending).done(waiting);
         }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use super::world::Crew;
 use super::{NetworkSetup, PortSetup, Token};
 use crate::answer::{BASE6, LastInch};
 use crate::counters::{Counter, Counters};
-use crate::names::{Mac, NetworkId, Owner, PortId, RingId};
+use crate::names::{Mac, NetworkId, Owner, Pair, PortId, RingId, Side};
 use crate::neighbor::Event as LanEvent;
 use crate::offload::Offload;
 use crate::port::Port;
@@ -171,6 +172,46 @@ fn a_call_changes_beside_a_turn() {
     drop(world);
     drop(guest.ring);
     assert_eq!(Arc::strong_count(&guest.call), 1, "the other is held no more");
+}
+
+#[test]
+fn a_call_is_not_changed_by_waiting_for_who_has_the_port() {
+    let crew = crew();
+    let guest = Guest::new(&crew, 1);
+    let (new, id) = (bell(), guest.id);
+    let world = crew.read();
+    let busy = world.ports.get(id.0).unwrap().sending();
+    assert!(!world.ports.get(id.0).unwrap().try_set_call(RingId::TX, &Some(new.clone())));
+    assert_eq!(rung(&new), 0);
+    drop(busy);
+    assert!(world.ports.get(id.0).unwrap().try_set_call(RingId::TX, &Some(new.clone())));
+    assert_eq!(rung(&new), 1);
+}
+
+#[test]
+fn two_rings_of_a_port_that_break_in_one_turn_are_told_of() {
+    let crew = crew();
+    let (guest, other) = (Guest::new(&crew, 1), Guest::new(&crew, 2));
+    let mut own = Own::new(&crew.read().state, 0);
+    let mut world = crew.write();
+    let mut change = Change { world: &mut world, own: &mut own, crew: &crew };
+    let second = RingId { pair: Pair::new(1).unwrap(), side: Side::Tx };
+    change.start_ring(guest.id, second, other.ring.clone());
+    drop(world);
+    for broken in [&guest, &other] {
+        let queue = &broken.tx.queue;
+        queue.memory().u16_at(queue.avail_index_at()).store(40_000, Ordering::Relaxed);
+    }
+    own.look_at(&[guest.id]);
+    let long_ago = Instant::now();
+    // In one turn: who has nothing else to do goes to sleep at once, and looks at all rings then.
+    Turn { world: &crew.read(), own: &mut own, crew: &crew }.serve_active(long_ago);
+    let mut world = crew.write();
+    Change { world: &mut world, own: &mut own, crew: &crew }.do_what_was_noted();
+    let broken = Counters::of(&world.state, Owner::Port(guest.id)).get(Counter::BreakAvailIndex);
+    assert_eq!(broken, 1);
+    let sending = world.ports.get_mut(guest.id.0).unwrap().own_sending();
+    assert!(!sending.sends() && !sending.active);
 }
 
 #[test]

@@ -134,11 +134,12 @@ impl RingOwner for TestOwner {
         Some(STOPPED_AT)
     }
 
-    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) {
+    fn set_call(&self, port: PortId, id: RingId, call: Option<Arc<OwnedFd>>) -> bool {
         ding(call.as_deref());
         let mut running = self.0.lock().unwrap();
         running.steps.push(Step::Call(id));
         running.rings.get_mut(&(port, id)).expect("call of a stopped ring").call = call;
+        false
     }
 }
 
