@@ -120,26 +120,41 @@ fn a_successor_goes_on_by_af_xdp() {
     instance.down().unwrap();
 }
 
-#[test]
-fn a_card_that_af_xdp_cannot_serve_is_served_all_the_same() {
-    let _alone = lab::paths::alone().unwrap();
+/// A scene on a cable with this MTU.
+fn wide(mtu: u16) -> Wired {
     let scene = Scene::set().unwrap();
-    let wiring = Wiring {
-        mtu: 9000,
-        drivers: [Settings::plain(); 2],
-        table: Some(scene.network_by(Some("xdp"))),
-        ..Wiring::default()
-    };
-    let mut wired = Wired::on(scene, &wiring).unwrap();
-    let told = wired.instance.wait_event("driver", "network/lan", "MTU").unwrap();
-    assert_eq!(told["level"], "warning", "{told}");
-    assert!(!wired.scene.has_program().unwrap());
+    let drivers = [Settings::plain(); 2];
+    let table = Some(scene.network_by(Some("xdp")));
+    Wired::on(scene, &Wiring { mtu, drivers, table, ..Wiring::default() }).unwrap()
+}
+
+/// So many octets come from the LAN as one datagram.
+fn comes_whole(mut wired: Wired, octets: usize) {
     claimed(&wired.instance);
-    let message = frames::udp(OUTSIDE[0], vm(0)[0], (7, 9), &[7; 5000]);
+    let message = frames::udp(OUTSIDE[0], vm(0)[0], (7, 9), &vec![7; octets]);
     let datagram = frames::datagram(OUTSIDE[0], vm(0)[0], protocol::UDP, message);
     wired.tap.send(&wired.from_lan(&datagram)).unwrap();
     delivered(&mut wired.a, &datagram).unwrap();
     wired.instance.down().unwrap();
+}
+
+#[test]
+fn a_jumbo_frame_comes_by_af_xdp_in_pieces_and_arrives_whole() {
+    let _alone = lab::paths::alone().unwrap();
+    let wired = wide(9000);
+    wired.instance.wait_event("driver", "network/lan", "AF_XDP carries").unwrap();
+    assert!(wired.scene.has_program().unwrap());
+    comes_whole(wired, 8900);
+}
+
+#[test]
+fn a_card_that_af_xdp_cannot_serve_is_served_all_the_same() {
+    let _alone = lab::paths::alone().unwrap();
+    let wired = wide(12_000);
+    let told = wired.instance.wait_event("driver", "network/lan", "MTU").unwrap();
+    assert_eq!(told["level"], "warning", "{told}");
+    assert!(!wired.scene.has_program().unwrap());
+    comes_whole(wired, 11_900);
 }
 
 #[test]

@@ -69,7 +69,8 @@ pub struct Bar {
     pub what: String,
     /// Each round's ratio, or value; rounds that could not be measured are left out.
     pub ratio_rounds: Vec<f64>,
-    /// Of how many rounds.
+    /// Of how many rounds: those of the case tell it, too.
+    #[serde(skip)]
     pub of: usize,
     /// Their median.
     pub value: f64,
