@@ -13,6 +13,8 @@ use virtqueue::NetHeader;
 
 /// Octets of the largest datagram of most of these tests.
 pub const JUMBO: u16 = 9000;
+/// More than AF_XDP takes: the packet socket serves, which leaves large sends whole.
+pub const BEYOND_XDP: u16 = 12_000;
 /// How long nothing may come where nothing is to come.
 pub const QUIET: Duration = Duration::from_millis(30);
 
@@ -41,6 +43,11 @@ impl Stage {
     /// A cable for 9000 octets, and drivers that know everything.
     pub fn jumbo() -> Self {
         Self::set(&Wiring { mtu: JUMBO, ..Wiring::default() })
+    }
+
+    /// A cable on which large sends stay whole, whatever driver is asked for.
+    pub fn beyond_xdp() -> Self {
+        Self::set(&Wiring { mtu: BEYOND_XDP, ..Wiring::default() })
     }
 
     /// Makes the base find the machine outside, so that nothing has to wait any more.

@@ -14,7 +14,7 @@ use lab::scene::{OUTSIDE, Pair, vm};
 use lab::wired::{LIMIT, Wiring};
 use virtqueue::NetHeader;
 
-use super::checks::{Case, JUMBO, Stage, card, is_plain, next, nothing_more, same};
+use super::checks::{BEYOND_XDP, Case, Stage, card, is_plain, next, nothing_more, same};
 
 /// TCP flags.
 const FIN: u8 = 0x01;
@@ -165,7 +165,7 @@ fn table(from: Pair, to: Pair, longest: [usize; 2]) -> Vec<Large> {
 }
 
 fn wiring(receiver: Settings) -> Wiring {
-    Wiring { mtu: JUMBO, drivers: [Settings::default(), receiver], ..Wiring::default() }
+    Wiring { mtu: BEYOND_XDP, drivers: [Settings::default(), receiver], ..Wiring::default() }
 }
 
 fn same_header(got: &NetHeader, sent: &NetHeader) -> bool {

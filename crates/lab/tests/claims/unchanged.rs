@@ -252,7 +252,7 @@ fn macs_play_no_part_in_the_way_of_a_datagram() {
 
 #[test]
 fn what_waits_for_a_neighbour_goes_out_unchanged_and_in_order() {
-    let mut stage = Stage::jumbo();
+    let mut stage = Stage::beyond_xdp();
     for (from, to) in vm(0).into_iter().zip(OUTSIDE) {
         // Nobody has asked for this neighbour yet.
         let large = Large::new("a large send", from, to, 1400, 30_000).whole();
