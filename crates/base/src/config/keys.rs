@@ -137,7 +137,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Vm, "mtu", "a whole number from 1280 (576 without IPv6) to 65535", "the network's", "1400",
         "Octets of the largest datagram that the VM is told to send."),
     key(Table::Vm, "queues", "a whole number from 1 to 8", "1", "4",
-        "How many of its CPUs can send and receive at the same time: queue pairs of its network card, at most. The guest's driver decides how many it uses: Linux one for each CPU, so more than `cpus` are allowed and of no use. Connections are spread over them; each stays on one, so what belongs together stays in order. One worker serves them all. A front end that somebody else starts may use fewer; Cloud Hypervisor counts rings, and needs as many here as it has of those (its `num_queues`).")
+        "How many of its CPUs can send and receive at the same time: queue pairs of its network card, at most. The guest's driver decides how many it uses: Linux one for each CPU, so more than `cpus` are allowed and of no use. Connections are spread over them; each stays on one, so what belongs together stays in order. One worker serves them all. A front end that somebody else starts may use fewer; Cloud Hypervisor, beyond one pair, counts rings, and needs as many here as it has of those (its `num_queues`).")
         .also(&["queue", "num_queues", "multiqueue", "mq"]),
     key(Table::Vm, "hostname", "a host name", "the VM's name", "\"web.example\"",
         "The name that DHCP gives.")
