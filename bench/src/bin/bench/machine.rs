@@ -42,12 +42,6 @@ impl Drop for HugePages {
     }
 }
 
-/// How many cores there are, whatever this thread is kept to.
-fn cores() -> usize {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines().filter(|line| line.starts_with("processor")).count()
-}
-
 /// What this machine is, as far as it says so.
 pub fn describe() -> Machine {
     let said = |words: &[&str]| {
@@ -61,7 +55,8 @@ pub fn describe() -> Machine {
     let root = root.to_string_lossy();
     Machine {
         processor: model.unwrap_or_default().to_owned(),
-        cores: cores(),
+        // Whatever this thread is kept to.
+        cores: cpu.lines().filter(|line| line.starts_with("processor")).count(),
         kernel: said(&["uname", "-r"]),
         dpdk: version("dpdk"),
         ovs: version("openvswitch-switch-dpdk"),

@@ -15,6 +15,7 @@ use datapath::fib::{BATCH, Fib, Target};
 use datapath::names::PortId;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use lab::hostile::Dice;
 use lab::{LabError, Result, interrupt};
 
 use crate::results::Measured;
@@ -50,26 +51,10 @@ impl Plain {
     }
 }
 
-/// Random numbers, the same in every run (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn address(&mut self, six: bool) -> IpAddr {
-        match six {
-            true => Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(self.roll())).into(),
-            false => Ipv4Addr::from(0x0a00_0000 | self.roll() as u32 & 0xff_ffff).into(),
-        }
-    }
-
-    fn target(&mut self) -> Target {
-        Target::Port(PortId(self.roll() as u16))
+fn address(dice: &mut Dice, six: bool) -> IpAddr {
+    match six {
+        true => Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(dice.next())).into(),
+        false => Ipv4Addr::from(0x0a00_0000 | dice.next() as u32 & 0xff_ffff).into(),
     }
 }
 
@@ -83,12 +68,12 @@ fn per_lookup(look_up: impl FnOnce()) -> f64 {
 /// Look-ups in the list and beside it, and what the list needs.
 pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
     let (rounds, progress) = (stage.effort.rounds, stage.progress);
-    let mut dice = Dice(1);
+    let mut dice = Dice::new(1);
     let (mut plain, mut fib) = (Plain::default(), Fib::default());
     let mut present = Vec::with_capacity(ADDRESSES);
     while present.len() < ADDRESSES {
-        let address = dice.address(present.len() % 2 == 1);
-        let target = dice.target();
+        let address = address(&mut dice, present.len() % 2 == 1);
+        let target = Target::Port(PortId(dice.next() as u16));
         if plain.lookup(address).is_some() {
             continue;
         }
@@ -98,10 +83,9 @@ pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
         present.push(address);
     }
     let octets = fib.memory() as f64 / ADDRESSES as f64;
-    let chosen: Vec<IpAddr> =
-        (0..LOOKUPS).map(|_| present[dice.roll() as usize % ADDRESSES]).collect();
-    let wrong = chosen.iter().filter(|address| fib.lookup(**address) != plain.lookup(**address));
-    if let Some(address) = wrong.into_iter().next() {
+    let chosen: Vec<IpAddr> = (0..LOOKUPS).map(|_| dice.pick(&present)).collect();
+    let wrong = |address: &&IpAddr| fib.lookup(**address) != plain.lookup(**address);
+    if let Some(address) = chosen.iter().find(wrong) {
         return Err(LabError::Unexpected(format!("the list does not know whose {address} is")));
     }
 

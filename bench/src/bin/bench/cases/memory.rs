@@ -4,8 +4,8 @@
 //! The kernel tells of each mapping of a process what lies there (`/proc/PID/smaps`). Counted is what
 //! is anonymous in private mappings, in memory or swapped out: heap, stacks, arena, relocated data.
 //! Not counted is what is shared, because it is somebody else's or has a size of its own: guests'
-//! memory, the cards' rings, the program's text. The state memory is shared, too, because it outlives the
-//! base: as far as it was ever written it counts, and is shown beside. What the kernel itself keeps for a process (page tables, sockets) it does not
+//! memory, the cards' rings, the program's text. The state memory is shared, too, because
+//! it outlives the base: as far as it was ever written it counts, and is shown beside. What the kernel itself keeps for a process (page tables, sockets) it does not
 //! tell.
 
 use std::time::Duration;

@@ -4,8 +4,8 @@
 //! # Theory of operation
 //! A thread on the switching core takes up to 64 frames from the ring by the device's side of our own
 //! rings (`virtqueue`), their lines asked for ahead, so that both ends of the comparison read guests
-//! alike, and gives them to the kernel in one `sendmmsg`, each behind its virtio-net header (PACKET_VNET_HDR) as the guest wrote
-//! it. Then the buffers go back.
+//! alike, and gives them to the kernel in one `sendmmsg`, each behind its virtio-net header
+//! (PACKET_VNET_HDR) as the guest wrote it. Then the buffers go back.
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
@@ -14,16 +14,16 @@ use lab::netns::Netns;
 use lab::{Result, capture};
 use rustix::io::Errno;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
-use virtqueue::{NetHeader, RingFault, TxQueue};
+use virtqueue::{NetHeader, RingFault, Taken, TxQueue};
 
 use super::Switch;
 use super::thread::Thread;
 use crate::generator::{Guest, Plan};
 
 /// Frames in one system call: as many as ipvisor gives.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// Frames whose lines are asked for at a time.
-pub(super) const STRETCH: usize = 32;
+const STRETCH: usize = 32;
 
 /// The running thread.
 pub struct Forwarder {
@@ -74,10 +74,7 @@ impl Batch {
         let mut headers = [[0; NetHeader::LEN]; BATCH];
         let mut count = 0;
         for (header, frame) in headers.iter_mut().zip(self.frames.chunks_exact_mut(self.each)) {
-            if count % STRETCH == 0 {
-                queue.foresee(STRETCH as u16)?;
-            }
-            let Some(taken) = queue.copy_next(frame)? else { break };
+            let Some(taken) = take(queue, count, frame)? else { break };
             *header = taken.header.to_bytes();
             count += 1;
         }
@@ -93,6 +90,18 @@ impl Batch {
         // Whether the guest is to be notified: it wants no interrupts.
         queue.complete().map(|_| true)
     }
+}
+
+/// Takes the `nth` frame of a batch; those of a stretch are asked for before its first.
+pub(super) fn take(
+    queue: &mut TxQueue,
+    nth: usize,
+    frame: &mut [u8],
+) -> std::result::Result<Option<Taken>, RingFault> {
+    if nth.is_multiple_of(STRETCH) {
+        queue.foresee(STRETCH as u16)?;
+    }
+    queue.copy_next(frame)
 }
 
 /// Gives frames to the kernel; waits where it has no room. What it refuses for good is left out, and

@@ -2,10 +2,10 @@
 //! at.
 //!
 //! # Theory of operation
-//! A thread on the switching core takes up to 64 frames from the ring by the device's side of our own
-//! rings (`virtqueue`), their lines asked for ahead, puts each into a frame of the socket's memory as the guest wrote it, and calls
-//! the kernel once for all of them. Socket and memory are the ones of the base (`datapath`), so that
-//! the kernel does the same for both: what this code costs is seen in neither. Then the buffers go back.
+//! A thread on the switching core takes up to 64 frames from the ring as the other bare forwarder does
+//! (`forwarder`), puts each into a frame of the socket's memory as the guest wrote it, and calls the
+//! kernel once for all of them. Socket and memory are the ones of the base (`datapath`), so that the
+//! kernel does the same for both: what this code costs is seen in neither. Then the buffers go back.
 
 use datapath::names::Mac;
 use datapath::uplink::{Guard, UplinkError, XdpSetup, XdpUplink};
@@ -14,12 +14,10 @@ use lab::{LabError, Result};
 use virtqueue::{RingFault, TxQueue};
 
 use super::Switch;
-use super::forwarder::STRETCH;
+use super::forwarder::{BATCH, take};
 use super::thread::Thread;
 use crate::generator::{Guest, Plan};
 
-/// Frames in one system call.
-const BATCH: usize = 64;
 /// Octets of an Ethernet header.
 const ETHERNET: usize = 14;
 /// Frames of the way in, on which nothing comes.
@@ -80,13 +78,7 @@ fn forward(
     frame: &mut [u8],
 ) -> std::result::Result<bool, RingFault> {
     let mut count = 0;
-    while count < BATCH {
-        if count % STRETCH == 0 {
-            queue.foresee(STRETCH as u16)?;
-        }
-        if queue.copy_next(frame)?.is_none() {
-            break;
-        }
+    while count < BATCH && take(queue, count, frame)?.is_some() {
         let (ethernet, datagram) = frame.split_first_chunk::<ETHERNET>().expect("a whole frame");
         while socket.put(ethernet, datagram).is_none() {
             socket.send();
