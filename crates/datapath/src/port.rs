@@ -232,7 +232,7 @@ impl Port {
     /// Interrupts the driver by this descriptor from now on, and does so once: what was to be told
     /// before that was told by another. False, and nothing done, if somebody has the half just now: who
     /// waited for it could wait for long, because a worker that has much to do locks it again at once.
-    /// Keeps nobody waiting for a system call.
+    /// While everything is at rest nobody has it. Keeps nobody waiting for a system call.
     pub fn try_set_call(&self, id: RingId, call: &Option<Arc<OwnedFd>>) -> bool {
         let before = match id.side {
             Side::Tx => self.sending_if_free().map(|mut s| s.set_call(id.pair, call.clone())),
@@ -242,15 +242,6 @@ impl Port {
             signal(call.as_ref());
         }
         before.is_some()
-    }
-
-    /// The same while everything is at rest.
-    pub fn set_call(&mut self, id: RingId, call: Option<Arc<OwnedFd>>) {
-        signal(call.as_ref());
-        drop(match id.side {
-            Side::Tx => self.own_sending().set_call(id.pair, call),
-            Side::Rx => self.own_half(id.pair).set_call(call),
-        });
     }
 
     /// Whether one of its rings broke, and nobody was told.

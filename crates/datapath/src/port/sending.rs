@@ -99,9 +99,9 @@ impl Sending {
         }
     }
 
-    /// Takes a pair's tx ring into use, and in hand, going on where its used index stands, or a packed ring's journal
-    /// says, and notifies the driver once: a predecessor may have died between publishing and
-    /// notifying.
+    /// Takes a pair's tx ring into use, and in hand, going on where its used index stands, or a packed
+    /// ring's journal says, and notifies the driver once: a predecessor may have died between
+    /// publishing and notifying.
     pub(super) fn start(
         &mut self,
         pair: Pair,

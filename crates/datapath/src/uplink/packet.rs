@@ -160,10 +160,8 @@ impl PacketUplink {
         });
         let outlet = outlet(index)?;
         let shares = shares_of(&outlet);
-        let mut uplink =
-            Self { socket, outlet, ring, record, index, carrier: true, joins: 1, shares };
-        uplink.rebind(index)?;
-        Ok(uplink)
+        bind(&socket, index, libc::ETH_P_ALL as u16)?;
+        Ok(Self { socket, outlet, ring, record, index, carrier: true, joins: 1, shares })
     }
 
     /// Gets ready to take over the socket of a base that still works with it; `view` is its state

@@ -198,9 +198,7 @@ impl RingOwner for WorkerHandle {
         }
         drop(crew);
         let _ = self.call(move |change| {
-            if let Some(port) = change.world.ports.get_mut(port.0) {
-                port.set_call(id, call);
-            }
+            change.world.ports.get(port.0).is_none_or(|port| port.try_set_call(id, &call))
         });
         true
     }

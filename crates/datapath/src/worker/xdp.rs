@@ -9,8 +9,8 @@
 //! program goes first: from then on frames take the other way, and what lies in the receive rings is
 //! served before those; then the transmit ring is emptied. So none is lost, and none overtaken. Both
 //! take time, which is not everybody's: the card is looked at again and again for a moment, and taken
-//! away when nothing is left. In between it is *ending* ([`super::network::Network::ending`]), and stands still but for
-//! what lies in these rings: its packet socket and what its VMs send wait.
+//! away when nothing is left. In between it is *ending* ([`super::network::Network::ending`]), and
+//! stands still but for what lies in these rings: its packet socket and what its VMs send wait.
 //!
 //! What the card's driver throws away in the course of a batch is its sender's drop. What it throws away
 //! later, or keeps for ever because it is gone, was counted as sent: it is the card's (`rx_card_lost`).
