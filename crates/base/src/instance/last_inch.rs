@@ -11,14 +11,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use datapath::answer::{BASE4, BASE6, LastInch, Lease4};
+use datapath::answer::{BASE4, BASE6, DUMMY4, LastInch, Lease4};
 use datapath::names::Mac;
 use ipnet::IpNet;
 
 use crate::config::{Network, Vm};
-
-/// Source of ICMP errors where no better address is known (RFC 7600).
-const DUMMY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// What a network knows besides its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +55,7 @@ pub fn of(vm: &Vm, network: &Network, facts: &Facts, refused: &[IpAddr]) -> Last
         mtu: mtu(vm.mtu.map_or(facts.mtu, u32::from).min(facts.mtu)),
         hostname: vm.hostname.clone(),
         icmp_source4: icmp4(network, facts),
-        icmp_source6: network.icmp_source6.or(facts.host6).unwrap_or(BASE6),
+        icmp_source6: icmp6(network, facts),
     }
 }
 
@@ -66,18 +63,18 @@ pub fn of(vm: &Vm, network: &Network, facts: &Facts, refused: &[IpAddr]) -> Last
 pub fn outward(network: &Network, facts: &Facts) -> LastInch {
     LastInch {
         guest_mac: Some(Mac::default()),
-        addresses4: Vec::new(),
-        addresses6: Vec::new(),
-        dns: Vec::new(),
-        mtu: mtu(facts.mtu),
-        hostname: String::new(),
         icmp_source4: icmp4(network, facts),
-        icmp_source6: network.icmp_source6.or(facts.host6).unwrap_or(BASE6),
+        icmp_source6: icmp6(network, facts),
+        ..LastInch::silent(mtu(facts.mtu))
     }
 }
 
 fn icmp4(network: &Network, facts: &Facts) -> Ipv4Addr {
     network.icmp_source4.or(facts.host4).unwrap_or(DUMMY4)
+}
+
+fn icmp6(network: &Network, facts: &Facts) -> Ipv6Addr {
+    network.icmp_source6.or(facts.host6).unwrap_or(BASE6)
 }
 
 fn mtu(octets: u32) -> u16 {

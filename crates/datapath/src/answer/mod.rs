@@ -58,6 +58,9 @@ pub const BASE4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// The base's IPv6 address on every last inch.
 pub const BASE6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// Source of ICMP errors where no better address is known (RFC 7600).
+pub const DUMMY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
 /// What a link carries unless something else is told.
 const ETHERNET_MTU: u16 = 1500;
 
@@ -96,6 +99,20 @@ pub struct LastInch {
 }
 
 impl LastInch {
+    /// One on which nothing is configured, with this MTU.
+    pub fn silent(mtu: u16) -> Self {
+        Self {
+            guest_mac: None,
+            addresses4: Vec::new(),
+            addresses6: Vec::new(),
+            dns: Vec::new(),
+            mtu,
+            hostname: String::new(),
+            icmp_source4: DUMMY4,
+            icmp_source6: BASE6,
+        }
+    }
+
     /// Whether this is one of the VM's addresses.
     pub fn owns4(&self, address: Ipv4Addr) -> bool {
         self.addresses4.iter().any(|lease| lease.address == address)

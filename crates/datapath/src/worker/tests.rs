@@ -1,6 +1,6 @@
 //! Turns made by hand, without a thread: when they end, and what needs nobody's rest.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use super::network::Network;
 use super::turn::{Own, Turn};
 use super::world::Crew;
 use super::{NetworkSetup, PortSetup, Token};
-use crate::answer::{BASE6, LastInch};
+use crate::answer::LastInch;
 use crate::counters::{Counter, Counters};
 use crate::names::{Mac, NetworkId, Owner, Pair, PortId, RingId, Side};
 use crate::neighbor::Event as LanEvent;
@@ -30,17 +30,9 @@ use crate::vhost::{Ring, RingOwner, features};
 
 const FEATURES: u64 = features::VERSION_1;
 
+/// One whose guest's MAC address is known.
 pub(super) fn silent() -> LastInch {
-    LastInch {
-        guest_mac: Some(Mac([2, 0, 0, 0, 0, 1])),
-        addresses4: vec![],
-        addresses6: vec![],
-        dns: vec![],
-        mtu: 1500,
-        hostname: String::new(),
-        icmp_source4: Ipv4Addr::new(192, 0, 0, 8),
-        icmp_source6: BASE6,
-    }
+    LastInch { guest_mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..LastInch::silent(1500) }
 }
 
 fn bell() -> Arc<OwnedFd> {

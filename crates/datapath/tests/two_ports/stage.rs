@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datapath::answer::{BASE6, LastInch, Lease4};
+use datapath::answer::{LastInch, Lease4};
 use datapath::event::Event;
 use datapath::names::{Mac, NetworkId, Pair, PortId, RingId, Side};
 use datapath::state::StateMemory;
@@ -100,7 +100,8 @@ impl<Q: Layout> Vm<Q> {
     pub fn set_up(&self, worker: &WorkerHandle, id: u16) {
         let (address, mac) = (self.address, self.mac);
         let lease = Lease4 { address, prefix_len: 24, router: Ipv4Addr::new(203, 0, 113, 1) };
-        let inch = LastInch { guest_mac: Some(mac), addresses4: vec![lease], ..silent() };
+        let inch =
+            LastInch { guest_mac: Some(mac), addresses4: vec![lease], ..LastInch::silent(1500) };
         let prefixes = vec![IpAddr::V4(address).into()];
         let name = format!("vm{id}");
         worker
@@ -178,20 +179,6 @@ impl<Q: Layout> Vm<Q> {
     }
 }
 
-/// A last inch on which nothing is configured.
-pub fn silent() -> LastInch {
-    LastInch {
-        guest_mac: None,
-        addresses4: vec![],
-        addresses6: vec![],
-        dns: vec![],
-        mtu: 1500,
-        hostname: String::new(),
-        icmp_source4: Ipv4Addr::new(192, 0, 0, 8),
-        icmp_source6: BASE6,
-    }
-}
-
 /// One worker.
 pub fn world() -> (StateMemory, WorkerHandle) {
     world_of(1)
@@ -224,7 +211,7 @@ pub fn world_at_rest(
     let workers = Workers { cores: vec![None; workers], one_by_one: false };
     let (worker, _thread) = worker::spawn_several(state.clone(), &workers, tell).unwrap();
     let on_link = vec!["203.0.113.0/24".parse().unwrap()];
-    let outward = silent();
+    let outward = LastInch::silent(1500);
     worker.add_network(NetworkSetup { id: NETWORK, mtu: 1500, on_link, outward }).unwrap();
     worker
 }

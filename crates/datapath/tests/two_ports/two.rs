@@ -17,7 +17,7 @@ use datapath::vhost::{Ring, RingOwner, features};
 use virtqueue::driver::{DriverQueue, PackedQueue, Shape};
 use virtqueue::{NetHeader, QueueLayout};
 
-use crate::stage::{FEATURES, Layout, PATIENCE, Vm, silent, world, world_of, world_over};
+use crate::stage::{FEATURES, Layout, PATIENCE, Vm, world, world_of, world_over};
 
 #[test]
 fn a_datagram_arrives_as_it_was_sent_behind_the_bases_own_ethernet_header() {
@@ -142,7 +142,7 @@ fn a_vm_is_told_of_no_address_that_is_not_in_the_list() {
     let withdrawn = Ipv4Addr::new(203, 0, 113, 99);
     let lease = |address| Lease4 { address, prefix_len: 24, router: BASE4 };
     let addresses4 = vec![lease(a.address), lease(withdrawn)];
-    let inch = LastInch { guest_mac: Some(a.mac), addresses4, ..silent() };
+    let inch = LastInch { guest_mac: Some(a.mac), addresses4, ..LastInch::silent(1500) };
     worker.set_inch(PortId(1), inch).unwrap();
     // The base answers ARP for every address but the guest's own.
     for (target, answered) in [(withdrawn, true), (a.address, false)] {

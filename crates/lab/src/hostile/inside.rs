@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use datapath::answer::{BASE6, LastInch, Lease4};
+use datapath::answer::{LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
 use datapath::event::Event;
 use datapath::names::{Mac, NetworkId, Owner, PortId, RingId};
@@ -48,20 +48,6 @@ fn gone(_: worker::Gone) -> LabError {
     LabError::Unexpected("the worker has ended".to_owned())
 }
 
-/// A last inch on which nothing is configured.
-fn silent() -> LastInch {
-    LastInch {
-        guest_mac: None,
-        addresses4: Vec::new(),
-        addresses6: Vec::new(),
-        dns: Vec::new(),
-        mtu: MTU as u16,
-        hostname: String::new(),
-        icmp_source4: [192, 0, 0, 8].into(),
-        icmp_source6: BASE6,
-    }
-}
-
 /// Breaks that may be waiting to be told of with the next one.
 const STILL_UNTOLD: u64 = 500;
 
@@ -88,7 +74,12 @@ impl Inside {
             .attempt(|| "start the workers".to_owned())?;
         let parse = |text: &str| text.parse().map_err(|e| LabError::Unexpected(format!("{e}")));
         let on_link = vec![parse("203.0.113.0/24")?, parse("2001:db8:1::/64")?];
-        let setup = NetworkSetup { id: NETWORK, mtu: MTU as u32, on_link, outward: silent() };
+        let setup = NetworkSetup {
+            id: NETWORK,
+            mtu: MTU as u32,
+            on_link,
+            outward: LastInch::silent(MTU as u16),
+        };
         worker.add_network(setup).map_err(gone)?;
         for address in
             [IpAddr::from([203, 0, 113, 2]), IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, 2])]
@@ -103,7 +94,7 @@ impl Inside {
                 guest_mac: (who != Who::Unknown).then_some(Mac(who.mac())),
                 addresses4: vec![lease],
                 addresses6: vec![who.ip6()],
-                ..silent()
+                ..LastInch::silent(MTU as u16)
             };
             let prefixes = vec![who.ip(true).into(), who.ip(false).into()];
             let name = who.name().to_owned();

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use virtqueue::NetHeader;
 
 use super::world::{CARD_MAC, PEER_MAC, World, ethernet, frame_in, ip4, readable, readable_within};
+use crate::answer::LastInch;
 use crate::counters::Counter;
 use crate::names::{Mac, NetworkId, Owner, PortId};
 use crate::neighbor::{Lan, Settings};
@@ -447,7 +448,7 @@ fn the_groups_of_the_vms_are_joined_again_on_a_card_that_took_the_place_of_the_o
         let state = state();
         let card = open(world, &state);
         let (worker, _) = worker::spawn(state, Box::new(|_| {})).unwrap();
-        let outward = super::tun::silent();
+        let outward = LastInch::silent(1500);
         let setup = NetworkSetup { id: NETWORK, mtu: 1500, on_link: Vec::new(), outward };
         worker.add_network(setup).unwrap();
         let facts = UplinkFacts { mac: CARD_MAC, mtu: 1500, up: true };

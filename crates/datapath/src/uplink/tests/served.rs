@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::tun::silent;
 use super::world::{CARD_MAC, PEER_MAC, Peer, World, arp_request, frame_in, ip4};
+use crate::answer::LastInch;
 use crate::counters::{Counter, Counters};
 use crate::event::Event;
 use crate::names::{Mac, NetworkId, Owner, PortId};
@@ -37,7 +37,7 @@ impl Base {
             let _ = told.send(event);
         };
         let (worker, _) = worker::spawn(state.clone(), Box::new(say)).unwrap();
-        let mut outward = silent();
+        let mut outward = LastInch::silent(1500);
         outward.icmp_source4 = [203, 0, 113, 1].into();
         outward.guest_mac = Some(Mac::default());
         outward.mtu = mtu as u16;
@@ -68,8 +68,13 @@ impl Base {
 
     pub fn add_port(&self, prefixes: &[&str]) {
         let prefixes: Vec<IpNet> = prefixes.iter().map(|p| p.parse().unwrap()).collect();
-        let setup =
-            PortSetup { id: PORT, network: NETWORK, name: "vm".into(), inch: silent(), prefixes };
+        let setup = PortSetup {
+            id: PORT,
+            network: NETWORK,
+            name: "vm".into(),
+            inch: LastInch::silent(1500),
+            prefixes,
+        };
         self.worker.add_port(setup).unwrap().unwrap();
     }
 

@@ -8,7 +8,7 @@ use virtqueue::NetHeader;
 
 use super::packet::large_send;
 use super::world::{World, frame_in, ip4, readable, readable_within, sysctl};
-use crate::answer::{BASE6, LastInch};
+use crate::answer::LastInch;
 use crate::event::Event;
 use crate::names::NetworkId;
 use crate::state::StateMemory;
@@ -18,20 +18,6 @@ use crate::worker::{self, NetworkSetup};
 
 const NETWORK: NetworkId = NetworkId(0);
 const NAME: &str = "ipv-test";
-
-/// How a base speaks that has nothing to say.
-pub(super) fn silent() -> LastInch {
-    LastInch {
-        guest_mac: None,
-        addresses4: Vec::new(),
-        addresses6: Vec::new(),
-        dns: Vec::new(),
-        mtu: 1500,
-        hostname: String::new(),
-        icmp_source4: [192, 0, 0, 8].into(),
-        icmp_source6: BASE6,
-    }
-}
 
 fn open(world: &mut World, state: &StateMemory) -> HostPath {
     world.address();
@@ -222,7 +208,7 @@ fn a_device_that_somebody_removes_is_told_once_and_costs_no_time() {
             }),
         )
         .unwrap();
-        let outward = silent();
+        let outward = LastInch::silent(1500);
         let setup = NetworkSetup { id: NETWORK, mtu: 1500, on_link: Vec::new(), outward };
         worker.add_network(setup).unwrap();
         worker.set_host(NETWORK, Some(path)).unwrap().unwrap();

@@ -18,7 +18,7 @@ use virtqueue::NetHeader;
 use virtqueue::driver::{DriverRx, DriverTx, Shape};
 
 use super::stage::{FrontEnd, Guest, Message, PATIENCE, TestKeeper};
-use crate::answer::{BASE6, LastInch, Lease4};
+use crate::answer::{LastInch, Lease4};
 use crate::counters::{Counter, Counters};
 use crate::names::{Inlet, Mac, NetworkId, Owner, Pair, PortId};
 use crate::offload::Offload;
@@ -47,19 +47,6 @@ fn addresses(vm: usize) -> [IpAddr; 4] {
     let four = |n: u16| IpAddr::V4(Ipv4Addr::from(0xcb00_7100 + u32::from(10 * vm + n)));
     let six = |n: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, vm, n));
     [four(10), four(11), six(10), six(11)]
-}
-
-fn silent() -> LastInch {
-    LastInch {
-        guest_mac: None,
-        addresses4: vec![],
-        addresses6: vec![],
-        dns: vec![],
-        mtu: 1500,
-        hostname: String::new(),
-        icmp_source4: Ipv4Addr::new(192, 0, 0, 8),
-        icmp_source6: BASE6,
-    }
 }
 
 /// A driver and its front end.
@@ -154,12 +141,17 @@ impl Base {
         });
         let owner = Box::new(worker.clone());
         let doors = Dispatcher::spawn(state.clone(), keeper.clone(), owner, sink).unwrap();
-        let setup = NetworkSetup { id: NETWORK, mtu: 1500, on_link: vec![], outward: silent() };
+        let setup = NetworkSetup {
+            id: NETWORK,
+            mtu: 1500,
+            on_link: vec![],
+            outward: LastInch::silent(1500),
+        };
         worker.add_network(setup).unwrap();
         read_network(&state);
         for (number, name) in NAMES.into_iter().enumerate() {
             let prefixes = addresses(number).map(Into::into).to_vec();
-            let mut inch = silent();
+            let mut inch = LastInch::silent(1500);
             for address in addresses(number) {
                 match address {
                     IpAddr::V4(address) => {
