@@ -33,7 +33,7 @@ test:
 	scripts/needs test
 	scripts/faults
 	scripts/test --workspace
-	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 90 --slack 10
+	$${CARGO_TARGET_DIR:-target}/debug/survive --seconds 60 --slack 10
 	scripts/matrix pairwise
 	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh

@@ -26,7 +26,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::counters::Counter;
-use crate::fib::{Fib, Target};
+use crate::fib::{Batch, Fib, Target};
 use crate::names::PortId;
 use crate::reserved::Class;
 
@@ -139,44 +139,59 @@ impl Admission {
         Class::of6(source) == Class::Unicast && self.fib.lookup6(source) == Some(Target::Port(port))
     }
 
-    /// Where a destination leads: to another VM's port, or outside. `None` where [`Admission::from_vm`]
-    /// has to say what becomes of it.
+    /// Where a destination leads, of which `owner` says whose it is: to another VM's port, or outside.
+    /// `None` where [`Admission::from_vm`] has to say what becomes of it.
     #[inline]
-    pub fn way4(&self, port: PortId, destination: Ipv4Addr) -> Option<Way> {
+    pub fn way4(
+        &self,
+        port: PortId,
+        destination: Ipv4Addr,
+        owner: impl FnOnce() -> Option<Target>,
+    ) -> Option<Way> {
         if !Class::is_unicast4(destination) {
             return None;
         }
-        let way = straight(port, self.fib.lookup4(destination))?;
+        let way = straight(port, owner())?;
         (!self.is_subnet_broadcast4(destination)).then_some(way)
     }
 
     /// As [`Admission::way4`].
     #[inline]
-    pub fn way6(&self, port: PortId, destination: Ipv6Addr) -> Option<Way> {
+    pub fn way6(
+        &self,
+        port: PortId,
+        destination: Ipv6Addr,
+        owner: impl FnOnce() -> Option<Target>,
+    ) -> Option<Way> {
         if Class::of6(destination) != Class::Unicast {
             return None;
         }
-        straight(port, self.fib.lookup6(destination))
+        straight(port, owner())
     }
 
-    /// Whether asking ahead with [`Admission::ask4`] and [`Admission::ask6`] is worth it: whether the
-    /// list is larger than the caches of a core.
+    /// Whose a destination is.
+    #[inline]
+    pub fn owner4(&self, destination: Ipv4Addr) -> Option<Target> {
+        self.fib.lookup4(destination)
+    }
+
+    /// As [`Admission::owner4`].
+    #[inline]
+    pub fn owner6(&self, destination: Ipv6Addr) -> Option<Target> {
+        self.fib.lookup6(destination)
+    }
+
+    /// Whether looking up by a [`batch`](Admission::batch) is worth it: whether the list is larger than the
+    /// caches of a core.
     #[inline]
     pub fn is_large(&self) -> bool {
         self.fib.is_large()
     }
 
-    /// Asks for what the look-up of a destination will read. For all of a stretch before the first is
-    /// looked up, then their memory is waited for once.
+    /// Look-ups of the destinations of a whole stretch, whose memory is waited for once.
     #[inline]
-    pub fn ask4(&self, destination: Ipv4Addr) {
-        self.fib.ask4(destination);
-    }
-
-    /// As [`Admission::ask4`].
-    #[inline]
-    pub fn ask6(&self, destination: Ipv6Addr) {
-        self.fib.ask6(destination);
+    pub fn batch(&self) -> Batch<'_> {
+        self.fib.batch()
     }
 
     /// Admits what comes in from the card, and finds the port that owns the destination.
@@ -309,8 +324,8 @@ mod tests {
             IpAddr::V6(a) => n.owns6(port, a),
         };
         let leads = |from, address: &str| match ip(address) {
-            IpAddr::V4(a) => n.way4(from, a),
-            IpAddr::V6(a) => n.way6(from, a),
+            IpAddr::V4(a) => n.way4(from, a, || n.owner4(a)),
+            IpAddr::V6(a) => n.way6(from, a, || n.owner6(a)),
         };
         for (ordinary, own, other) in
             [("1.0.0.1", A, B), ("198.51.100.1", B, A), ("2001:db8:9::1", A, B), ("a000::1", B, A)]
@@ -373,8 +388,8 @@ mod tests {
         ) {
             let n = network();
             let (own, straight) = match destination {
-                IpAddr::V4(to) => (ip("203.0.113.10"), n.way4(A, to)),
-                IpAddr::V6(to) => (ip("2001:db8::10"), n.way6(A, to)),
+                IpAddr::V4(to) => (ip("203.0.113.10"), n.way4(A, to, || n.owner4(to))),
+                IpAddr::V6(to) => (ip("2001:db8::10"), n.way6(A, to, || n.owner6(to))),
             };
             if let Some(way) = straight {
                 prop_assert_eq!(n.from_vm(A, own, destination), Ok(way));

@@ -99,9 +99,9 @@ impl Instance {
         Self::up_by(&paths::ipvisor_with_faults()?, space, config, vec![(FAULT, fault.into())])
     }
 
-    /// The same with the program of the release build, for tests that carry millions.
+    /// The same with the optimised program, for tests that carry millions.
     pub fn up_fast(space: &Netns, config: &str) -> Result<Self> {
-        Self::up_by(&paths::ipvisor_release()?, space, config, Vec::new())
+        Self::up_by(&paths::ipvisor_with_faults()?, space, config, Vec::new())
     }
 
     /// The same with any program and these variables in its environment.

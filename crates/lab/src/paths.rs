@@ -46,8 +46,8 @@ pub fn ipvisor() -> Result<PathBuf> {
     )))
 }
 
-/// The `ipvisor` program that does wrong where it is told to (feature `fault-injection`): optimised,
-/// for campaigns measure time with it.
+/// The optimised `ipvisor` program, which does wrong where it is told to (feature `fault-injection`), and
+/// told nothing is the one that is shipped: for what measures time, or carries millions.
 pub fn ipvisor_with_faults() -> Result<PathBuf> {
     let path = programs()?.with_file_name("faults").join("ipvisor");
     if path.exists() {
@@ -59,7 +59,8 @@ pub fn ipvisor_with_faults() -> Result<PathBuf> {
     )))
 }
 
-/// The release build of the `ipvisor` program, beside this build whatever its profile.
+/// The `ipvisor` program as it is shipped, beside this build whatever its profile: for what is compared
+/// with others.
 pub fn ipvisor_release() -> Result<PathBuf> {
     let path = programs()?.with_file_name("release").join("ipvisor");
     if path.exists() {

@@ -13,7 +13,7 @@ const GAP: Duration = Duration::from_secs(5);
 #[test]
 fn a_thousand_ports_are_taken_over() {
     let _alone = lab::paths::alone().unwrap();
-    let mut crowd = Crowd::up(&lab::paths::ipvisor_release().unwrap(), PORTS).unwrap();
+    let mut crowd = Crowd::up(&lab::paths::ipvisor_with_faults().unwrap(), PORTS).unwrap();
     crowd.everyone_talks().unwrap();
     let gap = crowd.gap().unwrap();
     println!("nothing came for {gap:?}");

@@ -17,7 +17,7 @@ const JOB: &str = include_str!("../computer/service-job");
 fn job(image: &Image) -> String {
     let unit = paths::workspace().join("dist/ipvisor.service");
     let words = [
-        ("PROGRAM", paths::ipvisor_release().unwrap()),
+        ("PROGRAM", paths::ipvisor_with_faults().unwrap()),
         ("UNIT", unit),
         ("KERNEL", image.kernel.clone()),
         ("INITRAMFS", image.initramfs.clone()),

@@ -79,7 +79,7 @@ impl House {
         }
         // What a driver has negotiated is told at this level.
         let environment = vec![("IPVISOR_LOG", "debug".into())];
-        let program = lab::paths::ipvisor_release().unwrap();
+        let program = lab::paths::ipvisor_with_faults().unwrap();
         let instance = Instance::up_by(&program, &space, &config, environment).unwrap();
         let options = match Rings::chosen() {
             Rings::Split => SPLIT,

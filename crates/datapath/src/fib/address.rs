@@ -37,6 +37,8 @@ fn purpose<A: Address>(tag: u8) -> u8 {
 pub(super) trait Address: Copy + Eq + Send + Sync {
     /// The cache line that holds some.
     type Bucket: Bucket<Self>;
+    /// The first one.
+    const ZERO: Self;
     /// The length of a prefix that is a single address.
     const LENGTH: u8;
     /// Lengths between two levels of markers.
@@ -53,6 +55,7 @@ pub(super) trait Address: Copy + Eq + Send + Sync {
 
 impl Address for u32 {
     type Bucket = Bucket4;
+    const ZERO: Self = 0;
     const LENGTH: u8 = 32;
     const STRIDE: u8 = 8;
 
@@ -70,6 +73,7 @@ impl Address for u32 {
 
 impl Address for u128 {
     type Bucket = Bucket6;
+    const ZERO: Self = 0;
     const LENGTH: u8 = 128;
     const STRIDE: u8 = 16;
 

@@ -57,6 +57,9 @@ pub(super) trait Bucket<A>: Default + Send + Sync {
     /// Readers call it.
     fn find(&self, address: A, tag: u8, hash: u64) -> Option<u32>;
 
+    /// The same, for one of many look-ups: without a branch on which slot it is, where that differs.
+    fn find_evenly(&self, address: A, tag: u8, hash: u64) -> Option<u32>;
+
     /// Which slot has this address and tag, dead or alive.
     fn position(&self, address: A, tag: u8) -> Option<usize>;
 
@@ -122,6 +125,12 @@ impl Bucket<u32> for Bucket4 {
             }
         }
         None
+    }
+
+    /// Most end with the first slot they try.
+    #[inline(always)]
+    fn find_evenly(&self, address: u32, tag: u8, hash: u64) -> Option<u32> {
+        self.find(address, tag, hash)
     }
 
     fn position(&self, address: u32, tag: u8) -> Option<usize> {
@@ -201,6 +210,23 @@ impl Bucket<u128> for Bucket6 {
             }
         }
         (self.spilled.load(Ordering::Acquire) == 0).then_some(0)
+    }
+
+    #[inline(always)]
+    fn find_evenly(&self, address: u128, tag: u8, _hash: u64) -> Option<u32> {
+        let (high, low) = halves(address);
+        let key = word(tag, 0);
+        // All three are compared, without a branch: which one it is nobody can predict.
+        let mut found = 0;
+        for (word, [upper, lower]) in self.words.iter().zip(&self.addresses) {
+            // Acquire: the address that was written before this word is there.
+            let left = word.load(Ordering::Acquire) ^ key;
+            let other = (upper.load(Ordering::Relaxed) ^ high)
+                | (lower.load(Ordering::Relaxed) ^ low)
+                | u64::from(left & !PAYLOAD_MAX);
+            found |= if other == 0 { left } else { 0 };
+        }
+        (found != 0 || self.spilled.load(Ordering::Acquire) == 0).then_some(found)
     }
 
     fn position(&self, address: u128, tag: u8) -> Option<usize> {

@@ -8,7 +8,7 @@
 //! before it does anything further.
 
 use super::address::{Address, prefix_tag};
-use super::bucket::Slot;
+use super::bucket::{Bucket, Slot};
 use super::hash::Seed;
 use super::prefixes::{self, Mark};
 use super::table::{Anew, Directory, Fills, Removal};
@@ -53,22 +53,45 @@ impl<A: Address> Family<A> {
     /// The payload of the entry that decides about an address; zero for nobody.
     #[inline]
     pub(super) fn find(&self, address: A) -> u32 {
-        self.find_hashed(address, self.directory.hash(address))
+        let hash = self.directory.hash(address);
+        self.or_prefix(address, self.directory.find_hashed(address, A::EXACT, hash))
     }
 
-    /// The same for an address whose hash is known.
+    /// Asks for the memory that a look-up of this address will read first: its hash, and where that is.
     #[inline(always)]
-    pub(super) fn find_hashed(&self, address: A, hash: u64) -> u32 {
-        match self.directory.find_hashed(address, A::EXACT, hash) {
-            0 => self.find_prefix(address),
-            payload => payload,
-        }
+    pub(super) fn ask(&self, address: A) -> (u64, Option<&A::Bucket>) {
+        let hash = self.directory.hash(address);
+        (hash, self.directory.ask(hash))
     }
 
-    /// Asks for the memory that a look-up of this address will read.
+    /// The payload of the entry that decides about an address that was [asked](Self::ask) for, if its home
+    /// tells.
+    #[inline(always)]
+    pub(super) fn find_at_home(
+        &self,
+        home: Option<&A::Bucket>,
+        address: A,
+        hash: u64,
+    ) -> Option<u32> {
+        let payload = home.map_or(Some(0), |bucket| bucket.find_evenly(address, A::EXACT, hash));
+        payload.map(|payload| self.or_prefix(address, payload))
+    }
+
+    /// Asks for what [`find_behind`](Self::find_behind) will read first.
     #[inline]
-    pub(super) fn ask(&self, address: A) {
-        self.directory.ask(self.directory.hash(address));
+    pub(super) fn ask_behind(&self, hash: u64) {
+        self.directory.ask_behind(hash);
+    }
+
+    /// The same for one whose home did not tell.
+    pub(super) fn find_behind(&self, address: A, hash: u64) -> u32 {
+        self.or_prefix(address, self.directory.find_behind(address, A::EXACT, hash))
+    }
+
+    /// What is decided where this is the payload of the exact entry.
+    #[inline(always)]
+    fn or_prefix(&self, address: A, exact: u32) -> u32 {
+        if exact == 0 { self.find_prefix(address) } else { exact }
     }
 
     #[inline]

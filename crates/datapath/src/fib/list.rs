@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::batch::Batch;
 use super::family::Writer;
 use super::hash::Seed;
 use super::owners::Owners;
@@ -185,24 +186,10 @@ impl Fib {
         self.view().lookup(address)
     }
 
-    /// Whose each of some addresses is: `found` has an answer for each, in their order. With
-    /// [`BATCH`](super::BATCH) of them the memory is waited for about once.
+    /// Look-ups of many addresses, in a list that [`is_large`](Self::is_large) much faster than one by one.
     #[inline]
-    pub fn lookup_batch(&self, addresses: &[IpAddr], found: &mut [Option<Target>]) {
-        self.view().lookup_batch(addresses, found);
-    }
-
-    /// Asks for the memory that a look-up of this address will read. Worth it for the addresses of a
-    /// whole batch, before the first look-up, in a list that [`is_large`](Self::is_large).
-    #[inline]
-    pub fn ask4(&self, address: Ipv4Addr) {
-        self.view().ask4(address);
-    }
-
-    /// As [`ask4`](Self::ask4).
-    #[inline]
-    pub fn ask6(&self, address: Ipv6Addr) {
-        self.view().ask6(address);
+    pub fn batch(&self) -> Batch<'_> {
+        self.view().batch()
     }
 
     /// Whether the list is so large that asking ahead is worth it.

@@ -15,10 +15,11 @@
 //! ahead      asking for lines before they are read
 //! address    IPv4 and IPv6 as numbers; the tags of entries
 //! hash       where an entry is, unknown to those who choose addresses
-//! table      buckets in shards; growth; a batch of look-ups
+//! table      buckets in shards; growth
 //! prefixes   the longest match
 //! family     IPv4, IPv6: the reader's and the writer's part
 //! view       look-ups
+//! batch      many look-ups at once
 //! shared     publishing, quiescent points, retiring
 //! owners     who has what
 //! list       the writer
@@ -38,6 +39,7 @@
 
 mod address;
 mod ahead;
+mod batch;
 mod bucket;
 mod family;
 mod hash;
@@ -58,10 +60,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use batch::{BATCH, Batch};
 pub use list::Fib;
 pub use shared::{FibReader, Retired};
 pub use target::{Taken, Target};
-pub use view::{BATCH, View};
+pub use view::View;
 
 /// `prefix` without `address`: what is left of it, the larger first. All of it if it does not hold
 /// the address, nothing if it is the address.

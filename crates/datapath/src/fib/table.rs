@@ -26,7 +26,7 @@
 //!
 //! # A batch
 //! The cost of a look-up in a large table is waiting for memory. So for many at once all home buckets
-//! are asked for ([`Directory::ask`]) before the first is read.
+//! are asked for ([`Directory::ask`]) before the first is read (`batch.rs`).
 
 use std::sync::Arc;
 
@@ -160,12 +160,10 @@ impl<A: Address> Directory<A> {
         address.hash(A::EXACT, self.seed)
     }
 
-    /// Asks for the home bucket of a hash.
-    #[inline]
-    pub(super) fn ask(&self, hash: u64) {
-        if let Some(bucket) = self.home(hash) {
-            ahead::ask(bucket);
-        }
+    /// Asks for the home bucket of a hash: which that is.
+    #[inline(always)]
+    pub(super) fn ask(&self, hash: u64) -> Option<&A::Bucket> {
+        self.home(hash).inspect(|bucket| ahead::ask(*bucket))
     }
 
     /// The payload of an entry; zero if there is none.
@@ -185,11 +183,23 @@ impl<A: Address> Directory<A> {
         }
     }
 
+    /// Asks for the bucket behind the home of a hash.
+    #[inline]
+    pub(super) fn ask_behind(&self, hash: u64) {
+        if let Some(bucket) = self.behind(hash).next() {
+            ahead::ask(bucket);
+        }
+    }
+
     /// The payload of an entry that is not in its home.
     #[inline(never)]
-    fn find_behind(&self, address: A, tag: u8, hash: u64) -> u32 {
-        let mut behind = from_home(self.shard(hash), hash).skip(1);
-        behind.find_map(|bucket| bucket.find(address, tag, hash)).unwrap_or(0)
+    pub(super) fn find_behind(&self, address: A, tag: u8, hash: u64) -> u32 {
+        self.behind(hash).find_map(|bucket| bucket.find(address, tag, hash)).unwrap_or(0)
+    }
+
+    /// The buckets behind the home of a hash.
+    fn behind(&self, hash: u64) -> impl Iterator<Item = &A::Bucket> {
+        from_home(self.shard(hash), hash).skip(1)
     }
 
     /// Takes over what another directory of the same table has that this one has not.

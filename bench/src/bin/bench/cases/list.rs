@@ -100,15 +100,16 @@ pub fn run(stage: &mut Stage<'_>) -> Result<Vec<Measured>> {
         }));
         ours.push(per_lookup(|| {
             for stretch in chosen.chunks(BATCH) {
-                for address in stretch {
+                let mut batch = fib.batch();
+                for (n, address) in (0..).zip(stretch) {
                     match address {
-                        IpAddr::V4(address) => fib.ask4(*address),
-                        IpAddr::V6(address) => fib.ask6(*address),
+                        IpAddr::V4(address) => batch.ask4(n, *address),
+                        IpAddr::V6(address) => batch.ask6(n, *address),
                     }
                 }
-                for address in stretch {
-                    black_box(fib.lookup(*address));
-                }
+                batch.answer(|n, owner| {
+                    black_box((n, owner));
+                });
             }
         }));
     }

@@ -2,12 +2,15 @@
 //! by the kernel.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use lab::capture::Tap;
 use lab::error::Attempt;
 use lab::netns::Netns;
 use lab::{LabError, Result};
+use virtqueue::NetHeader;
 
 use super::{Sender, TURNS};
 use crate::slice::Slice;
@@ -16,6 +19,15 @@ use crate::slice::Slice;
 const COUNTERS: &str = "/proc/thread-self/net/dev";
 /// Octets of the counters' text: some lines.
 const LONGEST: usize = 4096;
+
+/// Octets of an Ethernet header that change from link to link.
+const MACS: usize = 12;
+/// Where an IPv4 datagram's destination is, behind those.
+const DESTINATION: Range<usize> = 18..22;
+/// How long a datagram may be on its way.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A ring from which nothing is taken for so long is empty.
+const SILENCE: Duration = Duration::from_millis(50);
 
 /// A card's receive counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +115,36 @@ impl<'m> Outward<'m> {
             }
             std::hint::spin_loop();
         }
+    }
+
+    /// Sends a batch, and sees that all of it comes out at the far end, in this namespace, in order and as
+    /// it was written, behind whatever MAC addresses.
+    pub fn look(&mut self, space: &Netns) -> Result<()> {
+        self.drain(SILENCE);
+        let tap = Tap::open(space, &self.end.card)?;
+        for number in self.sender.send_batch() {
+            let written = self.sender.written(number).split_off(NetHeader::LEN + MACS);
+            loop {
+                let Some(frame) = tap.receive(PATIENCE)? else {
+                    return Err(LabError::Unexpected(format!(
+                        "datagram {number} did not come out at {}",
+                        self.end.card
+                    )));
+                };
+                // What others say on the LAN is not for whom this is.
+                let came = frame.bytes.get(MACS..).unwrap_or_default();
+                if frame.outgoing || came.get(DESTINATION) != written.get(DESTINATION) {
+                    continue;
+                }
+                if came != written {
+                    return Err(LabError::Unexpected(format!(
+                        "datagram {number} was {written:02x?}, and came out as {came:02x?}"
+                    )));
+                }
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Octets of a frame that arrived, on average.

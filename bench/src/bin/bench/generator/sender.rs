@@ -1,5 +1,6 @@
 //! The sending half: writes datagrams into one guest's output ring.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{Ordering, fence};
 
@@ -64,6 +65,18 @@ impl<'m> Sender<'m> {
         } else {
             self.send(self.batch);
         }
+    }
+
+    /// What the datagram of this number is: header and frame.
+    pub fn written(&self, number: u64) -> Vec<u8> {
+        self.template.written(number)
+    }
+
+    /// Sends a batch, for which there must be room: the numbers it carries.
+    pub fn send_batch(&mut self) -> Range<u64> {
+        let first = self.next;
+        self.send(self.batch);
+        first..self.next
     }
 
     /// Writes and shows `count` datagrams, for which there must be room.

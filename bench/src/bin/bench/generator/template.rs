@@ -53,6 +53,16 @@ impl Template {
         &self.heads[number as usize & (self.heads.len() - 1)]
     }
 
+    /// Header and frame that carry this number, as they lie in the sender's buffer.
+    pub fn written(&self, number: u64) -> Vec<u8> {
+        let mut octets = self.octets.clone();
+        let words = self.head(number).iter().flat_map(|word| word.to_le_bytes());
+        octets.iter_mut().zip(words).for_each(|(octet, written)| *octet = written);
+        let from = 8 * self.number_at;
+        octets[from..from + 8].copy_from_slice(&number.to_le_bytes());
+        octets
+    }
+
     /// How many flows there are.
     pub fn count(&self) -> usize {
         self.heads.len()
@@ -101,5 +111,9 @@ mod tests {
         let last = |number| template.head(number)[5].to_le_bytes()[5];
         assert_eq!([0, 1, 2, 1025].map(last), [2, 3, 2, 3]);
         assert_eq!(template.head(0)[6..], template.head(1)[6..]);
+        let [first, second] = [4, 5].map(|number| template.written(number));
+        assert_eq!((first[45], second[45]), (2, 3));
+        assert_eq!((first[56], second[56]), (4, 5));
+        assert_eq!(first[57..], second[57..]);
     }
 }

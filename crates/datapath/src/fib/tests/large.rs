@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::answers;
 use crate::fib::*;
 use crate::names::PortId;
 
@@ -25,8 +26,7 @@ fn all(fib: &Fib, addresses: std::ops::Range<u32>, expected: impl Fn(u32) -> Opt
     let addresses: Vec<u32> = addresses.collect();
     for batch in addresses.chunks(BATCH) {
         let batch_addresses: Vec<IpAddr> = batch.iter().map(|n| address(*n)).collect();
-        let mut found = vec![None; batch.len()];
-        fib.lookup_batch(&batch_addresses, &mut found);
+        let found = answers(fib.batch(), &batch_addresses);
         let expected: Vec<_> = batch.iter().map(|n| expected(*n)).collect();
         assert_eq!(found, expected);
     }

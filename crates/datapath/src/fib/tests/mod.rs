@@ -15,6 +15,24 @@ use proptest::prelude::*;
 use super::*;
 use crate::names::PortId;
 
+/// Whose some addresses are, at most [`BATCH`], looked up at once.
+fn answers(mut batch: Batch<'_>, addresses: &[IpAddr]) -> Vec<Option<Target>> {
+    for (n, address) in (0..).zip(addresses) {
+        match address {
+            IpAddr::V4(address) => batch.ask4(n, *address),
+            IpAddr::V6(address) => batch.ask6(n, *address),
+        }
+    }
+    let mut found = vec![None; addresses.len()];
+    let mut told = 0;
+    batch.answer(|n, owner| {
+        found[usize::from(n)] = owner;
+        told += 1;
+    });
+    assert_eq!(told, addresses.len());
+    found
+}
+
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }

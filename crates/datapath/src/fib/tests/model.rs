@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
+use super::answers;
 use crate::fib::*;
 use crate::names::PortId;
 
@@ -97,11 +98,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn agree(fib: &Fib, reader: &mut FibReader, model: &Model, addresses: &[IpAddr]) {
-    let mut found = vec![None; addresses.len()];
-    fib.lookup_batch(addresses, &mut found);
+    let found = addresses.chunks(BATCH).flat_map(|some| answers(fib.batch(), some));
     let view = reader.batch();
-    let mut read = vec![Some(Target::Host); addresses.len()];
-    view.lookup_batch(addresses, &mut read);
+    let read = addresses.chunks(BATCH).flat_map(|some| answers(view.batch(), some));
     for ((address, found), read) in addresses.iter().zip(found).zip(read) {
         let expected = model.longest(*address).map(|(_, target)| target);
         assert_eq!(fib.lookup(*address), expected, "{address}");

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::answers;
 use crate::fib::*;
 use crate::names::PortId;
 
@@ -54,9 +55,7 @@ fn readers_find_what_stays_and_never_a_port_that_was_freed() {
                     let next = first_there.load(Ordering::Relaxed);
                     let (a, b) = (fleeting(next), fleeting(next.wrapping_add(1)));
                     let addresses = [stable(n), a, neighbour, b];
-                    let mut found = [None; 4];
-                    let view = reader.batch();
-                    view.lookup_batch(&addresses, &mut found);
+                    let found = answers(reader.batch().batch(), &addresses);
                     assert_eq!(found[0], Some(Target::Port(PortId(n))));
                     assert_eq!(found[2], Some(home));
                     for port in [found[1], found[3]] {

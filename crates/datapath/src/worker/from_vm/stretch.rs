@@ -29,6 +29,7 @@ use super::{Batch, Destination, Tally};
 use crate::admit::Way;
 use crate::datagram::{self, Kind, Plain};
 use crate::envelope::Style;
+use crate::fib::{BATCH, Target};
 use crate::names::{Lane, PortId};
 use crate::offload::Abilities;
 use crate::owned::Owned;
@@ -36,8 +37,8 @@ use crate::port::{ETHERNET, Port, Sending};
 use crate::spread;
 
 /// Frames whose lines are on their way at the same time: more would push each other out of a small
-/// cache again.
-const STRETCH: usize = 32;
+/// cache again. As many destinations are looked up at once.
+const STRETCH: usize = BATCH;
 
 impl Batch<'_, '_> {
     /// Takes and decides the next frames of a port as far as they are of the common kind; how many,
@@ -62,7 +63,7 @@ impl Batch<'_, '_> {
         self.look(frames.clone(), port.allowed(), &mut looks);
         // The first frame of a card whose address is not known tells it.
         if port.inch.guest_mac.is_some() {
-            self.find(self.port, &mut port.owned, frames.clone(), &looks, &mut ways);
+            self.find(&mut port.owned, frames.clone(), &looks, &mut ways);
         }
         self.note_stretch(port, tally, first, ways.get(..taken).unwrap_or_default(), &looks);
         Ok(Some(taken))
@@ -95,18 +96,46 @@ impl Batch<'_, '_> {
     #[inline(never)]
     fn find(
         &self,
-        port: PortId,
         owned: &mut Owned,
         frames: Range<u16>,
         looks: &[Plain; STRETCH],
         ways: &mut [Option<Way>; STRETCH],
     ) {
         let admission = &self.network.admission;
-        owned.renew(admission, port);
+        owned.renew(admission, self.port);
         if admission.is_large() {
-            self.ask_ahead(looks, frames.clone());
+            self.find_in_large(owned, frames, looks, ways);
+        } else {
+            self.admit::<false>(owned, frames, looks, ways, &[]);
         }
+    }
+
+    #[inline(never)]
+    fn find_in_large(
+        &self,
+        owned: &mut Owned,
+        frames: Range<u16>,
+        looks: &[Plain; STRETCH],
+        ways: &mut [Option<Way>; STRETCH],
+    ) {
+        let owners = self.look_up(looks, frames.clone());
+        self.admit::<true>(owned, frames, looks, ways, &owners);
+    }
+
+    /// The same; whose the destinations are is `KNOWN`, or is asked of a small list here.
+    #[inline(always)]
+    fn admit<const KNOWN: bool>(
+        &self,
+        owned: &mut Owned,
+        frames: Range<u16>,
+        looks: &[Plain; STRETCH],
+        ways: &mut [Option<Way>; STRETCH],
+        owners: &[Option<Target>],
+    ) {
+        let (admission, port) = (&self.network.admission, self.port);
+        let mut owners = owners.iter();
         for ((look, way), index) in looks.iter().zip(ways).zip(frames) {
+            let owner = if KNOWN { owners.next().copied().flatten() } else { None };
             *way = match look.kind() {
                 Kind::Other => None,
                 Kind::Four => {
@@ -114,7 +143,8 @@ impl Batch<'_, '_> {
                     if !owned.has4(admission, port, source) {
                         continue;
                     }
-                    admission.way4(port, destination)
+                    let owner = || if KNOWN { owner } else { admission.owner4(destination) };
+                    admission.way4(port, destination, owner)
                 }
                 Kind::Six => {
                     let frame = self.storage.frame(index);
@@ -124,28 +154,36 @@ impl Batch<'_, '_> {
                     if !owned.has6(admission, port, source) {
                         continue;
                     }
-                    admission.way6(port, destination)
+                    let owner = || if KNOWN { owner } else { admission.owner6(destination) };
+                    admission.way6(port, destination, owner)
                 }
             };
         }
     }
 
-    /// Asks a large list for all destinations: one by one, each would wait for memory.
+    /// Looks all destinations up in a large list: one by one, each would wait for memory.
     #[inline(never)]
-    fn ask_ahead(&self, looks: &[Plain; STRETCH], frames: Range<u16>) {
-        let admission = &self.network.admission;
-        for (look, index) in looks.iter().zip(frames) {
+    fn look_up(&self, looks: &[Plain; STRETCH], frames: Range<u16>) -> [Option<Target>; STRETCH] {
+        let mut batch = self.network.admission.batch();
+        for (n, (look, index)) in (0u8..).zip(looks.iter().zip(frames)) {
             match look.kind() {
                 Kind::Other => {}
-                Kind::Four => admission.ask4(look.destination4()),
+                Kind::Four => batch.ask4(n, look.destination4()),
                 Kind::Six => {
                     let frame = self.storage.frame(index);
                     if let Some((_, destination)) = datagram::plain_addresses6(frame) {
-                        admission.ask6(destination);
+                        batch.ask6(n, destination);
                     }
                 }
             }
         }
+        let mut owners = [None; STRETCH];
+        batch.answer(|n, owner| {
+            if let Some(place) = owners.get_mut(usize::from(n)) {
+                *place = owner;
+            }
+        });
+        owners
     }
 
     /// Notes each common datagram at its receiver, and decides about the others. `ways` is what was

@@ -23,7 +23,7 @@ const PS: Duration = Duration::from_millis(100);
 pub fn measure(ports: usize, slack: u32) -> Result<(Vec<String>, String)> {
     let _alone = paths::alone()?;
     let start = Instant::now();
-    let mut crowd = Crowd::up(&paths::ipvisor_release()?, ports)?;
+    let mut crowd = Crowd::up(&paths::ipvisor_with_faults()?, ports)?;
     println!("{:.0} s: {ports} ports have their drivers", start.elapsed().as_secs_f64());
     crowd.everyone_talks()?;
     let file = BaseFile::of(&crowd.instance);

@@ -13,6 +13,8 @@
 mod address;
 #[path = "../../ahead.rs"]
 mod ahead;
+#[path = "../../batch.rs"]
+mod batch;
 #[path = "../../bucket.rs"]
 mod bucket;
 #[path = "../../family.rs"]
