@@ -168,9 +168,15 @@ vm/VM.console.log of the state directory.")]
         command: PortCommand,
     },
     /// Say whether a configuration is right, and start nothing
+    #[command(after_help = "\
+It is held against this machine: its network cards and addresses, its CPUs and memory, and the files
+that the configuration names.")]
     Check {
         /// The configuration
         file: PathBuf,
+        /// It is for another machine: this one's cards, CPUs, memory and files do not matter
+        #[arg(long)]
+        elsewhere: bool,
         #[command(flatten)]
         json: Json,
     },

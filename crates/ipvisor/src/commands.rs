@@ -16,15 +16,15 @@ use crate::{console, down, show, switch};
 pub fn run(args: Args) -> Result<u8, Failure> {
     let Args { state_dir, command } = args;
     // Checking a file needs no place for an instance.
-    if let Command::Check { file, json } = command {
-        return check(&file, json);
+    if let Command::Check { file, elsewhere, json } = command {
+        return check(&file, elsewhere, json);
     }
     let dir = match state_dir {
         Some(dir) => dir,
         None => state_dir::default_path()?,
     };
     match command {
-        Command::Check { file, json } => return check(&file, json),
+        Command::Check { file, elsewhere, json } => return check(&file, elsewhere, json),
         Command::Up { file, detach } => return up(file, dir, detach),
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";
@@ -96,8 +96,8 @@ fn up(file: PathBuf, state_dir: PathBuf, detach: bool) -> Result<u8, Failure> {
     Ok(exit::CLEAN)
 }
 
-fn check(file: &Path, json: Json) -> Result<u8, Failure> {
-    let checked = config::load(file);
+fn check(file: &Path, elsewhere: bool, json: Json) -> Result<u8, Failure> {
+    let checked = if elsewhere { config::load_for_any_machine(file) } else { config::load(file) };
     if json.json {
         show::json(&show::CheckReport::of(file, &checked))?;
         let status = if checked.is_ok() { exit::CLEAN } else { exit::CONFIGURATION };

@@ -67,7 +67,9 @@ pub fn reload(dir: &Path, file: Option<&Path>, json: Json) -> Result<(), Failure
         Some(path) => absolute(path)?,
         None => before.instance.config.clone(),
     };
-    let text = text_of(&path)?;
+    // The machine is the instance's to ask; the files and the environment are those of here.
+    let loaded = config::load_for_any_machine(&path);
+    let (text, _) = loaded.map_err(|errors| Failure::configuration(errors.to_string()))?;
     tell("the next base is started beside the one that runs");
     let asked = client.reload(&path, &text, None);
     finish(dir, &before, asked, "reloaded", json)
@@ -77,9 +79,9 @@ pub fn reload(dir: &Path, file: Option<&Path>, json: Json) -> Result<(), Failure
 /// none does: what was left of one has ended meanwhile.
 pub fn up_again(dir: &Path, file: &Path, holder: u32) -> Result<Option<u8>, Failure> {
     // Said here as `up` says it, whether the instance answers or not.
-    config::load(file).map_err(|errors| Failure::configuration(errors.to_string()))?;
+    let loaded = config::load(file);
+    let (text, _) = loaded.map_err(|errors| Failure::configuration(errors.to_string()))?;
     let path = absolute(file)?;
-    let text = text_of(&path)?;
     let Some(mut client) = patiently(dir)? else { return Ok(None) };
     let before = client.ps()?;
     let state_dir = before.instance.state_dir.display();
@@ -171,18 +173,6 @@ fn wait(dir: &Path, before: u32) -> Result<Ps, Failure> {
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let path = std::path::absolute(path);
     path.map_err(|e| Failure::new(format!("cannot find the working directory: {e}")))
-}
-
-/// The text of a configuration; what is wrong with it says the instance.
-fn text_of(path: &Path) -> Result<String, Failure> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        // In the words of all that can be wrong with a file.
-        Err(error) => Err(match config::load(path) {
-            Err(errors) => Failure::configuration(errors.to_string()),
-            Ok(_) => Failure::new(format!("cannot read {}: {error}", path.display())),
-        }),
-    }
 }
 
 /// The file of the program that runs.

@@ -198,10 +198,8 @@ fn accept(start: &Start, text: &str) -> Result<Config, Failure> {
     if start.is_takeover() {
         return config::check_accepted(text, &release.config).map_err(wrong);
     }
-    let config = config::check(text, &release.config).map_err(wrong)?;
-    vms::fits(&config)?;
-    workers::fits(&config)?;
-    start.state_dir.accept_config(&release.accepted, text)?;
+    let (copy, config) = config::check(text, &release.config).map_err(wrong)?;
+    start.state_dir.accept_config(&release.accepted, &copy)?;
     Ok(config)
 }
 

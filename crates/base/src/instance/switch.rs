@@ -23,7 +23,7 @@ use datapath::state::LAYOUTS;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::changes::{self, Busy};
-use super::{Instance, now_seconds, vms};
+use super::{Instance, now_seconds};
 use crate::config::{self, Config, Engine};
 use crate::control::{
     Answer, EventLevel, Refusal, RefusalKind, SwitchWish, Switching, TakeoverHow, TakeoverStatus,
@@ -118,7 +118,7 @@ impl Instance {
         let mut release = self.release.clone();
         let mut copy = None;
         if let Some((path, text)) = wish.config {
-            let config = self.acceptable(&path, &text)?;
+            let (text, config) = self.acceptable(&path, &text)?;
             let same = config == self.config && path == self.release.config;
             let refused = self.networks.values().any(|side| !side.refused.is_empty());
             if same && !refused && program.is_none() {
@@ -141,28 +141,14 @@ impl Instance {
         Ok(Some(copy))
     }
 
-    /// The configuration, if it can take the place of the one that runs.
-    fn acceptable(&self, path: &Path, text: &str) -> Result<Config, Refusal> {
+    /// The configuration, if it can take the place of the one that runs, and the text of it that needs
+    /// nothing else.
+    fn acceptable(&self, path: &Path, text: &str) -> Result<(String, Config), Refusal> {
         let wrong = |report: String| Refusal::new(RefusalKind::Configuration, report);
-        let config = config::check(text, path).map_err(|errors| wrong(errors.to_string()))?;
-        vms::fits(&config).map_err(|failure| {
-            let word = if failure.is_report() { "" } else { "error: " };
-            wrong(format!("{word}{}", failure.message))
-        })?;
-        for (name, network) in &config.networks {
-            let Some(card) = &network.uplink else { continue };
-            if self.host.link(card).is_none() {
-                let known = self.host.links.iter().map(|l| l.name.as_str());
-                let known = known.collect::<Vec<_>>().join(", ");
-                let text = format!(
-                    "error: network `{name}`: there is no adapter `{card}` here; there are: {known}"
-                );
-                return Err(wrong(text));
-            }
-        }
+        let (copy, config) = config::check(text, path).map_err(|errors| wrong(errors.to_string()))?;
         let in_the_way = changes::in_the_way(&self.config, &config, |vm| self.busy(vm));
         if in_the_way.is_empty() {
-            return Ok(config);
+            return Ok((copy, config));
         }
         let text = format!("nothing was changed: {}", in_the_way.join("; "));
         Err(Refusal::new(RefusalKind::WrongState, text))
