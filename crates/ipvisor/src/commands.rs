@@ -9,6 +9,7 @@ use base::entry::{self, BaseArguments, HolderArguments, ReleaseArguments, UpArgu
 use base::state_dir;
 
 use crate::args::{Args, Command, Json, PortCommand};
+use crate::difference::{self, Manner};
 use crate::failure::Failure;
 use crate::{console, down, show, switch};
 
@@ -25,7 +26,9 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     };
     match command {
         Command::Check { file, elsewhere, json } => return check(&file, elsewhere, json),
-        Command::Up { file, detach } => return up(file, dir, detach),
+        Command::Up { file, detach, dry_run, json } => {
+            return up(file, dir, detach, Manner { dry_run, json: json.json });
+        }
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";
             let arguments = HolderArguments { config, state_dir: dir, made_directory };
@@ -37,8 +40,12 @@ pub fn run(args: Args) -> Result<u8, Failure> {
             let arguments = BaseArguments { state_dir: dir, release };
             return Ok(entry::base(arguments, base::instance::run));
         }
-        Command::Upgrade { binary, json } => switch::upgrade(&dir, binary.as_deref(), json)?,
-        Command::Reload { file, json } => switch::reload(&dir, file.as_deref(), json)?,
+        Command::Upgrade { binary, json } => {
+            switch::upgrade(&dir, binary.as_deref(), Manner { dry_run: false, json: json.json })?;
+        }
+        Command::Reload { file, dry_run, json } => {
+            switch::reload(&dir, file.as_deref(), Manner { dry_run, json: json.json })?;
+        }
         Command::Down { force } => down::down(&dir, force)?,
         Command::Ps { json } => {
             let ps = Client::connect(&dir)?.ps()?;
@@ -80,17 +87,25 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     Ok(exit::CLEAN)
 }
 
-fn up(file: PathBuf, state_dir: PathBuf, detach: bool) -> Result<u8, Failure> {
+fn up(file: PathBuf, state_dir: PathBuf, detach: bool, manner: Manner) -> Result<u8, Failure> {
     while let Some(holder) = state_dir::holder_process(&state_dir).ok().flatten() {
-        if let Some(status) = switch::up_again(&state_dir, &file, holder)? {
+        if let Some(status) = switch::up_again(&state_dir, &file, holder, manner)? {
             return Ok(status);
         }
+    }
+    if manner.dry_run {
+        difference::of_beginning(&file, manner)?;
+        return Ok(exit::CLEAN);
     }
     let arguments = UpArguments { config: file, state_dir };
     if !detach {
         return Ok(entry::up(&arguments)?);
     }
     let detached = entry::up_detached(&arguments)?;
+    if manner.json {
+        switch::show_begun(&detached.state_dir, &arguments.config)?;
+        return Ok(exit::CLEAN);
+    }
     let dir = detached.state_dir.display();
     show::done(&format!("runs (process {}, state in {dir})", detached.holder))?;
     Ok(exit::CLEAN)

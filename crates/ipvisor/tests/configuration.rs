@@ -1,4 +1,5 @@
-//! Configurations as people keep them: of several files, with variables, for this machine and others.
+//! Configurations as people keep them: of several files, with variables, for this machine and others;
+//! and what is told of a change before it is made.
 
 use std::fs;
 use std::path::Path;
@@ -90,6 +91,7 @@ fn a_configuration_of_several_files_runs_on_when_they_are_gone() {
             r#"
             i up net.toml --detach || exit 10
             printf '%s' '{more}' > vm.d/db.toml
+            i reload --dry-run || exit 11
             i reload || exit 12
             mkdir gone && mv net.toml vm.d gone
             unset PREFIX
@@ -101,6 +103,7 @@ fn a_configuration_of_several_files_runs_on_when_they_are_gone() {
         ),
     );
     assert_eq!(status, 0, "{out}{err}");
+    assert_eq!(out.matches("  + vm/db gets its port\n").count(), 2, "{out}");
     assert!(out.contains("198.51.100.11") && out.contains("198.51.100.10"), "{out}");
 }
 

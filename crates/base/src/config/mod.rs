@@ -32,6 +32,7 @@ mod present;
 mod reader;
 mod report;
 mod rules;
+pub mod shown;
 mod sources;
 mod types;
 mod units;
@@ -50,6 +51,7 @@ pub use keys::{KEYS, Key, Table};
 pub use mac::mac_of;
 pub use present::Present;
 pub use report::{ConfigErrors, Mistake};
+pub use shown::Shown;
 pub use types::{
     Config, Disk, DiskFormat, Driver, Engine, Gateway, Host, Kernel, Machine, Network, Restart,
     Socket, Vm, Workers,

@@ -63,6 +63,7 @@ use crate::keeper::{Death, Hello, HolderEvent, HolderKeeper, HolderLink, Inherit
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
 use crate::vm::{self, Vms};
+pub use changes::beginning;
 use depart::Departing;
 use host_facts::HostFacts;
 use ids::Ids;

@@ -1,5 +1,6 @@
 //! Answers on standard output: tables for people, JSON for programs.
 
+mod changes;
 mod check;
 mod counters;
 mod events;
@@ -11,6 +12,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+pub use changes::changes;
 pub use check::CheckReport;
 pub use counters::counters;
 pub use events::event;
