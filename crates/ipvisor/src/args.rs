@@ -195,6 +195,14 @@ that the configuration names.")]
         #[command(flatten)]
         json: Json,
     },
+    /// Print the configuration's JSON Schema, for editors
+    #[command(after_help = "\
+  ipvisor schema > ipvisor.schema.json
+
+An editor with Taplo (VS Code's \"Even Better TOML\", Helix, Neovim) completes and checks a file whose
+first line is:
+  #:schema ./ipvisor.schema.json")]
+    Schema,
     /// The holder of a detached instance.
     #[command(name = "__holder", hide = true)]
     Holder {

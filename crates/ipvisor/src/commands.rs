@@ -16,9 +16,13 @@ use crate::{console, down, show, switch};
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
     let Args { state_dir, command } = args;
-    // Checking a file needs no place for an instance.
+    // Neither needs a place for an instance.
     if let Command::Check { file, elsewhere, json } = command {
         return check(&file, elsewhere, json);
+    }
+    if let Command::Schema = command {
+        show::text(&config::schema::text())?;
+        return Ok(exit::CLEAN);
     }
     let dir = match state_dir {
         Some(dir) => dir,
@@ -26,6 +30,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     };
     match command {
         Command::Check { file, elsewhere, json } => return check(&file, elsewhere, json),
+        Command::Schema => {}
         Command::Up { file, detach, dry_run, json } => {
             return up(file, dir, detach, Manner { dry_run, json: json.json });
         }

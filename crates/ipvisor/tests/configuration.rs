@@ -49,6 +49,14 @@ fn apart(dir: &Path, script: &str) -> (i32, String, String) {
 }
 
 #[test]
+fn the_schema_is_the_one_in_the_documents() {
+    let copy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/ipvisor.schema.json");
+    let output = Command::new(PROGRAM).arg("schema").output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), fs::read_to_string(copy).unwrap());
+}
+
+#[test]
 fn what_this_machine_lacks_is_wrong_here_and_right_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let text = "[network.lan]\nuplink = \"eth1\"\nprefixes = [\"203.0.113.0/24\"]\n\

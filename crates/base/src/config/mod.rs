@@ -32,6 +32,7 @@ mod present;
 mod reader;
 mod report;
 mod rules;
+pub mod schema;
 pub mod shown;
 mod sources;
 mod types;
