@@ -97,6 +97,8 @@ fn a_configuration_of_several_files_runs_on_when_they_are_gone() {
         dir.path(),
         &format!(
             r#"
+            i up net.toml --dry-run --json || exit 8
+            [ ! -e state ] || exit 9
             i up net.toml --detach || exit 10
             printf '%s' '{more}' > vm.d/db.toml
             i reload --dry-run || exit 11
@@ -111,6 +113,10 @@ fn a_configuration_of_several_files_runs_on_when_they_are_gone() {
         ),
     );
     assert_eq!(status, 0, "{out}{err}");
+    assert!(
+        out.contains(r#""possible":true,"changes":[{"subject":"network/lab","what":"add"}"#),
+        "{out}"
+    );
     assert_eq!(out.matches("  + vm/db gets its port\n").count(), 2, "{out}");
     assert!(out.contains("198.51.100.11") && out.contains("198.51.100.10"), "{out}");
 }

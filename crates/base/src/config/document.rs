@@ -14,7 +14,7 @@
 //! there is, or else everything written anew, with variables in their places.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -107,6 +107,11 @@ pub(super) fn read<'t>(
     }
     let copy = if plain { Ok(text.to_owned()) } else { written(&main, reading.path) };
     match copy {
+        // A successor could not read it.
+        Ok(copy) if copy.len() > LONGEST => {
+            let help = "make variables shorter, or give VMs whole prefixes instead of addresses";
+            Err(vec![Mistake::whole(too_long()).help(help)])
+        }
         Ok(copy) => Ok(Document { table: main, copy }),
         Err(wrong) => {
             let help = "write everything into one file, without variables";
@@ -205,7 +210,7 @@ fn twice(what: &str, at: &Range<usize>, first: &Range<usize>) -> Mistake {
 }
 
 /// Takes `include` out of the main file's tables: the files that it names, in the order of its
-/// patterns, those of one pattern sorted by name.
+/// patterns, those of one pattern sorted by name, each once, and the main file never.
 fn named(
     main: &mut DeTable<'_>,
     reading: &Reading<'_>,
@@ -213,6 +218,8 @@ fn named(
 ) -> Vec<(PathBuf, Range<usize>)> {
     let mut found = Vec::new();
     let Some(value) = main.remove(INCLUDE) else { return found };
+    let own = reading.directory.join(reading.path.file_name().unwrap_or_default());
+    let mut seen = BTreeSet::new();
     let at = value.span();
     let patterns = match value.into_inner() {
         DeValue::Array(patterns) => patterns.into_iter().collect(),
@@ -227,7 +234,11 @@ fn named(
             continue;
         };
         let paths = At::new(text.as_ref(), &at).then(out, |text: &&str| matching(text, reading));
-        found.extend(paths.into_iter().flat_map(|p| p.value).map(|path| (path, at.clone())));
+        for path in paths.into_iter().flat_map(|paths| paths.value) {
+            if path != own && seen.insert(path.clone()) {
+                found.push((path, at.clone()));
+            }
+        }
     }
     if found.len() > MOST_FILES {
         let message = format!("`{INCLUDE}` names {} files", found.len());

@@ -107,6 +107,11 @@ fn an_empty_directory_is_no_mistake_and_a_file_can_be_named_as_it_is() {
     let dir = directory(&[("net.toml", main), ("common.toml", common), ("vm.d/README", "")]);
     let (_, config) = load_in(dir.path(), &card).unwrap();
     assert!(config.networks.contains_key("lan") && config.vms.contains_key("web"));
+    // A pattern that fits the main file, and one file twice.
+    let main = main.replace("\"common.toml\"", "\"*.toml\", \"common.toml\"");
+    fs::write(dir.path().join("net.toml"), main).unwrap();
+    let (_, config) = load_in(dir.path(), &card).unwrap();
+    assert!(config.networks.contains_key("lan") && config.vms.contains_key("web"));
 }
 
 #[test]
