@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use base::config::{Files, Found, check_with};
+use base::config::{Against, Files, Found, check_with};
 use libfuzzer_sys::fuzz_target;
 
 /// A machine that has whatever is named, for the same text the same.
@@ -27,8 +27,10 @@ impl Files for AnyMachine {
 }
 
 fuzz_target!(|text: &str| {
-    match check_with(text, Path::new("/etc/ipvisor/net.toml"), &AnyMachine) {
-        Ok(config) => {
+    let environment = |name: &str| (name.len() % 2 == 0).then(|| name.to_owned());
+    let against = Against { files: &AnyMachine, present: None, environment: &environment };
+    match check_with(text, Path::new("/etc/ipvisor/net.toml"), &against) {
+        Ok((_, config)) => {
             for vm in config.vms.values() {
                 assert!(config.networks.contains_key(&vm.network), "a VM without its network");
             }

@@ -17,6 +17,7 @@ Examples:
   ipvisor console web              the screen and keyboard of VM web; Ctrl-] leaves
   ipvisor counters web             where its datagrams went
   ipvisor reload                   go on with what is in the file now
+  ipvisor reload --dry-run         only show what that would change
   ipvisor down                     end everything
 
 A configuration is a network and VMs on it:
@@ -66,13 +67,19 @@ pub enum Command {
     #[command(after_help = "\
 Without --detach it stays in the foreground: Ctrl-C ends the VMs in order, a second one at once.
 Several instances may run beside each other, each with its own --state-dir. Where one runs already,
-it goes on with this configuration and this program, as by `reload` and `upgrade`.")]
+it goes on with this configuration and this program, as by `reload` and `upgrade`: what will change
+is shown first. With --json, --detach or --dry-run tell programs what came of it.")]
     Up {
         /// The configuration
         file: PathBuf,
         /// Come back when everything runs
         #[arg(short, long)]
         detach: bool,
+        /// Only show what would be started or changed
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        json: Json,
     },
     /// Go on with another version of this program; VMs and their connections do not notice
     #[command(after_help = "\
@@ -89,10 +96,18 @@ the one that runs goes on; if it dies again and again soon after, the one before
 Addresses, MTU, name servers, gateways, restart policies change under running VMs, and new VMs are
 started. What a VM was formed with (CPUs, memory, disks, kernel, network, MAC address) changes only
 while it is stopped, and a VM that is not in the file any more must have been stopped. If anything is
-wrong, nothing changes.")]
+wrong, nothing changes. What will change is shown before it does:
+
+  + vm/db is started
+  ~ vm/web changes: mtu 1500 -> 1400
+  - vm/port loses its port
+  ! vm/mail needs a restart: memory 512M -> 1G (it runs: `ipvisor stop mail` first)")]
     Reload {
         /// The configuration [default: the file of `up`, or of the last reload]
         file: Option<PathBuf>,
+        /// Only show what would change
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         json: Json,
     },
@@ -168,12 +183,26 @@ vm/VM.console.log of the state directory.")]
         command: PortCommand,
     },
     /// Say whether a configuration is right, and start nothing
+    #[command(after_help = "\
+It is held against this machine: its network cards and addresses, its CPUs and memory, and the files
+that the configuration names.")]
     Check {
         /// The configuration
         file: PathBuf,
+        /// It is for another machine: this one's cards, CPUs, memory and files do not matter
+        #[arg(long)]
+        elsewhere: bool,
         #[command(flatten)]
         json: Json,
     },
+    /// Print the configuration's JSON Schema, for editors
+    #[command(after_help = "\
+  ipvisor schema > ipvisor.schema.json
+
+An editor with Taplo (VS Code's \"Even Better TOML\", Helix, Neovim) completes and checks a file whose
+first line is:
+  #:schema ./ipvisor.schema.json")]
+    Schema,
     /// The holder of a detached instance.
     #[command(name = "__holder", hide = true)]
     Holder {

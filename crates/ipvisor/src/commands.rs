@@ -9,23 +9,31 @@ use base::entry::{self, BaseArguments, HolderArguments, ReleaseArguments, UpArgu
 use base::state_dir;
 
 use crate::args::{Args, Command, Json, PortCommand};
+use crate::difference::{self, Manner};
 use crate::failure::Failure;
 use crate::{console, down, show, switch};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
     let Args { state_dir, command } = args;
-    // Checking a file needs no place for an instance.
-    if let Command::Check { file, json } = command {
-        return check(&file, json);
+    // Neither needs a place for an instance.
+    if let Command::Check { file, elsewhere, json } = command {
+        return check(&file, elsewhere, json);
+    }
+    if let Command::Schema = command {
+        show::text(&config::schema::text())?;
+        return Ok(exit::CLEAN);
     }
     let dir = match state_dir {
         Some(dir) => dir,
         None => state_dir::default_path()?,
     };
     match command {
-        Command::Check { file, json } => return check(&file, json),
-        Command::Up { file, detach } => return up(file, dir, detach),
+        Command::Check { file, elsewhere, json } => return check(&file, elsewhere, json),
+        Command::Schema => {}
+        Command::Up { file, detach, dry_run, json } => {
+            return up(file, dir, detach, Manner { dry_run, json: json.json });
+        }
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";
             let arguments = HolderArguments { config, state_dir: dir, made_directory };
@@ -37,8 +45,12 @@ pub fn run(args: Args) -> Result<u8, Failure> {
             let arguments = BaseArguments { state_dir: dir, release };
             return Ok(entry::base(arguments, base::instance::run));
         }
-        Command::Upgrade { binary, json } => switch::upgrade(&dir, binary.as_deref(), json)?,
-        Command::Reload { file, json } => switch::reload(&dir, file.as_deref(), json)?,
+        Command::Upgrade { binary, json } => {
+            switch::upgrade(&dir, binary.as_deref(), Manner { dry_run: false, json: json.json })?;
+        }
+        Command::Reload { file, dry_run, json } => {
+            switch::reload(&dir, file.as_deref(), Manner { dry_run, json: json.json })?;
+        }
         Command::Down { force } => down::down(&dir, force)?,
         Command::Ps { json } => {
             let ps = Client::connect(&dir)?.ps()?;
@@ -80,24 +92,32 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     Ok(exit::CLEAN)
 }
 
-fn up(file: PathBuf, state_dir: PathBuf, detach: bool) -> Result<u8, Failure> {
+fn up(file: PathBuf, state_dir: PathBuf, detach: bool, manner: Manner) -> Result<u8, Failure> {
     while let Some(holder) = state_dir::holder_process(&state_dir).ok().flatten() {
-        if let Some(status) = switch::up_again(&state_dir, &file, holder)? {
+        if let Some(status) = switch::up_again(&state_dir, &file, holder, manner)? {
             return Ok(status);
         }
+    }
+    if manner.dry_run {
+        difference::of_beginning(&file, manner)?;
+        return Ok(exit::CLEAN);
     }
     let arguments = UpArguments { config: file, state_dir };
     if !detach {
         return Ok(entry::up(&arguments)?);
     }
     let detached = entry::up_detached(&arguments)?;
+    if manner.json {
+        switch::show_begun(&detached.state_dir, &arguments.config)?;
+        return Ok(exit::CLEAN);
+    }
     let dir = detached.state_dir.display();
     show::done(&format!("runs (process {}, state in {dir})", detached.holder))?;
     Ok(exit::CLEAN)
 }
 
-fn check(file: &Path, json: Json) -> Result<u8, Failure> {
-    let checked = config::load(file);
+fn check(file: &Path, elsewhere: bool, json: Json) -> Result<u8, Failure> {
+    let checked = if elsewhere { config::load_for_any_machine(file) } else { config::load(file) };
     if json.json {
         show::json(&show::CheckReport::of(file, &checked))?;
         let status = if checked.is_ok() { exit::CLEAN } else { exit::CONFIGURATION };

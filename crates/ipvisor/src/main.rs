@@ -12,6 +12,7 @@
 mod args;
 mod commands;
 mod console;
+mod difference;
 mod down;
 mod failure;
 mod show;

@@ -2,6 +2,9 @@
 //!
 //! # Theory of operation
 //! ```text
+//! what would change? ------> shown; with --dry-run that is all
+//!   |
+//!   v
 //! ask the base that runs --> refused: said, nothing has changed
 //!   | begun, or the connection ended: it is about to yield
 //!   v
@@ -13,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base::config;
-use base::control::{Client, ClientError, Ps, Switching, TakeoverHow};
+use base::control::{Change, Client, ClientError, Ps, Switching, TakeoverHow};
 use base::entry::exit;
 use base::state_dir;
 use serde::Serialize;
 
-use crate::args::Json;
+use crate::difference::{self, Manner};
 use crate::failure::{Failure, tell};
 use crate::show;
 
@@ -40,10 +43,12 @@ struct Report {
     config: PathBuf,
     /// For how long nobody carried datagrams.
     gap_microseconds: Option<u64>,
+    /// What is different now, as far as the base that ran could say.
+    changes: Option<Vec<Change>>,
 }
 
 /// Goes on with another program, by default with this one.
-pub fn upgrade(dir: &Path, binary: Option<&Path>, json: Json) -> Result<(), Failure> {
+pub fn upgrade(dir: &Path, binary: Option<&Path>, manner: Manner) -> Result<(), Failure> {
     let mut client = Client::connect(dir)?;
     let binary = match binary {
         Some(path) => absolute(path)?,
@@ -56,40 +61,68 @@ pub fn upgrade(dir: &Path, binary: Option<&Path>, json: Json) -> Result<(), Fail
         before.instance.version
     ));
     let asked = client.upgrade(&binary);
-    finish(dir, &before, asked, "upgraded", json)
+    finish(dir, &before, asked, Done { word: "upgraded", changes: Some(Vec::new()) }, manner)
 }
 
 /// Goes on with another configuration, by default with what is in the same file now.
-pub fn reload(dir: &Path, file: Option<&Path>, json: Json) -> Result<(), Failure> {
-    let mut client = Client::connect(dir)?;
-    let before = client.ps()?;
+pub fn reload(dir: &Path, file: Option<&Path>, manner: Manner) -> Result<(), Failure> {
+    let before = Client::connect(dir)?.ps()?;
     let path = match file {
         Some(path) => absolute(path)?,
         None => before.instance.config.clone(),
     };
-    let text = text_of(&path)?;
+    // The machine is the instance's to ask; the files and the environment are those of here.
+    let loaded = config::load_for_any_machine(&path);
+    let (text, _) = loaded.map_err(|errors| Failure::configuration(errors.to_string()))?;
+    let changes = difference::of_running(dir, &path, &text, manner)?;
+    if manner.dry_run {
+        return difference::show_dry(&path, changes, manner);
+    }
     tell("the next base is started beside the one that runs");
-    let asked = client.reload(&path, &text, None);
-    finish(dir, &before, asked, "reloaded", json)
+    let asked = Client::connect(dir)?.reload(&path, &text, None);
+    finish(dir, &before, asked, Done { word: "reloaded", changes }, manner)
 }
 
 /// `up` where an instance runs already, whose holder is process `holder`. `None` if it turns out that
 /// none does: what was left of one has ended meanwhile.
-pub fn up_again(dir: &Path, file: &Path, holder: u32) -> Result<Option<u8>, Failure> {
+pub fn up_again(
+    dir: &Path,
+    file: &Path,
+    holder: u32,
+    manner: Manner,
+) -> Result<Option<u8>, Failure> {
     // Said here as `up` says it, whether the instance answers or not.
-    config::load(file).map_err(|errors| Failure::configuration(errors.to_string()))?;
+    let loaded = config::load(file);
+    let (text, _) = loaded.map_err(|errors| Failure::configuration(errors.to_string()))?;
     let path = absolute(file)?;
-    let text = text_of(&path)?;
     let Some(mut client) = patiently(dir)? else { return Ok(None) };
     let before = client.ps()?;
-    let state_dir = before.instance.state_dir.display();
-    show::done(&format!(
-        "runs already (process {holder}, state in {state_dir}): it goes on with this \
-         configuration and this program"
-    ))?;
-    let asked = client.reload(&path, &text, Some(&this_program()?));
-    finish(dir, &before, asked, "reloaded", Json { json: false })?;
+    if !manner.json {
+        let state_dir = before.instance.state_dir.display();
+        let goes = if manner.dry_run { "would go" } else { "goes" };
+        show::done(&format!(
+            "runs already (process {holder}, state in {state_dir}): it {goes} on with this \
+             configuration and this program"
+        ))?;
+    }
+    let changes = difference::of_running(dir, &path, &text, manner)?;
+    if manner.dry_run {
+        difference::show_dry(&path, changes, manner)?;
+        return Ok(Some(exit::CLEAN));
+    }
+    let asked = Client::connect(dir)?.reload(&path, &text, Some(&this_program()?));
+    finish(dir, &before, asked, Done { word: "reloaded", changes }, manner)?;
     Ok(Some(exit::CLEAN))
+}
+
+/// Says for programs what an instance that has just begun consists of.
+pub fn show_begun(dir: &Path, file: &Path) -> Result<(), Failure> {
+    let instance = Client::connect(dir)?.ps()?.instance;
+    let changes = difference::of_file(file).ok();
+    let (version, base, config) = (instance.version, instance.base, instance.config);
+    let gap_microseconds = None;
+    show::json(&Report { changed: true, version, base, config, gap_microseconds, changes })?;
+    Ok(())
 }
 
 /// A client of an instance that may be about to begin, or to end: `None` when it has.
@@ -108,13 +141,19 @@ fn patiently(dir: &Path) -> Result<Option<Client>, Failure> {
     }
 }
 
+/// What will have been done.
+struct Done {
+    word: &'static str,
+    changes: Option<Vec<Change>>,
+}
+
 /// Waits for the next base, and says what came of it.
 fn finish(
     dir: &Path,
     before: &Ps,
     asked: Result<Switching, ClientError>,
-    done: &str,
-    json: Json,
+    done: Done,
+    manner: Manner,
 ) -> Result<(), Failure> {
     let changed = match asked {
         Ok(Switching::Unchanged) => false,
@@ -134,15 +173,17 @@ fn finish(
         return Err(Failure::new(text).hint("`ipvisor events` and the log say more"));
     }
     let gap_microseconds = takeover.gap_microseconds.filter(|_| changed);
-    if json.json {
+    if manner.json {
         let (version, base, config) = (instance.version, instance.base, instance.config);
-        show::json(&Report { changed, version, base, config, gap_microseconds })?;
+        let changes = done.changes;
+        show::json(&Report { changed, version, base, config, gap_microseconds, changes })?;
     } else if changed {
         let gap = gap_microseconds.map_or(String::new(), |gap| {
             format!("; nobody served for {}.{} ms", gap / 1000, gap % 1000 / 100)
         });
         let (version, base) = (&instance.version, instance.base);
-        show::done(&format!("{done}: version {version}, base is process {base}{gap}"))?;
+        let word = done.word;
+        show::done(&format!("{word}: version {version}, base is process {base}{gap}"))?;
     } else {
         show::done("nothing to change")?;
     }
@@ -171,18 +212,6 @@ fn wait(dir: &Path, before: u32) -> Result<Ps, Failure> {
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let path = std::path::absolute(path);
     path.map_err(|e| Failure::new(format!("cannot find the working directory: {e}")))
-}
-
-/// The text of a configuration; what is wrong with it says the instance.
-fn text_of(path: &Path) -> Result<String, Failure> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        // In the words of all that can be wrong with a file.
-        Err(error) => Err(match config::load(path) {
-            Err(errors) => Failure::configuration(errors.to_string()),
-            Ok(_) => Failure::new(format!("cannot read {}: {error}", path.display())),
-        }),
-    }
 }
 
 /// The file of the program that runs.

@@ -1,4 +1,4 @@
-//! The README's configurations are what `ipvisor check` calls right, given the files they name.
+//! The README's configurations are what `ipvisor check` calls right, given the files and the card they name.
 
 use std::fs;
 use std::path::Path;
@@ -19,8 +19,12 @@ fn check(config: &str) -> (bool, String) {
         fs::write(dir.path().join(file), octets).unwrap();
     }
     fs::write(dir.path().join("net.toml"), config).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ipvisor"));
-    let output = command.args(["check", "net.toml"]).current_dir(dir.path()).output().unwrap();
+    // In a network namespace of its own, which has the card.
+    let script = "ip link add eth1 type veth peer name lan0 && exec \"$IPVISOR\" check net.toml";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "sh", "-c", script]);
+    command.env("IPVISOR", env!("CARGO_BIN_EXE_ipvisor")).current_dir(dir.path());
+    let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].map(|o| String::from_utf8(o).unwrap());
     (output.status.success(), said.concat())
 }

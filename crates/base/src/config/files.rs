@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use crate::ledger::DiskId;
+
 /// The first octets of a qcow2 image.
 pub(super) const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
@@ -27,6 +29,21 @@ pub enum Found {
 pub trait Files {
     /// What is at `path`, symbolic links followed.
     fn look(&self, path: &Path) -> io::Result<Found>;
+
+    /// The octets of a file that the configuration includes; more than `most` are not needed.
+    fn read(&self, _path: &Path, _most: usize) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// The names of the files in a directory.
+    fn list(&self, _directory: &Path) -> io::Result<Vec<String>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// Which disk is at `path`, whatever it is called there. `None`: nobody knows.
+    fn disk(&self, _path: &Path) -> Option<DiskId> {
+        None
+    }
 }
 
 /// The machine's files.
@@ -47,15 +64,40 @@ impl Files for RealFiles {
         let head = first_octets(&mut file)?;
         Ok(if kind.is_file() { Found::File(head) } else { Found::BlockDevice(head) })
     }
+
+    fn read(&self, path: &Path, most: usize) -> io::Result<Vec<u8>> {
+        let mut octets = Vec::new();
+        File::open(path)?.take((most as u64).saturating_add(1)).read_to_end(&mut octets)?;
+        Ok(octets)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(directory)?;
+        let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names.filter_map(io::Result::transpose).collect()
+    }
+
+    fn disk(&self, path: &Path) -> Option<DiskId> {
+        DiskId::of(path).ok()
+    }
 }
 
-/// Files that were looked at when the configuration was accepted, and are not looked at again.
+/// Files that were looked at when the configuration was accepted, and are not looked at again; or
+/// those of another machine. What the configuration itself consists of is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AsAccepted;
 
 impl Files for AsAccepted {
     fn look(&self, _: &Path) -> io::Result<Found> {
         Ok(Found::Unseen)
+    }
+
+    fn read(&self, path: &Path, most: usize) -> io::Result<Vec<u8>> {
+        RealFiles.read(path, most)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        RealFiles.list(directory)
     }
 }
 

@@ -93,6 +93,9 @@ pub const KEYS: &[Key] = &[
     key(Table::File, "workers", "a whole number from 1 to 8, or a list of cores", "1", "[2, 3]",
         "How many threads carry datagrams, or the cores that they keep to, one each. A VM's port belongs to one of them: first to the one that has fewest, then to whom `ipvisor port move` gives it.")
         .also(&["worker", "threads", "cores", "cpus"]),
+    key(Table::File, "include", "a list of files and patterns", "none", "\"vm.d/*.toml\"",
+        "Further files, read as if they stood in this one; a pattern (one `*`, in the file's name) names all that it fits, sorted by name.")
+        .also(&["includes", "import", "imports", "files"]),
 
     key(Table::Host, "overcommit", "true or false", "false", "true",
         "Whether VMs may be given more CPUs and memory than the machine has. Disks and addresses are never given twice."),

@@ -2,9 +2,10 @@
 //!
 //! # Theory of operation
 //! ```text
-//! text -> toml -> network, vm: one table each -> rules: between tables -> Config
-//!           |          |                            |
-//!           '----------+----------------------------+--> Mistakes -> ConfigErrors
+//! files -> document -> network, vm:   -> rules:         -> possible:       -> Config
+//!             |        one table each    between tables    on this machine
+//!             |            |               |                  |
+//!             '------------+---------------+------------------+--> ConfigErrors
 //! ```
 //! Nothing is started before all of it is right. Every step notes what is wrong and goes on, so
 //! that a person sees all mistakes at once; a value that could not be read is left out, and rules
@@ -17,23 +18,29 @@
 //!   quadratic is bounded.
 //!
 //! # Limits
-//! Whether a network interface exists, and whether the machine has what the VMs ask for, is not
-//! known here: `up` finds out.
+//! What VMs that run have taken of the machine is not known here: the ledger knows.
 
 mod addresses;
+mod document;
 mod files;
 mod keys;
 mod mac;
+mod malformed;
 mod network;
+mod possible;
+mod present;
 mod reader;
 mod report;
 mod rules;
+pub mod schema;
+pub mod shown;
+mod sources;
 mod types;
 mod units;
+mod vars;
 mod vm;
 mod workers;
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -43,86 +50,137 @@ use datapath::state::{MAX_NETWORKS, MAX_PORTS};
 pub use files::{AsAccepted, Files, Found, RealFiles};
 pub use keys::{KEYS, Key, Table};
 pub use mac::mac_of;
+pub use present::Present;
 pub use report::{ConfigErrors, Mistake};
+pub use shown::Shown;
 pub use types::{
     Config, Disk, DiskFormat, Driver, Engine, Gateway, Host, Kernel, Machine, Network, Restart,
     Socket, Vm, Workers,
 };
 
 use reader::{At, Reader, kind};
+use sources::Sources;
 
 /// Octets of the longest configuration: some 100,000 addresses.
 pub const LONGEST: usize = 2 << 20;
-/// Mistakes of form that are reported, at most: after the first few they are echoes.
-const MOST_ECHOES: usize = 5;
 
-/// Reads and checks the file; gives its text too, so that a successor can be given the same.
+/// What a configuration is held against.
+#[derive(Clone, Copy)]
+pub struct Against<'a> {
+    /// Where files are looked up.
+    pub files: &'a dyn Files,
+    /// What the machine has; `None`: it is for whatever machine.
+    pub present: Option<&'a Present>,
+    /// What the environment's variables are.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Holds a configuration against this machine. What cannot be asked of the machine now is left to
+/// whoever needs it.
+fn against_this_machine<T>(check: impl FnOnce(&Against<'_>) -> T) -> T {
+    let present = Present::of_this_machine().ok();
+    let present = present.as_ref();
+    check(&Against { files: &RealFiles, present, environment: &of_the_environment })
+}
+
+fn of_the_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Reads the file, and those that it includes, and checks it against this machine. Gives a text with
+/// the same in it that needs no other file and no environment, so that a successor can be given it.
 pub fn load(path: &Path) -> Result<(String, Config), ConfigErrors> {
-    let text = read_text(path).map_err(|m| ConfigErrors::new(path, "", vec![m]))?;
-    let config = check(&text, path)?;
-    Ok((text, config))
+    against_this_machine(|machine| load_with(path, machine))
+}
+
+/// The same without what depends on a machine: neither its cards, CPUs and memory nor the files that
+/// the configuration names matter.
+pub fn load_for_any_machine(path: &Path) -> Result<(String, Config), ConfigErrors> {
+    let environment = &of_the_environment;
+    load_with(path, &Against { files: &AsAccepted, present: None, environment })
+}
+
+fn load_with(path: &Path, against: &Against<'_>) -> Result<(String, Config), ConfigErrors> {
+    let text = read_text(path).map_err(|m| ConfigErrors::new(Sources::new(path, ""), vec![m]))?;
+    check_with(&text, path, against)
 }
 
 fn read_text(path: &Path) -> Result<String, Mistake> {
     let unreadable = |error: std::io::Error| {
         let mistake = Mistake::whole(format!("cannot read the configuration: {error}"));
-        match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                mistake.help("name the file as in `ipvisor up net.toml`")
+        mistake.help(match error.kind() {
+            std::io::ErrorKind::NotFound => "name the file as in `ipvisor up net.toml`",
+            std::io::ErrorKind::PermissionDenied => {
+                "whoever runs `ipvisor` must be allowed to read it"
             }
-            _ => mistake,
-        }
+            _ => "name a file, as in `ipvisor up net.toml`",
+        })
     };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut octets = Vec::new();
-    file.take((LONGEST as u64).saturating_add(1)).read_to_end(&mut octets).map_err(unreadable)?;
+    let octets = RealFiles.read(path, LONGEST).map_err(unreadable)?;
     String::from_utf8(octets)
         .map_err(|_| Mistake::whole("the configuration is not text").help("it is TOML, in UTF-8"))
 }
 
-/// Checks a configuration whose text was read from `path`, against the machine's files.
-pub fn check(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
-    check_with(text, path, &RealFiles)
+/// Checks a configuration whose text was read from `path`, against this machine. Gives what [`load`]
+/// gives.
+pub fn check(text: &str, path: &Path) -> Result<(String, Config), ConfigErrors> {
+    against_this_machine(|machine| check_with(text, path, machine))
 }
 
 /// Reads a configuration that was accepted before, as a successor does: a file that is gone since
 /// is found missing when it is needed, and must not end the VMs that run.
 pub fn check_accepted(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
-    check_with(text, path, &AsAccepted)
+    read(text, path, &AsAccepted, None, None).map(|(_, config)| config)
 }
 
-/// Checks a configuration against any idea of files.
-pub fn check_with(text: &str, path: &Path, files: &dyn Files) -> Result<Config, ConfigErrors> {
-    let failed = |mistakes| ConfigErrors::new(path, text, mistakes);
+/// Checks a configuration against any idea of a machine.
+pub fn check_with(
+    text: &str,
+    path: &Path,
+    against: &Against<'_>,
+) -> Result<(String, Config), ConfigErrors> {
+    read(text, path, against.files, against.present, Some(against.environment))
+}
+
+fn read(
+    text: &str,
+    path: &Path,
+    files: &dyn Files,
+    present: Option<&Present>,
+    environment: Option<&document::Environment<'_>>,
+) -> Result<(String, Config), ConfigErrors> {
     if text.len() > LONGEST {
-        let mistake = Mistake::whole(format!("the configuration is longer than {LONGEST} octets"));
-        return Err(ConfigErrors::new(path, "", vec![mistake]));
-    }
-    let (document, malformed) = DeTable::parse_recoverable(text);
-    if !malformed.is_empty() {
-        let mistakes = malformed.iter().take(MOST_ECHOES).map(malformation).collect();
-        return Err(failed(mistakes));
+        let mistake = Mistake::whole(document::too_long()).help(
+            "give VMs whole prefixes instead of single addresses, or start a second instance",
+        );
+        return Err(ConfigErrors::new(Sources::new(path, ""), vec![mistake]));
     }
     let directory = directory_of(path);
+    let (included, mut sources) = (document::Included::new(), Sources::new(path, text));
+    let reading = document::Reading { path, directory: &directory, files, environment };
+    let document = match document::read(text, &included, &reading, &mut sources) {
+        Ok(document) => document,
+        Err(mistakes) => return Err(ConfigErrors::new(sources, mistakes)),
+    };
     let around = vm::Surroundings { directory: &directory, files };
     let mut mistakes = Vec::new();
     let mut drafts = Drafts::default();
-    for (name, value) in document.get_ref() {
+    for (name, value) in &document.table {
         let name = At::new(name.get_ref().as_ref(), &name.span());
         drafts.read(&name, value, &around, &mut mistakes);
     }
     if drafts.count(&mut mistakes) {
         rules::check(&drafts.networks, &mut drafts.vms, &mut mistakes);
     }
-    if mistakes.is_empty() { Ok(drafts.into_config()) } else { Err(failed(mistakes)) }
-}
-
-/// What the TOML reader did not understand.
-fn malformation(error: &toml::de::Error) -> Mistake {
-    let message = format!("this is not TOML: {}", error.message());
-    match error.span() {
-        Some(at) => Mistake::at(&at, message),
-        None => Mistake::whole(message),
+    if let Some(present) = present
+        && mistakes.is_empty()
+    {
+        possible::check(&drafts, present, &mut mistakes);
+    }
+    if mistakes.is_empty() {
+        Ok((document.copy, drafts.into_config()))
+    } else {
+        Err(ConfigErrors::new(sources, mistakes))
     }
 }
 
@@ -136,7 +194,7 @@ fn directory_of(path: &Path) -> PathBuf {
 /// Everything read so far.
 #[derive(Default)]
 struct Drafts {
-    workers: Workers,
+    workers: workers::Draft,
     host: Host,
     networks: Vec<network::Draft>,
     vms: Vec<vm::Draft>,
@@ -222,7 +280,7 @@ impl Drafts {
                 (draft.name.value, vm)
             })
             .collect();
-        Config { workers: self.workers, host: self.host, networks, vms }
+        Config { workers: self.workers.workers, host: self.host, networks, vms }
     }
 }
 
@@ -244,6 +302,15 @@ fn named<'t>(
         let (text, at) = (name.get_ref().as_ref(), name.span());
         let DeValue::Table(inner) = value.get_ref() else {
             let mistake = Mistake::at(&at, format!("`{text}` stands in no {table}"));
+            if let DeValue::Array(_) = value.get_ref()
+                && keys::find(table, text).is_none()
+            {
+                let line = table.to_string().replace("NAME", text);
+                out.push(
+                    mistake.help(format!("begin its table with one pair of brackets: {line}")),
+                );
+                continue;
+            }
             out.push(match keys::find(table, text) {
                 Some(_) => mistake.help(format!("give it a name: {table}, then `{text} = ...`")),
                 None => mistake.help(format!("{table} is a table with keys of its own")),
@@ -263,9 +330,9 @@ fn unknown_table(name: &str, at: &std::ops::Range<usize>) -> Mistake {
     if let Some(key) = Table::ALL.iter().find_map(|t| keys::find(*t, name)) {
         return mistake.help(format!("`{name}` belongs in {}", key.table));
     }
-    let tables = ["host", "network", "vm"].into_iter();
+    let tables = ["host", "network", "vm", "vars"].into_iter();
     match keys::closest(name, tables.map(|t| (t, t))) {
-        Some("host") => mistake.help("did you mean [host]?"),
+        Some(near @ ("host" | "vars")) => mistake.help(format!("did you mean [{near}]?")),
         Some(near) => mistake.help(format!("did you mean [{near}.NAME]?")),
         None => mistake.help("a configuration has [host], [network.NAME] and [vm.NAME]"),
     }

@@ -139,7 +139,7 @@ impl<'t, 'o> Reader<'t, 'o> {
         &mut self,
         key: &'static str,
         read: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> Option<T> {
+    ) -> Option<At<T>> {
         let (_, value) = self.take(key)?;
         let text = match value.get_ref() {
             DeValue::String(text) => text.as_ref(),
@@ -149,7 +149,7 @@ impl<'t, 'o> Reader<'t, 'o> {
                 return None;
             }
         };
-        At::new(text, &value.span()).then(self.out, |text| read(text)).map(|read| read.value)
+        At::new(text, &value.span()).then(self.out, |text| read(text))
     }
 
     pub(super) fn boolean(&mut self, key: &'static str) -> Option<bool> {

@@ -8,15 +8,14 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use super::sources::{Source, Sources};
 
 /// Mistakes shown in full; the rest are only counted.
 const SHOWN: usize = 20;
-
-/// Octets of a line that are shown; a longer one is shown by its number only.
-const LONGEST_LINE: usize = 500;
 
 /// Octets between two places that are shown together.
 const FARTHEST: usize = 64 << 10;
@@ -48,6 +47,13 @@ impl Mistake {
         Self { at: None, message: message.into(), help: None, other: None }
     }
 
+    /// The same with its places moved by so many octets.
+    pub(super) fn moved(self, by: usize) -> Self {
+        let at = self.at.map(|at| shifted(&at, by));
+        let other = self.other.map(|(at, why)| (shifted(&at, by), why));
+        Self { at, other, ..self }
+    }
+
     /// Adds what to write instead.
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -61,20 +67,24 @@ impl Mistake {
     }
 }
 
+/// A place moved by so many octets.
+pub(super) fn shifted(at: &Range<usize>, by: usize) -> Range<usize> {
+    at.start.saturating_add(by)..at.end.saturating_add(by)
+}
+
 /// Everything that is wrong with a configuration: at least one mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors {
-    path: PathBuf,
-    text: String,
+    sources: Sources,
     mistakes: Vec<Mistake>,
 }
 
 impl ConfigErrors {
     /// Takes mistakes in any order; those in the text come first, in its order.
-    pub(super) fn new(path: &Path, text: &str, mut mistakes: Vec<Mistake>) -> Self {
+    pub(super) fn new(sources: Sources, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(|m| m.at.as_ref().map_or(usize::MAX, |at| at.start));
         mistakes.dedup();
-        Self { path: path.to_owned(), text: text.to_owned(), mistakes }
+        Self { sources, mistakes }
     }
 
     /// The mistakes, in the order of the text.
@@ -82,114 +92,115 @@ impl ConfigErrors {
         &self.mistakes
     }
 
-    /// The file they were made in.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The file that a mistake is in; the main file, if it has no place.
+    pub fn path(&self, mistake: &Mistake) -> &Path {
+        let source = mistake.at.as_ref().and_then(|at| self.sources.find(at.start));
+        source.map_or(self.sources.main(), |s| &s.path)
     }
 
     /// Line and column (both from 1, columns in characters) of a mistake that has a place.
     pub fn position(&self, mistake: &Mistake) -> Option<(usize, usize)> {
-        let start = self.clamp(mistake.at.as_ref()?).start;
-        let before = self.text.get(..start)?;
-        let line = before.matches('\n').count().saturating_add(1);
-        let column = before.rsplit('\n').next()?.chars().count().saturating_add(1);
-        Some((line, column))
-    }
-
-    /// The range, cut so that it lies in the text, in one line, and on character borders.
-    fn clamp(&self, at: &Range<usize>) -> Range<usize> {
-        let border = |mut i: usize| {
-            i = i.min(self.text.len());
-            while !self.text.is_char_boundary(i) {
-                i = i.saturating_sub(1);
-            }
-            i
-        };
-        let start = border(at.start);
-        let end = border(at.end.max(start));
-        let line = self
-            .text
-            .get(start..end)
-            .and_then(|t| t.find(['\n', '\r']))
-            .map(|n| start.saturating_add(n));
-        start..line.unwrap_or(end)
-    }
-
-    /// The octets of the line that `at` starts in, its end of line left out.
-    fn line_of(&self, at: usize) -> Range<usize> {
-        let start =
-            self.text.get(..at).and_then(|t| t.rfind('\n')).map_or(0, |n| n.saturating_add(1));
-        let len = self.text.get(at..).and_then(|t| t.find('\n'));
-        let end = len.map_or(self.text.len(), |n| at.saturating_add(n));
-        start..end
-    }
-
-    /// Whether the line can be shown as it is: not endless, and without characters that would
-    /// move the cursor of a terminal.
-    fn showable(&self, at: &Range<usize>) -> bool {
-        let line = self.text.get(self.line_of(at.start)).unwrap_or("");
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        line.len() <= LONGEST_LINE && !line.chars().any(|c| c.is_control() && c != '\t')
-    }
-
-    /// The line that `at` starts in, `line` by number, and the other place with what is between.
-    fn snippet(
-        &self,
-        at: &Range<usize>,
-        other: Option<&(Range<usize>, String)>,
-        line: usize,
-    ) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
-        let at = self.clamp(at);
-        let mut shown = self.line_of(at.start);
-        let mut first = line;
-        let mut second = None;
-        if let Some((place, why)) = other
-            && self.showable(place)
-        {
-            let place = self.clamp(place);
-            let its = self.line_of(place.start);
-            let both = shown.start.min(its.start)..shown.end.max(its.end);
-            if both.len() <= FARTHEST {
-                let above = self.text.get(both.start..shown.start).unwrap_or_default();
-                first = line.saturating_sub(above.matches('\n').count());
-                shown = both;
-                second = Some((place, printable(why)));
-            }
-        }
-        let inside = |r: Range<usize>| {
-            r.start.saturating_sub(shown.start)..r.end.saturating_sub(shown.start)
-        };
-        let annotation = AnnotationKind::Primary.span(inside(at));
-        let mut snippet = Snippet::source(self.text.get(shown.clone()).unwrap_or_default())
-            .line_start(first)
-            .annotation(annotation);
-        if let Some((place, why)) = second {
-            let annotation = AnnotationKind::Context.span(inside(place)).label(why);
-            snippet = snippet.annotation(annotation);
-        }
-        snippet
+        let at = mistake.at.as_ref()?;
+        let source = self.sources.find(at.start)?;
+        source.position(source.local(at).start)
     }
 
     /// One mistake as text.
     fn render(&self, mistake: &Mistake) -> String {
         let title = Level::ERROR.primary_title(printable(&mistake.message));
-        let mut group = annotate_snippets::Group::with_title(title);
-        let path = printable(&self.path.display().to_string());
-        match (&mistake.at, self.position(mistake)) {
-            (Some(at), Some((line, _))) if self.showable(at) => {
-                group = group.element(self.snippet(at, mistake.other.as_ref(), line).path(path));
+        let mut group = Group::with_title(title);
+        let found = mistake.at.as_ref().and_then(|at| Some((at, self.sources.find(at.start)?)));
+        match found {
+            Some((at, source)) => {
+                let other = mistake.other.as_ref();
+                let other =
+                    other.and_then(|(at, why)| Some((self.sources.find(at.start)?, at, why)));
+                let (here, elsewhere) = match other {
+                    Some((file, at, why)) if std::ptr::eq(file, source) => {
+                        (Some((file.local(at), why)), None)
+                    }
+                    Some((file, at, why)) => (None, Some((file, file.local(at), why))),
+                    None => (None, None),
+                };
+                group = show(group, source, &source.local(at), here);
+                if let Some((file, at, why)) = elsewhere
+                    && file.showable(at.start)
+                {
+                    group = group.element(aside(file, &at, why));
+                }
             }
-            (_, Some((line, column))) => {
-                let origin = annotate_snippets::Origin::path(path).line(line).char_column(column);
-                group = group.element(origin);
-            }
-            _ => group = group.element(annotate_snippets::Origin::path(path)),
+            None => group = group.element(Origin::path(shown(self.sources.main()))),
         }
         if let Some(help) = &mistake.help {
             group = group.element(Level::HELP.message(printable(help)));
         }
         Renderer::plain().render(&[group])
     }
+}
+
+/// Adds the line that `at` is in; if it cannot be shown, only which it is.
+fn show<'s>(
+    group: Group<'s>,
+    source: &'s Source,
+    at: &Range<usize>,
+    other: Option<(Range<usize>, &String)>,
+) -> Group<'s> {
+    if source.showable(at.start) {
+        return group.element(snippet(source, at, other));
+    }
+    let origin = Origin::path(shown(&source.path));
+    group.element(match source.position(at.start) {
+        Some((line, column)) => origin.line(line).char_column(column),
+        None => origin,
+    })
+}
+
+/// A place in another file than the mistake's own.
+fn aside<'s>(file: &'s Source, at: &Range<usize>, why: &str) -> Snippet<'s, Annotation<'s>> {
+    let line = file.line_of(at.start);
+    let span = at.start.saturating_sub(line.start)..at.end.saturating_sub(line.start);
+    Snippet::source(file.text.get(line.clone()).unwrap_or_default())
+        .path(shown(&file.path))
+        .line_start(file.position(line.start).map_or(1, |(line, _)| line))
+        .annotation(AnnotationKind::Context.span(span).label(printable(why)))
+}
+
+/// The line that `at` is in, and the other place in the same file with what is between.
+fn snippet<'s>(
+    source: &'s Source,
+    at: &Range<usize>,
+    other: Option<(Range<usize>, &String)>,
+) -> Snippet<'s, Annotation<'s>> {
+    let mut shown_text = source.line_of(at.start);
+    let mut second = None;
+    if let Some((place, why)) = other
+        && source.showable(place.start)
+    {
+        let its = source.line_of(place.start);
+        let both = shown_text.start.min(its.start)..shown_text.end.max(its.end);
+        if both.len() <= FARTHEST {
+            shown_text = both;
+            second = Some((place, why));
+        }
+    }
+    let inside = |r: &Range<usize>| {
+        r.start.saturating_sub(shown_text.start)..r.end.saturating_sub(shown_text.start)
+    };
+    let line = source.position(shown_text.start).map_or(1, |(line, _)| line);
+    let mut snippet = Snippet::source(source.text.get(shown_text.clone()).unwrap_or_default())
+        .path(shown(&source.path))
+        .line_start(line)
+        .annotation(AnnotationKind::Primary.span(inside(at)));
+    if let Some((place, why)) = second {
+        let annotation = AnnotationKind::Context.span(inside(&place)).label(printable(why));
+        snippet = snippet.annotation(annotation);
+    }
+    snippet
+}
+
+/// A path as it is shown.
+fn shown(path: &Path) -> String {
+    printable(&path.display().to_string())
 }
 
 /// The text with everything that could move a terminal's cursor made visible.
@@ -224,7 +235,7 @@ mod tests {
     fn a_mistake_shows_file_line_column_the_line_and_the_remedy() {
         let text = "[vm.web]\n  cpus = \"two\"\n";
         let mistake = Mistake::at(&(18..23), "`cpus` is a text").help("write `cpus = 2`");
-        let errors = ConfigErrors::new(Path::new("net.toml"), text, vec![mistake]);
+        let errors = ConfigErrors::new(Sources::new(Path::new("net.toml"), text), vec![mistake]);
         let shown = errors.to_string();
         for part in ["error: `cpus` is a text", "net.toml:2:10", "2 |   cpus = \"two\"", "^^^^^"] {
             assert!(shown.contains(part), "{part} not in\n{shown}");
@@ -236,7 +247,8 @@ mod tests {
     fn an_endless_line_and_control_characters_are_not_copied_to_the_terminal() {
         for text in [format!("a = \"{}\"", "x".repeat(100_000)), "a = \"\u{1b}[2J\"".to_owned()] {
             let mistake = Mistake::at(&(4..9), "wrong\u{1b}[2J");
-            let shown = ConfigErrors::new(Path::new("n"), &text, vec![mistake]).to_string();
+            let shown =
+                ConfigErrors::new(Sources::new(Path::new("n"), &text), vec![mistake]).to_string();
             assert!(shown.contains("n:1:5"), "{shown}");
             assert!(shown.len() < 200 && !shown.contains('\u{1b}'), "{shown}");
         }
@@ -245,7 +257,8 @@ mod tests {
     #[test]
     fn what_exceeds_the_screen_is_counted() {
         let many = (0..25).map(|i| Mistake::at(&(i..i + 1), format!("no. {i}"))).collect();
-        let shown = ConfigErrors::new(Path::new("n"), &"x".repeat(30), many).to_string();
+        let shown =
+            ConfigErrors::new(Sources::new(Path::new("n"), &"x".repeat(30)), many).to_string();
         assert!(shown.contains("no. 19") && !shown.contains("no. 20"), "{shown}");
         assert!(shown.ends_with("and 5 more like these"), "{shown}");
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::Path;
 
 use ipnet::IpNet;
 
@@ -13,6 +14,7 @@ use super::reader::At;
 use super::report::Mistake;
 use super::types::Engine;
 use super::vm;
+use crate::ledger::DiskId;
 
 /// Checks everything that concerns more than one table.
 pub(super) fn check(networks: &[network::Draft], vms: &mut [vm::Draft], out: &mut Vec<Mistake>) {
@@ -68,7 +70,8 @@ fn gateway_is_nobodys_prefix(network: &network::Draft, out: &mut Vec<Mistake>) {
             _ => None,
         };
         if let Some(why) = network.prefixes.iter().find_map(v4_end) {
-            out.push(Mistake::at(&gateway.at, format!("{} is no router: {why}", gateway.value)));
+            let message = format!("{} is no router: {why}", gateway.value);
+            out.push(Mistake::at(&gateway.at, message).help("write the LAN's router"));
         }
     }
 }
@@ -136,13 +139,14 @@ fn addresses_lie_inside(network: &network::Draft, vms: &[&vm::Draft], out: &mut 
                 Some(first) => mistake.other(&first.at, "its prefixes").help(format!(
                     "if it is routed to this machine, add \"{short}\" to the prefixes"
                 )),
-                None => mistake,
+                None => mistake.help("add its prefix to the network's `prefixes`"),
             });
             continue;
         };
         let single = own.value == whole(own.value.addr());
         if single && let Some(why) = not_a_host(own.value.addr(), &prefix.value) {
-            out.push(Mistake::at(&own.at, format!("no VM can have {}: {why}", shown(&own.value))));
+            let message = format!("no VM can have {}: {why}", shown(&own.value));
+            out.push(Mistake::at(&own.at, message).help("give the VM another of the prefix"));
         }
         if let Some(gateway) = network.gateways.iter().find(|g| own.value.contains(&g.value)) {
             let message = if single {
@@ -183,12 +187,13 @@ fn addresses_differ(vms: &[&vm::Draft], out: &mut Vec<Mistake>) {
             } else {
                 same.then(|| format!("{} is there twice", shown(&own.value)))
             };
+            let help = if vm.name.value == other.name.value {
+                "once is enough"
+            } else {
+                "an address belongs to one VM: remove it from one of them"
+            };
             if let Some(message) = message {
-                out.push(
-                    Mistake::at(&own.at, message)
-                        .other(&outer.at, "here")
-                        .help("an address belongs to one VM: remove it from one of them"),
-                );
+                out.push(Mistake::at(&own.at, message).other(&outer.at, "here").help(help));
             }
         }
         around.push((own, vm));
@@ -236,20 +241,39 @@ fn sockets_differ(vms: &[vm::Draft], out: &mut Vec<Mistake>) {
     }
 }
 
+/// What tells disks apart: what they are, or where they are if nobody has looked.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Which<'v> {
+    Disk(DiskId),
+    Path(&'v Path),
+}
+
 fn disks_are_not_shared(vms: &[vm::Draft], out: &mut Vec<Mistake>) {
     let mut seen = BTreeMap::new();
     for vm in vms {
         let Engine::Qemu(machine) = &vm.engine else { continue };
-        for (disk, at) in machine.disks.iter().zip(&vm.disks_at) {
-            let first = seen.entry(&disk.path).or_insert((vm, at, disk.readonly));
-            let (owner, first_at, readonly) = first;
-            if owner.name.value != vm.name.value && !(*readonly && disk.readonly) {
-                out.push(
-                    Mistake::at(at, format!("this disk is VM `{}`'s too", owner.name.value))
-                        .other(first_at, "here")
-                        .help("two VMs that write one disk destroy it: copy it, or make it `readonly` in both"),
-                );
-            }
+        for (disk, known) in machine.disks.iter().zip(&vm.disks) {
+            let which = known.value.map_or(Which::Path(&disk.path), Which::Disk);
+            let (owner, first_at, first) = *seen.entry(which).or_insert((vm, &known.at, disk));
+            let same = first.path == disk.path;
+            let called =
+                if same { String::new() } else { format!(", as {}", first.path.display()) };
+            let mistake = if owner.name.value == vm.name.value {
+                // Under the same name: found where its disks were read.
+                if same {
+                    continue;
+                }
+                Mistake::at(&known.at, format!("the same disk a second time{called}"))
+                    .help("name each disk once")
+            } else if first.readonly && disk.readonly {
+                continue;
+            } else {
+                let message = format!("this disk is VM `{}`'s too{called}", owner.name.value);
+                Mistake::at(&known.at, message).help(
+                    "two VMs that write one disk destroy it: copy it, or make it `readonly` in both",
+                )
+            };
+            out.push(mistake.other(first_at, "here"));
         }
     }
 }

@@ -16,6 +16,7 @@ use super::reader::{At, Reader, Value};
 use super::report::Mistake;
 use super::types::{Disk, DiskFormat, Engine, Kernel, Machine, Restart, Socket};
 use super::units::{self, Wrong};
+use crate::ledger::DiskId;
 
 /// Addresses and prefixes one VM can have.
 const MOST_ADDRESSES: usize = 256;
@@ -62,8 +63,11 @@ pub(super) struct Draft {
     pub(super) engine: Engine,
     /// Where the socket of an external VM stands.
     pub(super) socket_at: Option<Range<usize>>,
-    /// Where its disks stand.
-    pub(super) disks_at: Vec<Range<usize>>,
+    /// Where its disks stand, and which they are.
+    pub(super) disks: Vec<At<Option<DiskId>>>,
+    /// Where its CPUs and its memory stand, as far as the file says how many and how much.
+    pub(super) cpus_at: Option<Range<usize>>,
+    pub(super) memory_at: Option<Range<usize>>,
 }
 
 /// What reading needs beside the text.
@@ -103,7 +107,9 @@ pub(super) fn read<'t>(
         hostname,
         engine: Engine::External(Socket::Listen(PathBuf::new())),
         socket_at: None,
-        disks_at: Vec::new(),
+        disks: Vec::new(),
+        cpus_at: None,
+        memory_at: None,
     };
     let chosen = reader.place("engine").is_some();
     match reader.parsed("engine", engine).map(|e| e.value) {
@@ -177,27 +183,35 @@ fn path(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
     Ok(around.directory.join(text))
 }
 
-/// A path where a file is.
+/// A path where a file is: a kernel, or an initial file system.
 fn file(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
     let path = path(text, around)?;
     match look(&path, around)? {
+        Found::File(QCOW2_MAGIC) => {
+            Err(Wrong::new(format!("`{}` is a qcow2 image", path.display()))
+                .help(format!("a disk is written so: disk = [\"{text}\"]")))
+        }
         Found::File(_) | Found::Unseen => Ok(path),
-        _ => Err(Wrong::new(format!("`{}` is not a file", path.display()))),
+        _ => Err(Wrong::new(format!("`{}` is not a file", path.display()))
+            .help("name the file itself, as in \"boot/vmlinuz\"")),
     }
 }
 
 fn look(path: &Path, around: &Surroundings<'_>) -> Result<Found, Wrong> {
     around.files.look(path).map_err(|error| {
-        let wrong = Wrong::new(format!("cannot read `{}`: {error}", path.display()));
+        let shown = path.display();
+        let wrong = Wrong::new(format!("cannot read `{shown}`: {error}"));
         match error.kind() {
-            std::io::ErrorKind::NotFound => wrong.help(format!(
-                "paths are relative to the configuration's directory, {}",
-                around.directory.display()
-            )),
+            std::io::ErrorKind::NotFound => {
+                Wrong::new(format!("there is no file `{shown}`")).help(format!(
+                    "paths are relative to the configuration's directory, {}",
+                    around.directory.display()
+                ))
+            }
             std::io::ErrorKind::PermissionDenied => {
                 wrong.help("whoever runs `ipvisor up` must be allowed to read it")
             }
-            _ => wrong,
+            _ => wrong.help("name a file that can be read"),
         }
     })
 }
@@ -240,7 +254,11 @@ fn socket(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Option<At<S
     match value.get_ref() {
         DeValue::String(text) => {
             let text = At::new(text.as_ref(), &value.span());
-            text.then(reader.out, |t: &&str| read(t).map(Socket::Listen))
+            text.then(reader.out, |t: &&str| {
+                let path = read(t)?;
+                directory_is_there(&path, around)?;
+                Ok(Socket::Listen(path))
+            })
         }
         DeValue::Table(table) => {
             let whose = format!("the socket of {}", reader.whose);
@@ -260,25 +278,43 @@ fn socket(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Option<At<S
     }
 }
 
+/// Whether the base can make a socket there: nobody makes its directory.
+fn directory_is_there(socket: &Path, around: &Surroundings<'_>) -> Result<(), Wrong> {
+    let Some(directory) = socket.parent() else { return Ok(()) };
+    match around.files.look(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let shown = directory.display();
+            Err(Wrong::new(format!("there is no directory `{shown}` for the socket"))
+                .help(format!("make it (`mkdir -p {shown}`), or write another path")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a VM that the base forms is made of.
 fn formed_by_the_base(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>, draft: &mut Draft) {
     let before = reader.out.len();
     let kernel = kernel(reader, around);
     let mut disks = Vec::new();
     for disk in disks_of(reader, around) {
+        draft.disks.push(At::new(around.files.disk(&disk.value.path), &disk.at));
         disks.push(disk.value);
-        draft.disks_at.push(disk.at);
     }
     if kernel.is_none() && disks.is_empty() && reader.out.len() == before {
         let message = format!("{} has nothing to start from", reader.whose);
         let help = "add a disk, as in `disk = [\"web.qcow2\"]`, or `kernel` and `initramfs`";
         reader.out.push(Mistake::at(&draft.name.at, message).help(help));
     }
-    let cpus = reader.number("cpus", 1..=MOST_CPUS).map_or(1, |n| n.value);
-    let memory = reader.measured("memory", units::memory).unwrap_or(DEFAULT_MEMORY);
+    let cpus = reader.number("cpus", 1..=MOST_CPUS);
+    let memory = reader.measured("memory", units::memory);
+    draft.cpus_at = cpus.as_ref().map(|n| n.at.clone());
+    draft.memory_at = memory.as_ref().map(|n| n.at.clone());
+    let cpus = cpus.map_or(1, |n| n.value);
+    let memory = memory.map_or(DEFAULT_MEMORY, |n| n.value);
     let restart = reader.parsed("restart", restart).map_or(Restart::Never, |r| r.value);
     let autostart = reader.boolean("autostart").unwrap_or(true);
-    let stop_timeout = reader.measured("stop_timeout", units::duration).unwrap_or(DEFAULT_STOP);
+    let stop_timeout = reader.measured("stop_timeout", units::duration);
+    let stop_timeout = stop_timeout.map_or(DEFAULT_STOP, |t| t.value);
     if let Some((at, _)) = reader.take("socket") {
         let message = "`socket` is for VMs that somebody else runs";
         let help = "leave it out, or write `engine = \"external\"`";
@@ -312,7 +348,8 @@ fn cmdline(text: &str) -> Result<String, Wrong> {
             .help(format!("kernels take at most {LONGEST_CMDLINE}")));
     }
     if text.chars().any(char::is_control) {
-        return Err(Wrong::new("a command line is one line of text"));
+        return Err(Wrong::new("a command line is one line of text")
+            .help("leave out what is no letter, digit or sign: ends of lines, tabs"));
     }
     Ok(text.to_owned())
 }
@@ -342,7 +379,8 @@ fn disks_of(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Vec<At<Di
         if let Some(first) = disks.iter().find(|d| d.value.path == found.value.path) {
             reader.out.push(
                 Mistake::at(&found.at, "the same disk a second time")
-                    .other(&first.at, "the first time"),
+                    .other(&first.at, "the first time")
+                    .help("name each disk once"),
             );
         }
         disks.push(found);
@@ -402,7 +440,7 @@ fn check_disk(
         Found::Unseen => None,
         Found::Directory | Found::Other => {
             let wrong = format!("`{}` is neither a file nor a block device", path.display());
-            return Err(Wrong::new(wrong));
+            return Err(Wrong::new(wrong).help("as in \"images/web.qcow2\" or \"/dev/vg0/web\""));
         }
     };
     let named = match path.extension() {

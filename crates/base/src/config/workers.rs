@@ -1,5 +1,7 @@
 //! `workers`: a number of threads, or the cores that they keep to.
 
+use std::ops::Range;
+
 use datapath::state::MAX_WORKERS;
 use toml::de::DeValue;
 
@@ -11,8 +13,16 @@ use super::types::Workers;
 /// The highest number of a core that Linux knows.
 const LAST_CORE: usize = 1023;
 
+/// `workers` as written.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) workers: Workers,
+    /// Where each core stands, if cores are named.
+    pub(super) cores_at: Vec<Range<usize>>,
+}
+
 /// Reads the value; what is wrong is noted.
-pub(super) fn read(value: Value<'_>, out: &mut Vec<Mistake>) -> Option<Workers> {
+pub(super) fn read(value: Value<'_>, out: &mut Vec<Mistake>) -> Option<Draft> {
     let many = |n: usize| -> Result<(), String> {
         match n {
             0 => Err("there must be a worker".to_owned()),
@@ -42,7 +52,13 @@ pub(super) fn read(value: Value<'_>, out: &mut Vec<Mistake>) -> Option<Workers> 
         other => Err(format!("`workers` cannot be {}", kind(other))),
     };
     match read {
-        Ok(cores) => Some(Workers(cores)),
+        Ok(cores) => {
+            let list = match value.get_ref() {
+                DeValue::Array(cores) => cores.iter().map(|core| core.span()).collect(),
+                _ => Vec::new(),
+            };
+            Some(Draft { workers: Workers(cores), cores_at: list })
+        }
         Err(message) => {
             let mistake = Mistake::at(&value.span(), message);
             out.push(match keys::find(Table::File, "workers") {

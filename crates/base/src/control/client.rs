@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::change::Change;
 use super::types::{
     Console, CounterOwner, Event, OwnerCounters, PortReset, Ps, Refusal, Reply, Request, Switching,
 };
@@ -148,6 +149,11 @@ impl Client {
     ) -> Result<Switching, ClientError> {
         let (path, text) = (path.to_owned(), text.to_owned());
         self.ask(&Request::Reload { path, text, binary: binary.map(Path::to_owned) })
+    }
+
+    /// See [`Request::Difference`].
+    pub fn difference(&mut self, path: &Path, text: &str) -> Result<Vec<Change>, ClientError> {
+        self.ask(&Request::Difference { path: path.to_owned(), text: text.to_owned() })
     }
 
     /// See [`Request::Down`].

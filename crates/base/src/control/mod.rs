@@ -19,12 +19,14 @@
 //! - Every refusal says what was wrong and, where there is one, what to do instead.
 //! - The socket's file is made with mode 0600 before anybody can connect.
 
+mod change;
 mod client;
 mod events;
 mod server;
 mod types;
 mod wire;
 
+pub use change::{Change, ChangeKind, InTheWay, KeyChange};
 pub use client::{Client, ClientError, EventStream};
 pub use events::{EventLog, KEPT_EVENTS};
 pub use server::{Answer, Call, listen, serve};

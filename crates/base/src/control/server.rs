@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use datapath::keeper::Keeper;
@@ -12,6 +13,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use super::change::Change;
 use super::events::EventLog;
 use super::types::{
     Console, CounterOwner, OwnerCounters, PortReset, Ps, Refusal, RefusalKind, Reply, Request,
@@ -72,6 +74,15 @@ pub enum Call {
     PortReset(String, Answer<PortReset>),
     /// See [`Request::Upgrade`] and [`Request::Reload`].
     Switch(SwitchWish, Answer<Switching>),
+    /// See [`Request::Difference`].
+    Difference {
+        /// Where the configuration was read.
+        path: PathBuf,
+        /// What is in it.
+        text: String,
+        /// Where the answer goes.
+        answer: Answer<Vec<Change>>,
+    },
     /// See [`Request::Down`]: answered before the work begins.
     Down(Answer<()>),
 }
@@ -205,6 +216,9 @@ async fn answer(
         Request::Reload { path, text, binary } => {
             let wish = SwitchWish { binary, config: Some((path, text)) };
             ask(writer, calls, |a| Call::Switch(wish, a)).await
+        }
+        Request::Difference { path, text } => {
+            ask(writer, calls, |answer| Call::Difference { path, text, answer }).await
         }
         Request::Down => ask(writer, calls, Call::Down).await,
         Request::Events { .. } => Ok(()),

@@ -77,6 +77,15 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         binary: Option<PathBuf>,
     },
+    /// What another configuration would change: answered by a list of [`Change`]. Nothing is done.
+    ///
+    /// [`Change`]: super::Change
+    Difference {
+        /// As in [`Request::Reload`].
+        path: PathBuf,
+        /// As in [`Request::Reload`].
+        text: String,
+    },
     /// Stop all VMs, remove routes and filters, and end.
     Down,
 }

@@ -33,6 +33,9 @@ impl Instance {
                 let _ = answer.send(self.reset_port(&vm));
             }
             Call::Switch(wish, answer) => self.switch(wish, answer),
+            Call::Difference { path, text, answer } => {
+                let _ = answer.send(self.difference(&path, &text).map(|(_, _, changes)| changes));
+            }
             Call::Down(answer) => {
                 let asked = self.keeper.ask_stop().map_err(|e| {
                     Refusal::new(RefusalKind::Failed, format!("cannot ask the holder to end: {e}"))

@@ -63,6 +63,7 @@ use crate::keeper::{Death, Hello, HolderEvent, HolderKeeper, HolderLink, Inherit
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
 use crate::vm::{self, Vms};
+pub use changes::beginning;
 use depart::Departing;
 use host_facts::HostFacts;
 use ids::Ids;
@@ -198,10 +199,8 @@ fn accept(start: &Start, text: &str) -> Result<Config, Failure> {
     if start.is_takeover() {
         return config::check_accepted(text, &release.config).map_err(wrong);
     }
-    let config = config::check(text, &release.config).map_err(wrong)?;
-    vms::fits(&config)?;
-    workers::fits(&config)?;
-    start.state_dir.accept_config(&release.accepted, text)?;
+    let (copy, config) = config::check(text, &release.config).map_err(wrong)?;
+    start.state_dir.accept_config(&release.accepted, &copy)?;
     Ok(config)
 }
 

@@ -23,13 +23,15 @@ use datapath::state::LAYOUTS;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::changes::{self, Busy};
-use super::{Instance, now_seconds, vms};
+use super::{Instance, now_seconds};
 use crate::config::{self, Config, Engine};
 use crate::control::{
-    Answer, EventLevel, Refusal, RefusalKind, SwitchWish, Switching, TakeoverHow, TakeoverStatus,
+    Answer, Change, ChangeKind, EventLevel, KeyChange, Refusal, RefusalKind, SwitchWish, Switching,
+    TakeoverHow, TakeoverStatus,
 };
 use crate::entry::{Failure, ReleaseArguments, start_heir};
 use crate::keeper::{Arrival, Hello, HolderLink};
+use crate::vm::State;
 
 /// How long the VMs' drivers may take to write down what they are about.
 const DRIVERS: Duration = Duration::from_millis(500);
@@ -118,10 +120,13 @@ impl Instance {
         let mut release = self.release.clone();
         let mut copy = None;
         if let Some((path, text)) = wish.config {
-            let config = self.acceptable(&path, &text)?;
-            let same = config == self.config && path == self.release.config;
-            let refused = self.networks.values().any(|side| !side.refused.is_empty());
-            if same && !refused && program.is_none() {
+            let (text, config, changes) = self.difference(&path, &text)?;
+            let in_the_way: Vec<String> = changes.iter().filter_map(Change::obstacle).collect();
+            if !in_the_way.is_empty() {
+                let text = format!("nothing was changed: {}", in_the_way.join("; "));
+                return Err(Refusal::new(RefusalKind::WrongState, text));
+            }
+            if changes.is_empty() && config == self.config && program.is_none() {
                 return Ok(None);
             }
             let name = self.state_dir.next_accepted();
@@ -141,39 +146,40 @@ impl Instance {
         Ok(Some(copy))
     }
 
-    /// The configuration, if it can take the place of the one that runs.
-    fn acceptable(&self, path: &Path, text: &str) -> Result<Config, Refusal> {
-        let wrong = |report: String| Refusal::new(RefusalKind::Configuration, report);
-        let config = config::check(text, path).map_err(|errors| wrong(errors.to_string()))?;
-        vms::fits(&config).map_err(|failure| {
-            let word = if failure.is_report() { "" } else { "error: " };
-            wrong(format!("{word}{}", failure.message))
-        })?;
-        for (name, network) in &config.networks {
-            let Some(card) = &network.uplink else { continue };
-            if self.host.link(card).is_none() {
-                let known = self.host.links.iter().map(|l| l.name.as_str());
-                let known = known.collect::<Vec<_>>().join(", ");
-                let text = format!(
-                    "error: network `{name}`: there is no adapter `{card}` here; there are: {known}"
-                );
-                return Err(wrong(text));
-            }
+    /// A configuration in which nothing is wrong, the text of it that needs nothing else, and what
+    /// would change if it took the place of the one that runs.
+    pub(super) fn difference(
+        &self,
+        path: &Path,
+        text: &str,
+    ) -> Result<(String, Config, Vec<Change>), Refusal> {
+        let (copy, config) = config::check(text, path)
+            .map_err(|errors| Refusal::new(RefusalKind::Configuration, errors.to_string()))?;
+        let mut changes = Vec::new();
+        let file = |path: &Path| Some(path.display().to_string());
+        if path != self.release.config {
+            let (from, to) = (file(&self.release.config), file(path));
+            let key = KeyChange { key: "file".to_owned(), from, to, fixed: false };
+            changes.push(of("instance", ChangeKind::Change, vec![key]));
         }
-        let in_the_way = changes::in_the_way(&self.config, &config, |vm| self.busy(vm));
-        if in_the_way.is_empty() {
-            return Ok(config);
+        if config != self.config {
+            changes.extend(changes::difference(&self.config, &config, |vm| self.busy(vm)));
         }
-        let text = format!("nothing was changed: {}", in_the_way.join("; "));
-        Err(Refusal::new(RefusalKind::WrongState, text))
+        let there = |name: &str| config.networks.contains_key(name);
+        let refused = self.networks.values().filter(|s| !s.refused.is_empty() && there(&s.name));
+        changes.extend(
+            refused.map(|s| of(&format!("network/{}", s.name), ChangeKind::Retry, Vec::new())),
+        );
+        Ok((copy, config, changes))
     }
 
     fn busy(&self, vm: &str) -> Busy {
         match self.config.vms.get(vm).map(|v| &v.engine) {
-            Some(Engine::Qemu(_)) => {
-                let runs = self.vms.status(vm).is_some_and(|s| s.state.has_vessel());
-                if runs { Busy::Runs } else { Busy::No }
-            }
+            Some(Engine::Qemu(_)) => match self.vms.status(vm) {
+                Some(status) if status.state.has_vessel() => Busy::Runs,
+                Some(status) if status.starts > 0 || status.state != State::Stopped => Busy::No,
+                _ => Busy::Fresh,
+            },
             Some(Engine::External(_)) if self.is_connected(vm) => Busy::Attached,
             _ => Busy::No,
         }
@@ -250,6 +256,10 @@ impl Instance {
         self.keeper.switch(*LAYOUTS.end(), &words, None)?;
         Ok(())
     }
+}
+
+fn of(subject: &str, what: ChangeKind, keys: Vec<KeyChange>) -> Change {
+    Change { subject: subject.to_owned(), what, keys, in_the_way: None }
 }
 
 /// The file of a program, if it can be started.

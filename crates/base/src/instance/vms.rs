@@ -14,7 +14,7 @@ use crate::control::{Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState
 use crate::engine::{Accel, Choice};
 use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
-use crate::ledger::{Capacity, Claim, Ledger};
+use crate::ledger::{Capacity, Ledger};
 use crate::state_dir::StateDir;
 use crate::vm::{self, Ending, Event, Happening, Plan, Shared, State, Status, Stray, VmError, Vms};
 
@@ -24,21 +24,6 @@ pub(super) enum Wish {
     Start,
     Stop { force: bool },
     Restart { force: bool },
-}
-
-/// Whether all VMs that `up` starts fit the machine together: said before anything is started.
-pub fn fits(config: &Config) -> Result<(), Failure> {
-    let mut ledger = Ledger::new(Capacity::of_this_machine()?, config.host.overcommit);
-    for (name, vm) in &config.vms {
-        if matches!(&vm.engine, Engine::Qemu(machine) if !machine.autostart) {
-            continue;
-        }
-        let claim = Claim::of(vm).map_err(|e| {
-            Failure::configuration(format!("VM `{name}`: cannot use its disk: {e}"))
-        })?;
-        ledger.take(name, claim).map_err(|refusal| Failure::configuration(causes(&refusal)))?;
-    }
-    Ok(())
 }
 
 /// What VMs are given of this machine.

@@ -9,19 +9,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 use super::Instance;
 use crate::config::Config;
 use crate::control::{Refusal, RefusalKind, VmStatus};
-use crate::entry::{Failure, causes};
-
-/// Whether the kernel gives this process all the cores that the workers are to keep to.
-pub(super) fn fits(config: &Config) -> Result<(), Failure> {
-    let given = given();
-    let cores = config.workers.0.iter().flatten();
-    match cores.copied().find(|core| !has(given.as_ref(), *core)) {
-        None => Ok(()),
-        Some(core) => Err(Failure::configuration(format!(
-            "`workers` names core {core}, which this machine does not have, or not for ipvisor"
-        ))),
-    }
-}
+use crate::entry::causes;
 
 /// The workers of this base. A successor does without a core that has gone: what it kept to is any.
 pub(super) fn of(config: &Config, one_by_one: bool) -> Workers {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use base::config::{Config, ConfigErrors};
+use base::config::{Config, ConfigErrors, Mistake};
 use serde::Serialize;
 
 /// The whole answer.
@@ -18,6 +18,8 @@ pub struct CheckReport {
 /// One mistake.
 #[derive(Debug, Serialize)]
 struct MistakeReport {
+    /// The file that it is in.
+    file: PathBuf,
     line: Option<usize>,
     column: Option<usize>,
     message: String,
@@ -31,9 +33,10 @@ impl CheckReport {
             Ok((_, config)) => (Some(config), None),
             Err(errors) => (None, Some(errors)),
         };
-        let mistake = |errors: &ConfigErrors, mistake| {
+        let mistake = |errors: &ConfigErrors, mistake: &Mistake| {
             let position = errors.position(mistake);
             MistakeReport {
+                file: errors.path(mistake).to_owned(),
                 line: position.map(|(line, _)| line),
                 column: position.map(|(_, column)| column),
                 message: mistake.message.clone(),

@@ -1,5 +1,6 @@
 //! Answers on standard output: tables for people, JSON for programs.
 
+mod changes;
 mod check;
 mod counters;
 mod events;
@@ -11,6 +12,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+pub use changes::changes;
 pub use check::CheckReport;
 pub use counters::counters;
 pub use events::event;
@@ -19,8 +21,13 @@ pub use units::number;
 
 /// The value as JSON, on one line.
 pub fn json(value: &impl Serialize) -> io::Result<()> {
-    let mut text = serde_json::to_string(value)?;
-    text.push('\n');
+    let mut line = serde_json::to_string(value)?;
+    line.push('\n');
+    text(&line)
+}
+
+/// A text as it is.
+pub fn text(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()

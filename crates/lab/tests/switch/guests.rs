@@ -117,7 +117,8 @@ fn an_up_that_fails_leaves_vms_alone() {
     let file = instance.config_path();
     std::fs::write(&file, config.replace("eth1", "eth7")).unwrap();
     let said = say(&instance, &["up", file.to_str().unwrap(), "--detach"]);
-    assert_eq!(said.status, 1, "{}", said.err);
+    assert_eq!(said.status, 2, "{}", said.err);
+    assert!(said.err.contains("there is no adapter `eth7` here"), "{}", said.err);
     assert!(lives(before));
     std::fs::write(&file, &config).unwrap();
     ok(&instance, &["up", file.to_str().unwrap(), "--detach"]);

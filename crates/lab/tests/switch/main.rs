@@ -4,6 +4,7 @@
 //! yields finishes its batch.
 
 mod broken;
+mod difference;
 mod guests;
 mod holder;
 mod reload;

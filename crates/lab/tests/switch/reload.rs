@@ -129,7 +129,7 @@ fn a_wrong_file_and_what_cannot_change_change_nothing() {
     let (wrong, right) = said;
     for (said, (status, why)) in wrong.iter().zip([
         (2, "config.toml:2:"),
-        (1, "VM `a` has a front end attached: its MAC address cannot change; end that front end"),
+        (1, "VM `a` has a front end attached: its mac cannot change; end that front end"),
         (1, "its socket cannot change"),
         (2, "there is no adapter `eth7` here"),
     ]) {
