@@ -64,7 +64,9 @@ pub struct Args {
 pub enum Command {
     /// Start the networks and VMs of a configuration
     #[command(after_help = "\
-Without --detach it stays in the foreground: Ctrl-C ends the VMs in order, a second one at once.
+VMs are started at the same time, but for those that are `after` others in the configuration.
+Without --detach it stays in the foreground: Ctrl-C ends the VMs in the reverse order, a second one
+at once.
 Several instances may run beside each other, each with its own --state-dir. Where one runs already,
 it goes on with this configuration and this program, as by `reload` and `upgrade`.")]
     Up {

@@ -25,6 +25,7 @@ mod files;
 mod keys;
 mod mac;
 mod network;
+mod order;
 mod reader;
 mod report;
 mod rules;

@@ -310,7 +310,7 @@ pub enum VmState {
     Stopping,
     /// It does not run.
     Stopped,
-    /// It ended by itself and waits to be started again.
+    /// It waits to be started: again, because it ended by itself, or after others.
     Waiting,
     /// It could not be started, or ended too often.
     Failed,

@@ -28,8 +28,10 @@ mod driver;
 mod form;
 mod lifecycle;
 mod link;
+mod order;
 mod qmp;
 mod record;
+mod stopping;
 mod stray;
 mod vessel;
 
@@ -51,6 +53,7 @@ use crate::state_dir::{StateDir, StateDirError};
 
 pub use form::{FormError, Plan};
 pub use lifecycle::{Ending, Refused, State};
+pub use order::{Go, Standing, StartOrder};
 pub use stray::{Stray, strays};
 
 use driver::{Driver, Request};
@@ -107,6 +110,8 @@ pub enum Happening {
         state: State,
         /// Why, if it did not come there by wish.
         note: Option<String>,
+        /// After which time it is started again, if that is so; whole seconds.
+        again_in: Option<Duration>,
     },
     /// The guest reset its machine.
     Rebooted,
@@ -166,13 +171,40 @@ pub enum VmError {
     Ending,
 }
 
+/// The way to one VM's driver.
+#[derive(Clone, Debug)]
+struct Remote {
+    requests: mpsc::UnboundedSender<Request>,
+    status: watch::Receiver<Status>,
+}
+
+impl Remote {
+    /// Puts a wish to it, at once; the future is for the answer.
+    fn wish(&self, input: Input) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.requests.send(Request::Wish(input, answer));
+        async move {
+            sent.map_err(|_| VmError::Ending)?;
+            answered.await.unwrap_or(Err(VmError::Ending))
+        }
+    }
+
+    /// Ready when the VM has no vessel and waits for none.
+    async fn at_rest(mut self) {
+        let rests = |s: &Status| matches!(s.state, State::Stopped | State::Failed);
+        // An error says that the base is ending: nobody will know better.
+        let _ = self.status.wait_for(rests).await;
+    }
+}
+
 /// One VM, from outside.
 #[derive(Debug)]
 struct Handle {
-    requests: mpsc::UnboundedSender<Request>,
-    status: watch::Receiver<Status>,
+    remote: Remote,
     console: PathBuf,
     autostart: bool,
+    /// The VMs that it is started after, and stopped before.
+    after: Vec<String>,
     /// Whether a predecessor of this base had it already.
     known: bool,
     driver: tokio::task::JoinHandle<()>,
@@ -196,14 +228,15 @@ impl Vms {
     /// not run. Needs a tokio runtime.
     pub fn add(&mut self, plan: Plan, pidfd: Option<OwnedFd>) -> Result<(), VmError> {
         let (name, autostart) = (plan.name.clone(), plan.machine.autostart);
+        let after = plan.machine.after.clone();
         let paths = Paths::of(&self.shared.state_dir, &name)?;
         let console = paths.console.clone();
         let (requests, received) = mpsc::unbounded_channel();
         let kept = pidfd.and_then(Process::from_pidfd);
         let (driver, known) = Driver::new(plan, paths, self.shared.clone(), kept, received);
-        let status = driver.status();
+        let remote = Remote { requests, status: driver.status() };
         let driver = tokio::spawn(driver.run());
-        self.vms.insert(name, Handle { requests, status, console, autostart, known, driver });
+        self.vms.insert(name, Handle { remote, console, autostart, after, known, driver });
         Ok(())
     }
 
@@ -220,10 +253,18 @@ impl Vms {
         }
     }
 
-    /// The VMs that `up` starts and that no base has started yet.
-    pub fn to_start(&self) -> Vec<String> {
+    /// The VMs that `up` starts and that no base has started yet, each with those that run first.
+    pub fn to_start(&self) -> Vec<(String, Vec<String>)> {
         let due = self.vms.iter().filter(|(_, vm)| vm.autostart && !vm.known);
-        due.map(|(name, _)| name.clone()).collect()
+        due.map(|(name, vm)| (name.clone(), vm.after.clone())).collect()
+    }
+
+    /// Leaves a VM stopped that would have been started later: a successor does not start it either.
+    pub fn leave_stopped(&self, vm: &str) {
+        if let Some(handle) = self.vms.get(vm) {
+            // Nobody listens any more only when the base is ending.
+            let _ = handle.remote.requests.send(Request::Note);
+        }
     }
 
     /// Starts a VM. Ready when its vessel was started, or could not be.
@@ -257,27 +298,22 @@ impl Vms {
         vm: &str,
         input: Input,
     ) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
-        let (answer, answered) = oneshot::channel();
-        let sent = match self.vms.get(vm) {
-            None => Err(VmError::Unknown(vm.to_owned())),
-            Some(handle) => {
-                handle.requests.send(Request::Wish(input, answer)).map_err(|_| VmError::Ending)
-            }
-        };
+        let asked = self.vms.get(vm).map(|handle| handle.remote.wish(input));
+        let unknown = VmError::Unknown(vm.to_owned());
         async move {
-            sent?;
-            answered.await.unwrap_or(Err(VmError::Ending))
+            match asked {
+                Some(asked) => asked.await,
+                None => Err(unknown),
+            }
         }
     }
 
     /// Ready when the VM has no vessel and waits for none.
     pub fn at_rest(&self, vm: &str) -> impl Future<Output = ()> + Send + use<> {
-        let status = self.vms.get(vm).map(|handle| handle.status.clone());
+        let remote = self.vms.get(vm).map(|handle| handle.remote.clone());
         async move {
-            if let Some(mut status) = status {
-                let rests = |s: &Status| matches!(s.state, State::Stopped | State::Failed);
-                // An error says that the base is ending: nobody will know better.
-                let _ = status.wait_for(rests).await;
+            if let Some(remote) = remote {
+                remote.at_rest().await;
             }
         }
     }
@@ -288,7 +324,7 @@ impl Vms {
         &self,
         vm: &str,
     ) -> impl Future<Output = Option<Status>> + Send + use<> {
-        let status = self.vms.get(vm).map(|handle| handle.status.clone());
+        let status = self.vms.get(vm).map(|handle| handle.remote.status.clone());
         async move {
             let mut status = status?;
             let now = status.wait_for(|s| s.state != State::Stopping).await.ok()?;
@@ -296,31 +332,29 @@ impl Vms {
         }
     }
 
-    /// Stops all VMs, with `force` at once. Ready when none has a vessel.
+    /// Stops all VMs: each when those that are after it have ended; with `force` all at once. Ready
+    /// when none has a vessel. Needs a tokio runtime.
     pub fn stop_all(&self, force: bool) -> impl Future<Output = ()> + Send + use<> {
-        let all: Vec<_> =
-            self.vms.keys().map(|vm| (self.stop(vm, force), self.at_rest(vm))).collect();
-        async move {
-            for (stop, rest) in all {
-                // One that does not run need not be stopped.
-                let _ = stop.await;
-                rest.await;
-            }
-        }
+        let parts = self.vms.iter().map(|(name, vm)| stopping::Part {
+            name: name.clone(),
+            after: if force { Vec::new() } else { vm.after.clone() },
+            remote: vm.remote.clone(),
+        });
+        stopping::all(parts.collect(), force)
     }
 
     /// Takes what the holder says about a process that it has reaped.
     pub fn exited(&self, pid: u32, ending: Ending) {
-        let theirs = self.vms.values().find(|vm| vm.status.borrow().pid == Some(pid));
+        let theirs = self.vms.values().find(|vm| vm.remote.status.borrow().pid == Some(pid));
         let request = Request::Exited(pid, ending);
-        if theirs.is_none_or(|vm| vm.requests.send(request).is_err()) {
+        if theirs.is_none_or(|vm| vm.remote.requests.send(request).is_err()) {
             (self.shared.settle)(pid);
         }
     }
 
     /// What a VM is doing.
     pub fn status(&self, vm: &str) -> Option<Status> {
-        self.vms.get(vm).map(|handle| handle.status.borrow().clone())
+        self.vms.get(vm).map(|handle| handle.remote.status.borrow().clone())
     }
 
     /// The Unix socket of a VM's console: bytes both ways, one client at a time.
