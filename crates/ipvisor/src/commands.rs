@@ -10,7 +10,7 @@ use base::state_dir;
 
 use crate::args::{Args, Command, Json, PortCommand};
 use crate::failure::Failure;
-use crate::{console, down, show, switch};
+use crate::{console, down, rates, show, switch};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
@@ -41,8 +41,13 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Reload { file, json } => switch::reload(&dir, file.as_deref(), json)?,
         Command::Down { force } => down::down(&dir, force)?,
         Command::Ps { json } => {
-            let ps = Client::connect(&dir)?.ps()?;
-            if json.json { show::json(&ps)? } else { show::ps(&ps)? }
+            let mut client = Client::connect(&dir)?;
+            let ps = client.ps()?;
+            if json.json {
+                show::json(&ps)?;
+            } else {
+                show::ps(&ps, &rates::look_again(&mut client, &ps))?;
+            }
         }
         Command::Counters { owner, all, json } => {
             let counters = Client::connect(&dir)?.counters(owner)?;

@@ -14,6 +14,7 @@ mod commands;
 mod console;
 mod down;
 mod failure;
+mod rates;
 mod show;
 mod switch;
 

@@ -30,6 +30,7 @@ mod network;
 mod order;
 mod poison;
 mod switch;
+mod usage;
 mod vms;
 mod workers;
 

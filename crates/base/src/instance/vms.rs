@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Instance, Said};
 use crate::config::{Config, Engine};
 use crate::control::{
-    Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus,
+    Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus, VmUsage,
 };
 use crate::engine::{Accel, Choice};
 use crate::entry::{Failure, causes};
@@ -229,6 +229,7 @@ impl Instance {
             quarantine: super::poison::quarantine(&self.state, port),
             seconds: 0,
             restarts: 0,
+            usage: VmUsage::default(),
         };
         if let (Engine::Qemu(machine), Some(now)) = (&vm.engine, self.vms.status(name)) {
             status.engine = "qemu".to_owned();
@@ -251,6 +252,7 @@ impl Instance {
             }
             status.restarts = u32::try_from(now.starts.saturating_sub(1)).unwrap_or(u32::MAX);
         }
+        status.usage = super::usage::of(&self.state, port, status.pid);
         Some(status)
     }
 }
