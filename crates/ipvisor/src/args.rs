@@ -8,6 +8,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use base::control::CounterOwner;
 
+use crate::console::escape::Escape;
+
 const EXAMPLES: &str = "\
 Examples:
   ipvisor check net.toml           is the configuration right?
@@ -15,6 +17,7 @@ Examples:
   ipvisor up net.toml --detach     run it and come back
   ipvisor ps                       what runs
   ipvisor console web              the screen and keyboard of VM web; Ctrl-] leaves
+  ipvisor logs web -f              what its screen shows
   ipvisor counters web             where its datagrams went
   ipvisor reload                   go on with what is in the file now
   ipvisor down                     end everything
@@ -136,11 +139,38 @@ Examples:
     },
     /// Sit at a VM's serial console; Ctrl-] leaves
     #[command(after_help = "\
-One at a time: a second sees nothing until the first has left. What was shown before is in
-vm/VM.console.log of the state directory.")]
+What was shown last is shown first (64 KiB). One types; whoever comes later watches. Where nothing is
+to be typed, `ipvisor logs VM` does as well.
+A serial line does not say how large the terminal is: type `stty rows 50 cols 200` in the guest for
+programs that fill the screen. What comes from a file or pipe is typed as it is, without a key that
+leaves.")]
     Console {
         /// The VM
         vm: String,
+        /// Take the keyboard from whoever has it; he watches from then on
+        #[arg(short, long, conflicts_with = "watch")]
+        take: bool,
+        /// Only watch
+        #[arg(short, long)]
+        watch: bool,
+        /// The key that leaves, written as ^] or ^a; `none`: no key does
+        #[arg(short, long, value_name = "KEY", default_value = "^]")]
+        escape: Escape,
+    },
+    /// Show what a VM's console has shown, or what the instance has to say
+    #[command(after_help = "\
+Of a VM: since its process was started, and the end of what was before. Kept until `down`; when there
+are more than 8 MiB, the last one is kept, beside what follows.
+Without a VM: the messages of an instance that was started with --detach.")]
+    Logs {
+        /// The VM
+        vm: Option<String>,
+        /// Go on with what is added from now
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last ones
+        #[arg(short = 'n', long, value_name = "NUMBER")]
+        lines: Option<usize>,
     },
     /// Start a VM that was stopped
     Start {

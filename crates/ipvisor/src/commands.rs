@@ -9,8 +9,9 @@ use base::entry::{self, BaseArguments, HolderArguments, ReleaseArguments, UpArgu
 use base::state_dir;
 
 use crate::args::{Args, Command, Json, PortCommand};
+use crate::console::Manner;
 use crate::failure::Failure;
-use crate::{console, down, rates, show, switch};
+use crate::{console, down, logs, rates, show, switch};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
@@ -54,10 +55,11 @@ pub fn run(args: Args) -> Result<u8, Failure> {
             if json.json { show::json(&counters)? } else { show::counters(&counters, all)? }
         }
         Command::Events { follow, json } => events(&dir, follow, json)?,
-        Command::Console { vm } => {
+        Command::Console { vm, take, watch, escape } => {
             let place = Client::connect(&dir)?.console(&vm)?;
-            console::attach(&vm, &place.socket)?;
+            console::attach(&vm, &place, Manner { watch, take, escape })?;
         }
+        Command::Logs { vm, follow, lines } => logs::logs(&dir, vm.as_deref(), lines, follow)?,
         Command::Start { vm } => {
             Client::connect(&dir)?.start(&vm)?;
             show::done(&format!("{vm} runs"))?;

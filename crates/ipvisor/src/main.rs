@@ -14,9 +14,11 @@ mod commands;
 mod console;
 mod down;
 mod failure;
+mod logs;
 mod rates;
 mod show;
 mod switch;
+mod tail;
 
 use std::process::ExitCode;
 

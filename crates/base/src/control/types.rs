@@ -428,8 +428,14 @@ pub struct OwnerCounters {
 /// Answer to [`Request::Console`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Console {
-    /// The Unix socket to connect to: bytes both ways.
+    /// The Unix socket to connect to: bytes both ways, one client at a time.
     pub socket: PathBuf,
+    /// The log of all that the console shows: whoever only wants to see reads this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+    /// The lock that whoever types has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyboard: Option<PathBuf>,
 }
 
 /// Answer to [`Request::PortReset`].

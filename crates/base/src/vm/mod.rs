@@ -20,9 +20,16 @@
 //! the main loop can go on while a VM takes its time.
 //!
 //! # Files, all in `vm/` of the state directory
-//! `NAME.console`, `NAME.monitor` sockets; `NAME.console.log` all that the console showed since the
-//! start, and `.1` before it; `NAME.log` what the vessel complains of; `NAME.pid` its lock;
-//! `NAME.json` its record.
+//! `NAME.console`, `NAME.monitor` sockets; `NAME.keyboard` the lock of whoever types at the console;
+//! `NAME.console.log` all that the console showed since the start, and `.1` before it; `NAME.log`
+//! what the vessel complains of; `NAME.pid` its lock; `NAME.json` its record.
+//!
+//! # Consoles
+//! QEMU writes the console's log itself, and listens at its socket: between guest and log is
+//! nobody who could die, be replaced, or be slow. So history and watching are reading that
+//! file, and only whoever types needs the socket. A base in between would have to hand its history to
+//! its successor, and what the guest says between two bases would be lost. The price: a guest that
+//! writes without end fills the file between two looks of its driver ([`form`]), which cuts it.
 
 mod driver;
 mod form;
@@ -39,7 +46,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -171,6 +178,17 @@ pub enum VmError {
     Ending,
 }
 
+/// Where a VM's console is: QEMU itself listens and writes, so nothing of it ends with the base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Console {
+    /// The Unix socket: bytes both ways, one client at a time.
+    pub socket: PathBuf,
+    /// All that it shows, whether there is a client or not.
+    pub log: PathBuf,
+    /// Held by the client that types, so that a second one knows that it would not be heard.
+    pub keyboard: PathBuf,
+}
+
 /// The way to one VM's driver.
 #[derive(Clone, Debug)]
 struct Remote {
@@ -201,7 +219,7 @@ impl Remote {
 #[derive(Debug)]
 struct Handle {
     remote: Remote,
-    console: PathBuf,
+    console: Console,
     autostart: bool,
     /// The VMs that it is started after, and stopped before.
     after: Vec<String>,
@@ -230,7 +248,8 @@ impl Vms {
         let (name, autostart) = (plan.name.clone(), plan.machine.autostart);
         let after = plan.machine.after.clone();
         let paths = Paths::of(&self.shared.state_dir, &name)?;
-        let console = paths.console.clone();
+        let (socket, log) = (paths.console.clone(), paths.console_log.clone());
+        let console = Console { socket, log, keyboard: paths.keyboard.clone() };
         let (requests, received) = mpsc::unbounded_channel();
         let kept = pidfd.and_then(Process::from_pidfd);
         let (driver, known) = Driver::new(plan, paths, self.shared.clone(), kept, received);
@@ -357,9 +376,9 @@ impl Vms {
         self.vms.get(vm).map(|handle| handle.remote.status.borrow().clone())
     }
 
-    /// The Unix socket of a VM's console: bytes both ways, one client at a time.
-    pub fn console(&self, vm: &str) -> Option<&Path> {
-        self.vms.get(vm).map(|handle| handle.console.as_path())
+    /// Where a VM's console is.
+    pub fn console(&self, vm: &str) -> Option<&Console> {
+        self.vms.get(vm).map(|handle| &handle.console)
     }
 }
 

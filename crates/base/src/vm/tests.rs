@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -225,7 +226,7 @@ async fn the_console_carries_bytes_both_ways() {
     vms.add(scene.plan("a", &[HELLO, ECHO], |_| {}), None).unwrap();
     vms.start("a").await.unwrap();
     scene.running(&vms, "a").await;
-    let mut console = UnixStream::connect(vms.console("a").unwrap()).unwrap();
+    let mut console = UnixStream::connect(&vms.console("a").unwrap().socket).unwrap();
     console.write_all(b"echo").unwrap();
     scene.until("echo", || scene.console_log("a").contains("echo")).await;
     vms.stop_all(true).await;
