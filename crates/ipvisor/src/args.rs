@@ -16,6 +16,7 @@ Examples:
   ipvisor up net.toml              run it here; Ctrl-C ends it
   ipvisor up net.toml --detach     run it and come back
   ipvisor ps                       what runs
+  ipvisor top                      what it does, as it goes on
   ipvisor console web              the screen and keyboard of VM web; Ctrl-] leaves
   ipvisor logs web -f              what its screen shows
   ipvisor counters web             where its datagrams went
@@ -112,6 +113,11 @@ wrong, nothing changes.")]
         #[command(flatten)]
         json: Json,
     },
+    /// Watch what the VMs use and carry, on the whole screen; q leaves
+    #[command(after_help = "\
+Keys: n, c, m, o, i, d sort by name, CPU, memory, datagrams out, in and dropped; r turns the order
+round; arrows and page keys scroll; q leaves. NO_COLOR=1 leaves the colours out.")]
+    Top,
     /// Show where datagrams went: delivered, sent, answered, or dropped and why
     #[command(after_help = "\
 Examples:

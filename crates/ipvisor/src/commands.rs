@@ -11,7 +11,7 @@ use base::state_dir;
 use crate::args::{Args, Command, Json, PortCommand};
 use crate::console::Manner;
 use crate::failure::Failure;
-use crate::{console, down, logs, rates, show, switch};
+use crate::{console, down, logs, rates, show, switch, top};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
@@ -50,6 +50,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
                 show::ps(&ps, &rates::look_again(&mut client, &ps))?;
             }
         }
+        Command::Top => top::top(&dir)?,
         Command::Counters { owner, all, json } => {
             let counters = Client::connect(&dir)?.counters(owner)?;
             if json.json { show::json(&counters)? } else { show::counters(&counters, all)? }

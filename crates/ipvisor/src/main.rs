@@ -19,6 +19,7 @@ mod rates;
 mod show;
 mod switch;
 mod tail;
+mod top;
 
 use std::process::ExitCode;
 

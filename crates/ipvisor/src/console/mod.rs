@@ -27,9 +27,11 @@ use rustix::termios::tcgetwinsize;
 
 use self::escape::Escape;
 use self::keyboard::{Keyboard, Outcome};
-use self::relay::{Ended, Ends, RawTerminal};
+use self::relay::{Ended, Ends};
 use crate::failure::{Failure, tell};
 use crate::tail::Tail;
+
+pub use self::relay::RawTerminal;
 
 /// Octets of what was shown before that are shown to one who comes.
 const HISTORY: u64 = 64 << 10;
