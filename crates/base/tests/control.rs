@@ -62,7 +62,8 @@ fn answer(call: Call) {
     match call {
         Call::Start(vm, answer) => drop(answer.send(known(&vm))),
         Call::Console(vm, answer) => {
-            let console = Console { socket: format!("/run/x/{vm}").into() };
+            let console =
+                Console { socket: format!("/run/x/{vm}").into(), log: None, keyboard: None };
             drop(answer.send(known(&vm).map(|()| console)));
         }
         // An instance that is ending drops what it does not answer any more.

@@ -8,13 +8,17 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use base::control::CounterOwner;
 
+use crate::console::escape::Escape;
+
 const EXAMPLES: &str = "\
 Examples:
   ipvisor check net.toml           is the configuration right?
   ipvisor up net.toml              run it here; Ctrl-C ends it
   ipvisor up net.toml --detach     run it and come back
   ipvisor ps                       what runs
+  ipvisor top                      what it does, as it goes on
   ipvisor console web              the screen and keyboard of VM web; Ctrl-] leaves
+  ipvisor logs web -f              what its screen shows
   ipvisor counters web             where its datagrams went
   ipvisor reload                   go on with what is in the file now
   ipvisor reload --dry-run         only show what that would change
@@ -65,7 +69,9 @@ pub struct Args {
 pub enum Command {
     /// Start the networks and VMs of a configuration
     #[command(after_help = "\
-Without --detach it stays in the foreground: Ctrl-C ends the VMs in order, a second one at once.
+VMs are started at the same time, but for those that are `after` others in the configuration.
+Without --detach it stays in the foreground: Ctrl-C ends the VMs in the reverse order, a second one
+at once.
 Several instances may run beside each other, each with its own --state-dir. Where one runs already,
 it goes on with this configuration and this program, as by `reload` and `upgrade`: what will change
 is shown first. With --json, --detach or --dry-run tell programs what came of it.")]
@@ -122,6 +128,11 @@ wrong, nothing changes. What will change is shown before it does:
         #[command(flatten)]
         json: Json,
     },
+    /// Watch what the VMs use and carry, on the whole screen; q leaves
+    #[command(after_help = "\
+Keys: n, c, m, o, i, d sort by name, CPU, memory, datagrams out, in and dropped; r turns the order
+round; arrows and page keys scroll; q leaves. NO_COLOR=1 leaves the colours out.")]
+    Top,
     /// Show where datagrams went: delivered, sent, answered, or dropped and why
     #[command(after_help = "\
 Examples:
@@ -149,11 +160,38 @@ Examples:
     },
     /// Sit at a VM's serial console; Ctrl-] leaves
     #[command(after_help = "\
-One at a time: a second sees nothing until the first has left. What was shown before is in
-vm/VM.console.log of the state directory.")]
+What was shown last is shown first (64 KiB). One types; whoever comes later watches. Where nothing is
+to be typed, `ipvisor logs VM` does as well.
+A serial line does not say how large the terminal is: type `stty rows 50 cols 200` in the guest for
+programs that fill the screen. What comes from a file or pipe is typed as it is, without a key that
+leaves.")]
     Console {
         /// The VM
         vm: String,
+        /// Take the keyboard from whoever has it; he watches from then on
+        #[arg(short, long, conflicts_with = "watch")]
+        take: bool,
+        /// Only watch
+        #[arg(short, long)]
+        watch: bool,
+        /// The key that leaves, written as ^] or ^a; `none`: no key does
+        #[arg(short, long, value_name = "KEY", default_value = "^]")]
+        escape: Escape,
+    },
+    /// Show what a VM's console has shown, or what the instance has to say
+    #[command(after_help = "\
+Of a VM: since its process was started, and the end of what was before. Kept until `down`; when there
+are more than 8 MiB, the last one is kept, beside what follows.
+Without a VM: the messages of an instance that was started with --detach.")]
+    Logs {
+        /// The VM
+        vm: Option<String>,
+        /// Go on with what is added from now
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last ones
+        #[arg(short = 'n', long, value_name = "NUMBER")]
+        lines: Option<usize>,
     },
     /// Start a VM that was stopped
     Start {

@@ -11,7 +11,7 @@ use base::state_dir;
 use crate::args::{Args, Command, Json, PortCommand};
 use crate::difference::{self, Manner};
 use crate::failure::Failure;
-use crate::{console, down, show, switch};
+use crate::{console, down, logs, rates, show, switch, top};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
@@ -53,18 +53,25 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         }
         Command::Down { force } => down::down(&dir, force)?,
         Command::Ps { json } => {
-            let ps = Client::connect(&dir)?.ps()?;
-            if json.json { show::json(&ps)? } else { show::ps(&ps)? }
+            let mut client = Client::connect(&dir)?;
+            let ps = client.ps()?;
+            if json.json {
+                show::json(&ps)?;
+            } else {
+                show::ps(&ps, &rates::look_again(&mut client, &ps))?;
+            }
         }
+        Command::Top => top::top(&dir)?,
         Command::Counters { owner, all, json } => {
             let counters = Client::connect(&dir)?.counters(owner)?;
             if json.json { show::json(&counters)? } else { show::counters(&counters, all)? }
         }
         Command::Events { follow, json } => events(&dir, follow, json)?,
-        Command::Console { vm } => {
+        Command::Console { vm, take, watch, escape } => {
             let place = Client::connect(&dir)?.console(&vm)?;
-            console::attach(&vm, &place.socket)?;
+            console::attach(&vm, &place, console::Manner { watch, take, escape })?;
         }
+        Command::Logs { vm, follow, lines } => logs::logs(&dir, vm.as_deref(), lines, follow)?,
         Command::Start { vm } => {
             Client::connect(&dir)?.start(&vm)?;
             show::done(&format!("{vm} runs"))?;

@@ -15,8 +15,12 @@ mod console;
 mod difference;
 mod down;
 mod failure;
+mod logs;
+mod rates;
 mod show;
 mod switch;
+mod tail;
+mod top;
 
 use std::process::ExitCode;
 

@@ -168,11 +168,14 @@ pub const KEYS: &[Key] = &[
     key(Table::Vm, "memory", "a size with its unit, M or G", "\"512M\"", "\"2G\"",
         "Memory. M is 1024 × 1024 octets, G is 1024 M.")
         .also(&["mem", "ram"]),
-    key(Table::Vm, "restart", "\"never\", \"on-failure\" or \"always\"", "\"never\"", "\"on-failure\"",
-        "What follows when it ends by itself. A guest that powers itself off has not failed. The first restart waits 1 s, each further one twice as long, up to 60 s; 60 s of running begin anew."),
+    key(Table::Vm, "restart", "\"never\" or \"no\", \"on-failure\", or \"always\"", "\"never\"", "\"on-failure\"",
+        "What follows when it ends by itself. A guest that powers itself off has not failed. The first restart waits 1 s, each further one twice as long, up to 60 s; 60 s of running begin anew. Who was stopped by `ipvisor stop` stays stopped."),
     key(Table::Vm, "autostart", "true or false", "true", "false",
         "Whether `ipvisor up` starts it.")
         .also(&["onboot", "boot"]),
+    key(Table::Vm, "after", "a list of names of VMs", "none", "[\"db\"]",
+        "Those that `up` lets run first, and that `down` stops later. They run when their processes answer and their guests' drivers have started their network cards; more under \"Start and stop\" below.")
+        .also(&["depends_on", "depends", "requires", "wants", "start_after", "order"]),
     key(Table::Vm, "stop_timeout", "a time with its unit: ms, s or m", "\"30s\"", "\"2m\"",
         "How long the guest has, after its power button was pressed, until it is ended by force.")
         .also(&["timeout", "grace"]),

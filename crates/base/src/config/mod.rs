@@ -27,6 +27,7 @@ mod keys;
 mod mac;
 mod malformed;
 mod network;
+mod order;
 mod possible;
 mod present;
 mod reader;

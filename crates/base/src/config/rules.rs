@@ -35,6 +35,7 @@ pub(super) fn check(networks: &[network::Draft], vms: &mut [vm::Draft], out: &mu
     }
     sockets_differ(vms, out);
     disks_are_not_shared(vms, out);
+    super::order::check(vms, out);
 }
 
 /// The VMs of a network.

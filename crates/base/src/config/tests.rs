@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod order;
 mod several;
 mod wrong;
 
@@ -77,6 +78,9 @@ fn mistakes(text: &str) -> Vec<String> {
         .map(|m| format!("{}: {} / {}", line(m), m.message, m.help.clone().unwrap_or_default()))
         .collect()
 }
+
+/// A VM for others to start after.
+const DB: &str = "[vm.db]\naddresses = [\"203.0.113.11\"]\ndisk = \"db.qcow2\"\n";
 
 /// The only mistake of a file.
 fn mistake(text: &str) -> String {
@@ -173,7 +177,7 @@ const SINGLE: &[(&str, &str, &str)] = &[
     ("", "memory = 512", "`512` is not a size of memory / say the unit: \"512M\" or \"512G\""),
     ("", "memory = true", "`memory` cannot be true or false / it must be a size with its unit"),
     ("", "stop_timeout = 30", "say the unit: \"30s\""),
-    ("", "restart = \"sometimes\"", "\"never\", \"on-failure\" or \"always\""),
+    ("", "restart = \"sometimes\"", "\"no\", \"on-failure\" or \"always\""),
     ("", "engine = \"kvm\"", "the built-in engine \"kvm\" is not in this version"),
     ("", "engine = \"xen\"", "there is no engine `xen`"),
     ("", "engine = \"external\"\nsocket = {}", "the socket of VM `web` has no `connect`"),
@@ -464,6 +468,7 @@ fn every_listed_key_is_read_and_its_example_is_right() {
             Table::Vm if matches!(key.name, "initramfs" | "cmdline") => {
                 file("", &format!("kernel = \"k\"\n{line}"))
             }
+            Table::Vm if key.name == "after" => format!("{}{DB}", file("", &line)),
             Table::Vm => file("", &line),
             Table::Disk if key.name == "path" => file("", &format!("disk = {{ {line} }}")),
             Table::Disk => file("", &format!("disk = {{ path = \"a.qcow2\", {line} }}")),

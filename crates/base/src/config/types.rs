@@ -209,6 +209,9 @@ pub struct Machine {
     pub restart: Restart,
     /// Whether `up` starts it.
     pub autostart: bool,
+    /// The VMs that run before it is started, and are stopped after it: keys of [`Config::vms`],
+    /// without cycles.
+    pub after: Vec<String>,
     /// How long a guest has, after its power button was pressed, until it is ended by force.
     pub stop_timeout: Duration,
 }
@@ -267,7 +270,7 @@ pub enum Restart {
 }
 
 impl Restart {
-    /// As written in a configuration.
+    /// As written in a configuration, where `no` stands for `never` as well.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Never => "never",

@@ -29,6 +29,8 @@ const LONGEST_CMDLINE: usize = 2047;
 /// Octets of the longest path a Unix socket can have.
 const LONGEST_SOCKET: usize = 107;
 
+/// VMs that one can be after.
+const MOST_AFTER: usize = 64;
 /// Octets of memory of a VM that says nothing about it.
 const DEFAULT_MEMORY: u64 = 512 << 20;
 /// Time to stop of a VM that says nothing about it.
@@ -37,7 +39,7 @@ const DEFAULT_STOP: Duration = Duration::from_secs(30);
 const DEFAULT_CMDLINE: &str = "console=ttyS0";
 
 /// The keys that only a VM which the base forms can have.
-const FORMED: [&str; 9] = [
+const FORMED: [&str; 10] = [
     "kernel",
     "initramfs",
     "cmdline",
@@ -46,6 +48,7 @@ const FORMED: [&str; 9] = [
     "memory",
     "restart",
     "autostart",
+    "after",
     "stop_timeout",
 ];
 
@@ -68,6 +71,8 @@ pub(super) struct Draft {
     /// Where its CPUs and its memory stand, as far as the file says how many and how much.
     pub(super) cpus_at: Option<Range<usize>>,
     pub(super) memory_at: Option<Range<usize>>,
+    /// The VMs that it starts after.
+    pub(super) after: Vec<At<String>>,
 }
 
 /// What reading needs beside the text.
@@ -110,6 +115,7 @@ pub(super) fn read<'t>(
         disks: Vec::new(),
         cpus_at: None,
         memory_at: None,
+        after: Vec::new(),
     };
     let chosen = reader.place("engine").is_some();
     match reader.parsed("engine", engine).map(|e| e.value) {
@@ -315,13 +321,24 @@ fn formed_by_the_base(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>, dr
     let autostart = reader.boolean("autostart").unwrap_or(true);
     let stop_timeout = reader.measured("stop_timeout", units::duration);
     let stop_timeout = stop_timeout.map_or(DEFAULT_STOP, |t| t.value);
+    draft.after =
+        reader.texts("after", MOST_AFTER, |t| Ok(t.to_owned())).map_or(vec![], |l| l.value);
+    let after = draft.after.iter().map(|name| name.value.clone()).collect();
     if let Some((at, _)) = reader.take("socket") {
         let message = "`socket` is for VMs that somebody else runs";
         let help = "leave it out, or write `engine = \"external\"`";
         reader.out.push(Mistake::at(&at, message).help(help));
     }
-    draft.engine =
-        Engine::Qemu(Machine { cpus, memory, kernel, disks, restart, autostart, stop_timeout });
+    draft.engine = Engine::Qemu(Machine {
+        cpus,
+        memory,
+        kernel,
+        disks,
+        restart,
+        autostart,
+        after,
+        stop_timeout,
+    });
 }
 
 fn kernel(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Option<Kernel> {
@@ -355,12 +372,14 @@ fn cmdline(text: &str) -> Result<String, Wrong> {
 }
 
 fn restart(text: &str) -> Result<Restart, Wrong> {
+    // The word of those who come from elsewhere.
+    let text = if text == "no" { Restart::Never.as_str() } else { text };
     [Restart::Never, Restart::OnFailure, Restart::Always]
         .into_iter()
         .find(|r| r.as_str() == text)
         .ok_or_else(|| {
             Wrong::new(format!("`restart` cannot be \"{text}\""))
-                .help("it must be \"never\", \"on-failure\" or \"always\"")
+                .help("it must be \"no\", \"on-failure\" or \"always\"")
         })
 }
 

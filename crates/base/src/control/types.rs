@@ -305,6 +305,31 @@ pub struct VmStatus {
     pub seconds: u64,
     /// How often it was started again, by itself or by wish.
     pub restarts: u32,
+    /// What it has used and its port has carried so far.
+    #[serde(default)]
+    pub usage: VmUsage,
+}
+
+/// What a VM has used and its port has carried: sums, of which whoever asks twice makes rates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmUsage {
+    /// Milliseconds of processor time that its process has used since it was started, all threads
+    /// together; absent where it has none of the base's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_milliseconds: Option<u64>,
+    /// Octets of memory that its process has resident, the guest's included; absent likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident: Option<u64>,
+    /// Datagrams taken from it since `up`.
+    pub sent: u64,
+    /// Octets of them.
+    pub sent_bytes: u64,
+    /// Datagrams that reached it.
+    pub received: u64,
+    /// Octets of them.
+    pub received_bytes: u64,
+    /// Datagrams dropped, of its own and before it, for whatever reason.
+    pub dropped: u64,
 }
 
 /// What a VM is doing.
@@ -319,7 +344,7 @@ pub enum VmState {
     Stopping,
     /// It does not run.
     Stopped,
-    /// It ended by itself and waits to be started again.
+    /// It waits to be started: again, because it ended by itself, or after others.
     Waiting,
     /// It could not be started, or ended too often.
     Failed,
@@ -412,8 +437,14 @@ pub struct OwnerCounters {
 /// Answer to [`Request::Console`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Console {
-    /// The Unix socket to connect to: bytes both ways.
+    /// The Unix socket to connect to: bytes both ways, one client at a time.
     pub socket: PathBuf,
+    /// The log of all that the console shows: whoever only wants to see reads this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+    /// The lock that whoever types has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyboard: Option<PathBuf>,
 }
 
 /// Answer to [`Request::PortReset`].

@@ -9,6 +9,7 @@ use crate::control::{
     Call, Console, CounterOwner, InstanceStatus, NetworkStatus, OwnerCounters, Ps, Refusal,
     RefusalKind, UplinkStatus,
 };
+use crate::vm;
 
 impl Instance {
     /// Carries out one call. That the one who asked has gone meanwhile is nobody's loss.
@@ -47,10 +48,11 @@ impl Instance {
 
     fn console(&self, vm: &str) -> Result<Console, Refusal> {
         self.formed(vm)?;
-        let socket = self.vms.console(vm).ok_or_else(|| {
+        let console = self.vms.console(vm).cloned().ok_or_else(|| {
             Refusal::new(RefusalKind::WrongState, format!("`{vm}` has no console yet"))
         })?;
-        Ok(Console { socket: socket.to_owned() })
+        let vm::Console { socket, log, keyboard } = console;
+        Ok(Console { socket, log: Some(log), keyboard: Some(keyboard) })
     }
 
     fn ps(&self) -> Ps {

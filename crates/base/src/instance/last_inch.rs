@@ -13,9 +13,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use datapath::answer::{BASE4, BASE6, DUMMY4, LastInch, Lease4};
 use datapath::names::Mac;
+use datapath::worker::{Gone, WorkerHandle};
 use ipnet::IpNet;
 
-use crate::config::{Network, Vm};
+use super::ids::Ids;
+use super::network::NetworkSide;
+use crate::config::{Config, Network, Vm};
 
 /// What a network knows besides its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +60,19 @@ pub fn of(vm: &Vm, network: &Network, facts: &Facts, refused: &[IpAddr]) -> Last
         icmp_source4: icmp4(network, facts),
         icmp_source6: icmp6(network, facts),
     }
+}
+
+/// Tells the worker what the VMs of a network are to be told from now on.
+pub fn tell(
+    config: &Config,
+    ids: &Ids,
+    side: &NetworkSide,
+    worker: &WorkerHandle,
+) -> Result<(), Gone> {
+    for (name, vm) in config.vms.iter().filter(|(_, vm)| vm.network == side.name) {
+        worker.set_inch(ids.port(name), of(vm, &side.config, &side.facts, &side.refused))?;
+    }
+    Ok(())
 }
 
 /// How the base speaks in ICMP errors to the outside.

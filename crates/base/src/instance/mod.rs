@@ -27,8 +27,10 @@ mod ids;
 mod last_inch;
 mod memory;
 mod network;
+mod order;
 mod poison;
 mod switch;
+mod usage;
 mod vms;
 mod workers;
 
@@ -62,7 +64,7 @@ use crate::entry::{Failure, ReleaseArguments, Start, causes};
 use crate::keeper::{Death, Hello, HolderEvent, HolderKeeper, HolderLink, Inheritance};
 use crate::readable::Readable;
 use crate::state_dir::StateDir;
-use crate::vm::{self, Vms};
+use crate::vm::{self, StartOrder, Vms};
 pub use changes::beginning;
 use depart::Departing;
 use host_facts::HostFacts;
@@ -102,6 +104,10 @@ pub struct Instance {
     ids: Ids,
     networks: BTreeMap<String, NetworkSide>,
     vms: Vms,
+    /// The VMs that `up` has still to start.
+    order: StartOrder,
+    /// All VMs are being stopped: none is started any more.
+    ending: bool,
     netlink: Netlink,
     host: HostFacts,
     label: String,
@@ -166,7 +172,7 @@ pub async fn run(mut start: Start) -> Result<(), Failure> {
     let server = tokio::spawn(control::serve(listener, calls, instance.events.clone()));
     instance.server = server.abort_handle();
     instance.tell_takeover();
-    instance.start_all();
+    instance.begin_order();
     let result = instance.serve(start.link, called, inbox, monitor).await;
     match result {
         Ok(End::Stopped) => {
@@ -271,6 +277,8 @@ impl Instance {
             ids,
             networks,
             vms,
+            order: StartOrder::default(),
+            ending: false,
             netlink,
             host,
             label,
@@ -434,6 +442,7 @@ impl Instance {
             tokio::select! {
                 _ = beat.tick() => {
                     self.beat()?;
+                    self.go_on_starting();
                     if self.holderless && self.heir_failed() {
                         self.find_heir(&mut link);
                     }
@@ -441,7 +450,10 @@ impl Instance {
                 Some(call) = calls.recv() => self.call(call),
                 Some(said) = inbox.recv() => match said {
                     Said::Worker(event) => self.on_worker(event)?,
-                    Said::Door(port, event) => self.on_door(port, &event),
+                    Said::Door(port, event) => {
+                        self.on_door(port, &event);
+                        self.go_on_starting();
+                    }
                     Said::Vm(event) => self.on_vm(&event),
                 },
                 changed = changes.read(|_| monitor_changed(&mut monitor)) => {
@@ -449,7 +461,7 @@ impl Instance {
                     self.host_changed()?;
                 }
                 event = link.next() => match event {
-                    HolderEvent::Stop { now } => stopping = Some(Box::pin(self.vms.stop_all(now))),
+                    HolderEvent::Stop { now } => stopping = Some(Box::pin(self.stop_all(now))),
                     HolderEvent::Reaped { pid, ended } => {
                         self.vms.exited(pid, vms::ending(ended));
                     }
@@ -524,7 +536,7 @@ impl Instance {
             let before = side.facts.clone();
             side.refresh(&around, &self.host, &mut self.netlink)?;
             if side.facts != before {
-                tell_inches(&self.config, &self.ids, side, &self.worker)?;
+                last_inch::tell(&self.config, &self.ids, side, &self.worker)?;
             }
         }
         Ok(())
@@ -558,20 +570,6 @@ impl Instance {
         self.doors.shutdown();
         self.worker.shut_down();
     }
-}
-
-/// Tells the worker what the VMs of a network are to be told from now on.
-fn tell_inches(
-    config: &Config,
-    ids: &Ids,
-    side: &NetworkSide,
-    worker: &WorkerHandle,
-) -> Result<(), Gone> {
-    for (name, vm) in config.vms.iter().filter(|(_, vm)| vm.network == side.name) {
-        let inch = last_inch::of(vm, &side.config, &side.facts, &side.refused);
-        worker.set_inch(ids.port(name), inch)?;
-    }
-    Ok(())
 }
 
 /// Seconds since 1970.

@@ -10,7 +10,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Instance, Said};
 use crate::config::{Config, Engine};
-use crate::control::{Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus};
+use crate::control::{
+    Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus, VmUsage,
+};
 use crate::engine::{Accel, Choice};
 use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
@@ -117,25 +119,15 @@ impl Instance {
         Ok(())
     }
 
-    /// Starts what `up` starts. One that cannot be started is told, and the others go on.
-    pub(super) fn start_all(&self) {
-        for name in self.vms.to_start() {
-            let started = self.vms.start(&name);
-            let events = self.events.clone();
-            tokio::spawn(async move {
-                if let Err(error) = started.await {
-                    let subject = format!("vm/{name}");
-                    let text = format!("cannot be started: {}", causes(&error));
-                    events.push(EventLevel::Error, "start_failed", &subject, text);
-                }
-            });
-        }
-    }
-
     /// Puts a wish to a VM; the answer comes when it is fulfilled.
-    pub(super) fn wish(&self, vm: &str, wish: Wish, answer: Answer<()>) {
-        if let Err(refusal) = self.formed(vm) {
+    pub(super) fn wish(&mut self, vm: &str, wish: Wish, answer: Answer<()>) {
+        let may = self.formed(vm).and_then(|()| self.may_still(wish));
+        if let Err(refusal) = may {
             let _ = answer.send(Err(refusal));
+            return;
+        }
+        if self.decided(vm, wish) {
+            let _ = answer.send(Ok(()));
             return;
         }
         match wish {
@@ -178,17 +170,19 @@ impl Instance {
         }
     }
 
-    pub(super) fn on_vm(&self, event: &Event) {
+    pub(super) fn on_vm(&mut self, event: &Event) {
+        self.order.heard(&event.vm);
         let subject = format!("vm/{}", event.vm);
         let (level, kind, text) = match &event.what {
-            Happening::State { state, note } => {
+            Happening::State { state, note, again_in } => {
                 let level = match state {
                     State::Failed => EventLevel::Error,
                     State::BackingOff => EventLevel::Warning,
                     _ => EventLevel::Info,
                 };
                 let why = note.as_ref().map(|n| format!(": {n}")).unwrap_or_default();
-                (level, "state", format!("{state}{why}"))
+                let again = again_in.map(|wait| format!("; started again in {} s", wait.as_secs()));
+                (level, "state", format!("{state}{why}{}", again.unwrap_or_default()))
             }
             Happening::Rebooted => (EventLevel::Info, "rebooted", "the guest rebooted".to_owned()),
             Happening::Panicked => {
@@ -197,6 +191,7 @@ impl Instance {
             Happening::Trouble(text) => (EventLevel::Warning, "trouble", text.clone()),
         };
         self.events.push(level, kind, &subject, text);
+        self.go_on_starting();
     }
 
     pub(super) fn vm_status(&self, name: &str) -> Option<VmStatus> {
@@ -219,6 +214,7 @@ impl Instance {
             quarantine: super::poison::quarantine(&self.state, port),
             seconds: 0,
             restarts: 0,
+            usage: VmUsage::default(),
         };
         if let (Engine::Qemu(machine), Some(now)) = (&vm.engine, self.vms.status(name)) {
             status.engine = "qemu".to_owned();
@@ -235,8 +231,13 @@ impl Instance {
             status.cpus = Some(machine.cpus);
             status.memory = Some(machine.memory);
             status.seconds = now.started_at.map_or(0, seconds_since);
+            if let Some(note) = self.waits_note(name) {
+                status.state = VmState::Waiting;
+                status.note = Some(note);
+            }
             status.restarts = u32::try_from(now.starts.saturating_sub(1)).unwrap_or(u32::MAX);
         }
+        status.usage = super::usage::of(&self.state, port, status.pid);
         Some(status)
     }
 }

@@ -300,6 +300,11 @@ impl StateDir {
         self.0.join("vm")
     }
 
+    /// What the console of VM `name` has shown. In front of it, the same with `.1` at its end.
+    pub fn vm_console_log(&self, name: &str) -> PathBuf {
+        self.vm_directory().join(format!("{name}.console.log"))
+    }
+
     /// Messages of a detached instance.
     pub fn log_file(&self) -> PathBuf {
         self.0.join("log")

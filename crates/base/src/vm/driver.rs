@@ -42,6 +42,8 @@ pub(super) enum Request {
     Wish(Input, oneshot::Sender<Result<(), VmError>>),
     /// How a process ended, as its parent says.
     Exited(u32, Ending),
+    /// Write down what it is doing, though nothing has changed: a successor is to know of it.
+    Note,
 }
 
 /// One VM and all that belongs to it.
@@ -62,6 +64,8 @@ pub(super) struct Driver {
     hearsay: Option<(u32, Ending)>,
     /// A process whose end is to be settled with the holder.
     settle: Option<u32>,
+    /// The record is to be written whether anything has changed or not.
+    unwritten: bool,
     panicked: bool,
     /// When the guest last reset its machine.
     reset_at: Option<Instant>,
@@ -98,6 +102,7 @@ impl Driver {
             failure: None,
             hearsay: None,
             settle: None,
+            unwritten: false,
             panicked: false,
             reset_at: None,
             note: None,
@@ -216,6 +221,7 @@ impl Driver {
                         let _ = answer.send(result);
                     }
                     Some(Request::Exited(pid, ending)) => self.exited(pid, ending).await,
+                    Some(Request::Note) => self.unwritten = true,
                     None => return,
                 },
                 ending = self.vessel.ended() => match (ending, self.hearsay.take()) {
@@ -391,7 +397,8 @@ impl Driver {
             started_at: self.started_at.filter(|_| self.life.state().has_vessel()),
             failures: self.life.failures(),
         };
-        if status != before || self.settle.is_some() {
+        let unwritten = std::mem::take(&mut self.unwritten);
+        if status != before || self.settle.is_some() || unwritten {
             let (starts, pid, at) = (self.starts, status.pid, self.started_at);
             let record = Record::of(&self.life, starts, pid, at, self.note.clone());
             if let Err(error) = record.write(&self.paths.record) {
@@ -403,11 +410,18 @@ impl Driver {
         }
         if status != before {
             if status.state != before.state {
-                let note = status.note.clone();
-                self.tell(Happening::State { state: status.state, note });
+                let (state, note) = (status.state, status.note.clone());
+                self.tell(Happening::State { state, note, again_in: self.again_in(state) });
             }
             self.status.send_replace(status);
         }
+    }
+
+    /// After which time it is started again, in whole seconds.
+    fn again_in(&self, state: State) -> Option<Duration> {
+        let deadline = self.life.deadline().filter(|_| state == State::BackingOff)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        Some(Duration::from_secs(left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)))
     }
 
     fn trouble(&self, text: String) {

@@ -109,6 +109,8 @@ pub(super) struct Paths {
     log: PathBuf,
     /// What the console showed.
     pub(super) console_log: PathBuf,
+    /// Held by whoever types at the console.
+    pub(super) keyboard: PathBuf,
 }
 
 impl Paths {
@@ -121,7 +123,8 @@ impl Paths {
             record: file("json"),
             lock: file("pid"),
             log: file("log"),
-            console_log: file("console.log"),
+            console_log: state_dir.vm_console_log(vm),
+            keyboard: file("keyboard"),
             directory,
         })
     }

@@ -20,16 +20,25 @@
 //! the main loop can go on while a VM takes its time.
 //!
 //! # Files, all in `vm/` of the state directory
-//! `NAME.console`, `NAME.monitor` sockets; `NAME.console.log` all that the console showed since the
-//! start, and `.1` before it; `NAME.log` what the vessel complains of; `NAME.pid` its lock;
-//! `NAME.json` its record.
+//! `NAME.console`, `NAME.monitor` sockets; `NAME.keyboard` the lock of whoever types at the console;
+//! `NAME.console.log` all that the console showed since the start, and `.1` before it; `NAME.log`
+//! what the vessel complains of; `NAME.pid` its lock; `NAME.json` its record.
+//!
+//! # Consoles
+//! QEMU writes the console's log itself, and listens at its socket: between guest and log is
+//! nobody who could die, be replaced, or be slow. So history and watching are reading that
+//! file, and only whoever types needs the socket. A base in between would have to hand its history to
+//! its successor, and what the guest says between two bases would be lost. The price: a guest that
+//! writes without end fills the file between two looks of its driver ([`form`]), which cuts it.
 
 mod driver;
 mod form;
 mod lifecycle;
 mod link;
+mod order;
 mod qmp;
 mod record;
+mod stopping;
 mod stray;
 mod vessel;
 
@@ -37,7 +46,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +60,7 @@ use crate::state_dir::{StateDir, StateDirError};
 
 pub use form::{FormError, Plan};
 pub use lifecycle::{Ending, Refused, State};
+pub use order::{Go, Standing, StartOrder};
 pub use stray::{Stray, strays};
 
 use driver::{Driver, Request};
@@ -107,6 +117,8 @@ pub enum Happening {
         state: State,
         /// Why, if it did not come there by wish.
         note: Option<String>,
+        /// After which time it is started again, if that is so; whole seconds.
+        again_in: Option<Duration>,
     },
     /// The guest reset its machine.
     Rebooted,
@@ -166,13 +178,51 @@ pub enum VmError {
     Ending,
 }
 
+/// Where a VM's console is: QEMU itself listens and writes, so nothing of it ends with the base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Console {
+    /// The Unix socket: bytes both ways, one client at a time.
+    pub socket: PathBuf,
+    /// All that it shows, whether there is a client or not.
+    pub log: PathBuf,
+    /// Held by the client that types, so that a second one knows that it would not be heard.
+    pub keyboard: PathBuf,
+}
+
+/// The way to one VM's driver.
+#[derive(Clone, Debug)]
+struct Remote {
+    requests: mpsc::UnboundedSender<Request>,
+    status: watch::Receiver<Status>,
+}
+
+impl Remote {
+    /// Puts a wish to it, at once; the future is for the answer.
+    fn wish(&self, input: Input) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.requests.send(Request::Wish(input, answer));
+        async move {
+            sent.map_err(|_| VmError::Ending)?;
+            answered.await.unwrap_or(Err(VmError::Ending))
+        }
+    }
+
+    /// Ready when the VM has no vessel and waits for none.
+    async fn at_rest(mut self) {
+        let rests = |s: &Status| matches!(s.state, State::Stopped | State::Failed);
+        // An error says that the base is ending: nobody will know better.
+        let _ = self.status.wait_for(rests).await;
+    }
+}
+
 /// One VM, from outside.
 #[derive(Debug)]
 struct Handle {
-    requests: mpsc::UnboundedSender<Request>,
-    status: watch::Receiver<Status>,
-    console: PathBuf,
+    remote: Remote,
+    console: Console,
     autostart: bool,
+    /// The VMs that it is started after, and stopped before.
+    after: Vec<String>,
     /// Whether a predecessor of this base had it already.
     known: bool,
     driver: tokio::task::JoinHandle<()>,
@@ -196,14 +246,16 @@ impl Vms {
     /// not run. Needs a tokio runtime.
     pub fn add(&mut self, plan: Plan, pidfd: Option<OwnedFd>) -> Result<(), VmError> {
         let (name, autostart) = (plan.name.clone(), plan.machine.autostart);
+        let after = plan.machine.after.clone();
         let paths = Paths::of(&self.shared.state_dir, &name)?;
-        let console = paths.console.clone();
+        let (socket, log) = (paths.console.clone(), paths.console_log.clone());
+        let console = Console { socket, log, keyboard: paths.keyboard.clone() };
         let (requests, received) = mpsc::unbounded_channel();
         let kept = pidfd.and_then(Process::from_pidfd);
         let (driver, known) = Driver::new(plan, paths, self.shared.clone(), kept, received);
-        let status = driver.status();
+        let remote = Remote { requests, status: driver.status() };
         let driver = tokio::spawn(driver.run());
-        self.vms.insert(name, Handle { requests, status, console, autostart, known, driver });
+        self.vms.insert(name, Handle { remote, console, autostart, after, known, driver });
         Ok(())
     }
 
@@ -220,10 +272,18 @@ impl Vms {
         }
     }
 
-    /// The VMs that `up` starts and that no base has started yet.
-    pub fn to_start(&self) -> Vec<String> {
+    /// The VMs that `up` starts and that no base has started yet, each with those that run first.
+    pub fn to_start(&self) -> Vec<(String, Vec<String>)> {
         let due = self.vms.iter().filter(|(_, vm)| vm.autostart && !vm.known);
-        due.map(|(name, _)| name.clone()).collect()
+        due.map(|(name, vm)| (name.clone(), vm.after.clone())).collect()
+    }
+
+    /// Leaves a VM stopped that would have been started later: a successor does not start it either.
+    pub fn leave_stopped(&self, vm: &str) {
+        if let Some(handle) = self.vms.get(vm) {
+            // Nobody listens any more only when the base is ending.
+            let _ = handle.remote.requests.send(Request::Note);
+        }
     }
 
     /// Starts a VM. Ready when its vessel was started, or could not be.
@@ -257,27 +317,22 @@ impl Vms {
         vm: &str,
         input: Input,
     ) -> impl Future<Output = Result<(), VmError>> + Send + use<> {
-        let (answer, answered) = oneshot::channel();
-        let sent = match self.vms.get(vm) {
-            None => Err(VmError::Unknown(vm.to_owned())),
-            Some(handle) => {
-                handle.requests.send(Request::Wish(input, answer)).map_err(|_| VmError::Ending)
-            }
-        };
+        let asked = self.vms.get(vm).map(|handle| handle.remote.wish(input));
+        let unknown = VmError::Unknown(vm.to_owned());
         async move {
-            sent?;
-            answered.await.unwrap_or(Err(VmError::Ending))
+            match asked {
+                Some(asked) => asked.await,
+                None => Err(unknown),
+            }
         }
     }
 
     /// Ready when the VM has no vessel and waits for none.
     pub fn at_rest(&self, vm: &str) -> impl Future<Output = ()> + Send + use<> {
-        let status = self.vms.get(vm).map(|handle| handle.status.clone());
+        let remote = self.vms.get(vm).map(|handle| handle.remote.clone());
         async move {
-            if let Some(mut status) = status {
-                let rests = |s: &Status| matches!(s.state, State::Stopped | State::Failed);
-                // An error says that the base is ending: nobody will know better.
-                let _ = status.wait_for(rests).await;
+            if let Some(remote) = remote {
+                remote.at_rest().await;
             }
         }
     }
@@ -288,7 +343,7 @@ impl Vms {
         &self,
         vm: &str,
     ) -> impl Future<Output = Option<Status>> + Send + use<> {
-        let status = self.vms.get(vm).map(|handle| handle.status.clone());
+        let status = self.vms.get(vm).map(|handle| handle.remote.status.clone());
         async move {
             let mut status = status?;
             let now = status.wait_for(|s| s.state != State::Stopping).await.ok()?;
@@ -296,36 +351,34 @@ impl Vms {
         }
     }
 
-    /// Stops all VMs, with `force` at once. Ready when none has a vessel.
+    /// Stops all VMs: each when those that are after it have ended; with `force` all at once. Ready
+    /// when none has a vessel. Needs a tokio runtime.
     pub fn stop_all(&self, force: bool) -> impl Future<Output = ()> + Send + use<> {
-        let all: Vec<_> =
-            self.vms.keys().map(|vm| (self.stop(vm, force), self.at_rest(vm))).collect();
-        async move {
-            for (stop, rest) in all {
-                // One that does not run need not be stopped.
-                let _ = stop.await;
-                rest.await;
-            }
-        }
+        let parts = self.vms.iter().map(|(name, vm)| stopping::Part {
+            name: name.clone(),
+            after: if force { Vec::new() } else { vm.after.clone() },
+            remote: vm.remote.clone(),
+        });
+        stopping::all(parts.collect(), force)
     }
 
     /// Takes what the holder says about a process that it has reaped.
     pub fn exited(&self, pid: u32, ending: Ending) {
-        let theirs = self.vms.values().find(|vm| vm.status.borrow().pid == Some(pid));
+        let theirs = self.vms.values().find(|vm| vm.remote.status.borrow().pid == Some(pid));
         let request = Request::Exited(pid, ending);
-        if theirs.is_none_or(|vm| vm.requests.send(request).is_err()) {
+        if theirs.is_none_or(|vm| vm.remote.requests.send(request).is_err()) {
             (self.shared.settle)(pid);
         }
     }
 
     /// What a VM is doing.
     pub fn status(&self, vm: &str) -> Option<Status> {
-        self.vms.get(vm).map(|handle| handle.status.borrow().clone())
+        self.vms.get(vm).map(|handle| handle.remote.status.borrow().clone())
     }
 
-    /// The Unix socket of a VM's console: bytes both ways, one client at a time.
-    pub fn console(&self, vm: &str) -> Option<&Path> {
-        self.vms.get(vm).map(|handle| handle.console.as_path())
+    /// Where a VM's console is.
+    pub fn console(&self, vm: &str) -> Option<&Console> {
+        self.vms.get(vm).map(|handle| &handle.console)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -143,6 +144,7 @@ impl Scene {
             disks: vec![disk],
             restart: Restart::Never,
             autostart: true,
+            after: Vec::new(),
             stop_timeout: PATIENCE,
         };
         change(&mut machine);
@@ -204,7 +206,7 @@ async fn a_guest_is_started_talks_on_its_console_and_heeds_its_power_button() {
     let scene = Scene::new();
     let mut vms = scene.base(1);
     vms.add(scene.plan("a", &[HELLO, AWAIT_BUTTON, OFF, SLEEP], |_| {}), None).unwrap();
-    assert_eq!(vms.to_start(), ["a"]);
+    assert_eq!(vms.to_start(), [("a".to_owned(), Vec::new())]);
     vms.start("a").await.unwrap();
     scene.running(&vms, "a").await;
     assert_eq!(scene.keeper.keys(), ["vm/a/memory", "vm/a/pidfd"]);
@@ -224,7 +226,7 @@ async fn the_console_carries_bytes_both_ways() {
     vms.add(scene.plan("a", &[HELLO, ECHO], |_| {}), None).unwrap();
     vms.start("a").await.unwrap();
     scene.running(&vms, "a").await;
-    let mut console = UnixStream::connect(vms.console("a").unwrap()).unwrap();
+    let mut console = UnixStream::connect(&vms.console("a").unwrap().socket).unwrap();
     console.write_all(b"echo").unwrap();
     scene.until("echo", || scene.console_log("a").contains("echo")).await;
     vms.stop_all(true).await;
@@ -256,7 +258,8 @@ async fn a_panic_is_a_failure_and_powering_off_is_none() {
     scene.until("a second start", || vms.status("a").unwrap().starts == 2).await;
     let events = scene.events.lock().unwrap().clone();
     let note = Some("the guest's kernel panicked".to_owned());
-    let what = Happening::State { state: State::BackingOff, note };
+    let again_in = Some(Duration::from_secs(1));
+    let what = Happening::State { state: State::BackingOff, note, again_in };
     assert!(events.contains(&Event { vm: "a".to_owned(), what }), "{events:?}");
     vms.stop_all(true).await;
     assert_eq!(vms.status("a").unwrap().state, State::Stopped);
@@ -317,13 +320,81 @@ async fn a_successor_takes_over_a_running_vm_and_its_ledger() {
     let after = second.status("a").unwrap();
     assert_eq!((after.state, after.pid), (State::Running, before.pid));
     assert_eq!((after.starts, after.started_at), (1, before.started_at));
-    assert_eq!(second.to_start(), ["b"]);
+    assert_eq!(second.to_start(), [("b".to_owned(), Vec::new())]);
     let refused = second.start("b").await.unwrap_err().to_string();
     assert!(refused.contains("`a` has 1"), "{refused}");
     second.stop("a", false).await.unwrap();
     assert_eq!(resting(&second, "a").await.state, State::Stopped);
     second.start("b").await.unwrap();
     second.stop_all(true).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn all_are_stopped_in_the_reverse_of_their_order_and_one_that_ignores_it_is_forced() {
+    let scene = Scene::new();
+    let mut vms = scene.base(4);
+    let heeds: &[&[u8]] = &[HELLO, AWAIT_BUTTON, OFF, SLEEP];
+    let after = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    vms.add(scene.plan("a", heeds, |_| {}), None).unwrap();
+    let deaf = scene.plan("b", &[HELLO, SLEEP], |m| {
+        m.after = after(&["a"]);
+        m.stop_timeout = Duration::from_millis(300);
+    });
+    vms.add(deaf, None).unwrap();
+    vms.add(scene.plan("c", heeds, |m| m.after = after(&["b"])), None).unwrap();
+    // Never started: it holds up nobody.
+    vms.add(scene.plan("d", heeds, |m| m.after = after(&["a", "c"])), None).unwrap();
+    for vm in ["a", "b", "c"] {
+        vms.start(vm).await.unwrap();
+    }
+    for vm in ["a", "b", "c"] {
+        scene.running(&vms, vm).await;
+    }
+    scene.events.lock().unwrap().clear();
+    tokio::time::timeout(PATIENCE, vms.stop_all(false)).await.unwrap();
+    let states = |event: &Event| match &event.what {
+        Happening::State { state, .. } => Some((event.vm.clone(), *state)),
+        _ => None,
+    };
+    let seen: Vec<_> = scene.events.lock().unwrap().iter().filter_map(states).collect();
+    let each = |vm: &str| [State::Stopping, State::Stopped].map(|state| (vm.to_owned(), state));
+    assert_eq!(seen, [each("c"), each("b"), each("a")].concat());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn all_are_stopped_at_once_by_force_whatever_their_order() {
+    let scene = Scene::new();
+    let mut vms = scene.base(2);
+    vms.add(scene.plan("a", &[HELLO, SLEEP], |_| {}), None).unwrap();
+    let second = scene.plan("b", &[HELLO, SLEEP], |m| m.after = vec!["a".to_owned()]);
+    vms.add(second, None).unwrap();
+    for vm in ["a", "b"] {
+        vms.start(vm).await.unwrap();
+        scene.running(&vms, vm).await;
+    }
+    scene.events.lock().unwrap().clear();
+    tokio::time::timeout(PATIENCE, vms.stop_all(true)).await.unwrap();
+    let events = scene.events.lock().unwrap();
+    let first: Vec<&Happening> = events.iter().take(2).map(|event| &event.what).collect();
+    let stopping = Happening::State { state: State::Stopping, note: None, again_in: None };
+    assert_eq!(first, [&stopping, &stopping], "{events:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn one_that_is_left_stopped_is_not_started_by_a_successor() {
+    let scene = Scene::new();
+    let mut first = scene.base(1);
+    first.add(scene.plan("a", &[SLEEP], |_| {}), None).unwrap();
+    first.add(scene.plan("b", &[SLEEP], |_| {}), None).unwrap();
+    first.leave_stopped("a");
+    let record = scene.dir.path().join("vm/a.json");
+    scene.until("written", || record.exists()).await;
+    drop(first);
+    let mut second = scene.base(1);
+    for vm in ["a", "b"] {
+        second.add(scene.plan(vm, &[SLEEP], |_| {}), None).unwrap();
+    }
+    assert_eq!(second.to_start(), [("b".to_owned(), Vec::new())]);
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -17,7 +17,7 @@ pub use check::CheckReport;
 pub use counters::counters;
 pub use events::event;
 pub use ps::ps;
-pub use units::number;
+pub use units::{number, per_second, percent, rounded, span};
 
 /// The value as JSON, on one line.
 pub fn json(value: &impl Serialize) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! `ps`: the instance, its networks, its VMs.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -7,14 +8,15 @@ use base::control::{NetworkStatus, Ps, VmState, VmStatus};
 use comfy_table::{Cell, Color};
 
 use super::table::{table, text};
-use super::units::{memory, number, span};
+use super::units::{memory, number, per_second, percent, rounded, span};
+use crate::rates::Rates;
 
-/// Shows all of it.
-pub fn ps(ps: &Ps) -> io::Result<()> {
-    write!(anstream::stdout(), "{}", render(ps))
+/// Shows all of it, with the VMs' rates as far as they are known.
+pub fn ps(ps: &Ps, rates: &BTreeMap<String, Rates>) -> io::Result<()> {
+    write!(anstream::stdout(), "{}", render(ps, rates))
 }
 
-fn render(ps: &Ps) -> String {
+fn render(ps: &Ps, rates: &BTreeMap<String, Rates>) -> String {
     let instance = &ps.instance;
     let mut out = format!(
         "ipvisor {}, up {}, {} (holder {}, base {}{})\n",
@@ -53,6 +55,9 @@ fn render(ps: &Ps) -> String {
         let mut vms = table(&columns);
         vms.add_rows(ps.vms.iter().map(vm));
         out.push_str(&format!("\n{}\n", text(&vms)));
+        let mut uses = table(&["VM", "CPU", "IN MEMORY", "OUT", "IN", "OUT/S", "IN/S", "DROPPED"]);
+        uses.add_rows(ps.vms.iter().map(|vm| usage(vm, rates.get(&vm.name))));
+        out.push_str(&format!("\n{}\n", text(&uses)));
     }
     let notes: Vec<_> = ps
         .networks
@@ -124,6 +129,21 @@ fn vm(vm: &VmStatus) -> Vec<Cell> {
     cells
 }
 
+/// What it uses now, and has carried so far.
+fn usage(vm: &VmStatus, rates: Option<&Rates>) -> Vec<Cell> {
+    let usage = &vm.usage;
+    vec![
+        Cell::new(&vm.name),
+        or_none(rates.and_then(|r| r.cpu).map(percent)),
+        or_none(usage.resident.map(rounded)),
+        Cell::new(usage.sent),
+        Cell::new(usage.received),
+        or_none(rates.map(|r| per_second(r.sent))),
+        or_none(rates.map(|r| per_second(r.received))),
+        Cell::new(usage.dropped),
+    ]
+}
+
 fn lines<T: Display>(values: &[T]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
@@ -139,14 +159,14 @@ fn none() -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::control::{InstanceStatus, UplinkStatus};
+    use base::control::{InstanceStatus, UplinkStatus, VmUsage};
 
     #[test]
     fn the_worker_of_each_port_is_shown_where_there_are_several() {
         let mut ps = example();
-        assert!(!render(&ps).contains("WORKER"));
+        assert!(!render(&ps, &BTreeMap::new()).contains("WORKER"));
         ps.vms[0].worker = Some(1);
-        let shown = render(&ps);
+        let shown = render(&ps, &BTreeMap::new());
         let lines: Vec<_> = shown.lines().filter(|l| l.contains("quarantined")).collect();
         assert!(shown.contains("PORT         WORKER"), "{shown}");
         assert!(lines[0].ends_with("quarantined  1"), "{shown}");
@@ -193,13 +213,21 @@ mod tests {
                 quarantine: Some("the base died twice".into()),
                 seconds: 3,
                 restarts: 1,
+                usage: VmUsage {
+                    resident: Some(209_715_200),
+                    sent: 1200,
+                    received: 7,
+                    dropped: 2,
+                    ..VmUsage::default()
+                },
             }],
         }
     }
 
     #[test]
     fn all_that_runs_is_shown_with_what_is_wrong_below() {
-        let shown = render(&example());
+        let rates = Rates { cpu: Some(0.126), sent: 1532.4, received: 0.0, dropped: 0.0 };
+        let shown = render(&example(), &BTreeMap::from([("web".to_owned(), rates)]));
         let expected = "\
 ipvisor 0.1.0, up 3 min, /etc/net.toml (holder 10, base 12, 1 takeover)
 
@@ -210,10 +238,15 @@ VM   STATE    FOR  ENGINE  CPUS  MEMORY  NETWORK  ADDRESSES       MAC  PORT
 web  waiting  3 s  qemu    2     512M    lan      203.0.113.10    -    quarantined
                                                   2001:db8:1::10
 
+VM   CPU   IN MEMORY  OUT   IN  OUT/S  IN/S  DROPPED
+web  13 %  200M       1200  7   1532   0     2
+
 network lan: no path to the host: CAP_NET_ADMIN is missing
 web: ended with status 1, started again in 8 s
 web: its port is quarantined: the base died twice; `ipvisor port reset web` frees it
 ";
         assert_eq!(shown, expected);
+        // Asked once only, or of a VM that has just come: no rates.
+        assert!(render(&example(), &BTreeMap::new()).contains("web  -    200M       1200  7   -"));
     }
 }

@@ -26,6 +26,49 @@ pub fn memory(octets: u64) -> String {
     octets.to_string()
 }
 
+/// Octets rounded to three digits: `1.23G`, `201M`, `87K`.
+pub fn rounded(octets: u64) -> String {
+    scaled(octets as f64, 1024.0, &["", "K", "M", "G", "T", "P"])
+}
+
+/// How often something happens in a second: `0`, `0.4`, `1532`, `1.25M`.
+pub fn per_second(rate: f64) -> String {
+    if rate < 9999.5 {
+        return if !(0.05..9.95).contains(&rate) {
+            format!("{rate:.0}")
+        } else {
+            format!("{rate:.1}")
+        };
+    }
+    scaled(rate, 1000.0, &["", "k", "M", "G", "T"])
+}
+
+/// A share of one processor: `13 %`; several processors can be more than a hundred.
+pub fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+/// Three digits and the letter of the power of `step` that they count.
+fn scaled(value: f64, step: f64, letters: &[&str]) -> String {
+    let mut value = value;
+    let mut letters = letters.iter();
+    let mut letter = letters.next().copied().unwrap_or_default();
+    // What would be shown as a whole step is shown in the next unit.
+    while value >= step - 0.5 {
+        let Some(next) = letters.next() else { break };
+        value /= step;
+        letter = next;
+    }
+    let digits = match value {
+        _ if letter.is_empty() || value >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.digits$}");
+    let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{letter}")
+}
+
 /// Milliseconds since 1970 as `2026-11-23 18:07:24Z`.
 pub fn time(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
@@ -75,6 +118,34 @@ mod tests {
         assert_eq!(memory(2 << 30), "2G");
         assert_eq!(memory(1536 << 20), "1536M");
         assert_eq!(memory(1000), "1000");
+    }
+
+    #[test]
+    fn amounts_and_rates_have_three_digits() {
+        for (octets, text) in [
+            (0, "0"),
+            (900, "900"),
+            (87 << 10, "87K"),
+            ((3 << 20) + (512 << 10), "3.5M"),
+            (209_715_200, "200M"),
+            ((1 << 30) - 1, "1G"),
+            (1_320_702_443, "1.23G"),
+            (u64::MAX, "16384P"),
+        ] {
+            assert_eq!(rounded(octets), text);
+        }
+        for (rate, text) in [
+            (0.0, "0"),
+            (0.4, "0.4"),
+            (12.6, "13"),
+            (9999.0, "9999"),
+            (9999.6, "10k"),
+            (123_456.0, "123k"),
+            (1_250_000.0, "1.25M"),
+        ] {
+            assert_eq!(per_second(rate), text);
+        }
+        assert_eq!((percent(0.0), percent(1.996)), ("0 %".to_owned(), "200 %".to_owned()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Real Linux guests, formed by `ipvisor up`: their addresses, their lives, and the base's deaths.
 //!
-//! Each test forms the guests it needs, two at most. As many tests run at once as there are cores:
+//! Each test forms the guests it needs, two at most (`order`: four). As many tests run at once as there are cores:
 //! under software emulation that is all that they carry, slowly. One that looks at the clock closely
 //! has the machine alone. What takes minutes is for the long run.
 
@@ -14,6 +14,7 @@ mod down;
 mod idle;
 #[cfg(feature = "long")]
 mod life;
+mod order;
 mod overcommit;
 mod pairs;
 mod probing;
