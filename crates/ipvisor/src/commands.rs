@@ -15,6 +15,10 @@ use crate::{console, down, show, switch};
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
     let Args { state_dir, command } = args;
+    // It has no state directory, and may not be able to find one.
+    if let Command::Resolver { base } = command {
+        return Ok(base::resolver::run(base));
+    }
     // Checking a file needs no place for an instance.
     if let Command::Check { file, json } = command {
         return check(&file, json);
@@ -25,6 +29,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     };
     match command {
         Command::Check { file, json } => return check(&file, json),
+        Command::Resolver { base } => return Ok(base::resolver::run(base)),
         Command::Up { file, detach } => return up(file, dir, detach),
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";

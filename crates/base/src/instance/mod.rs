@@ -28,6 +28,7 @@ mod last_inch;
 mod memory;
 mod network;
 mod poison;
+mod resolver;
 mod switch;
 mod vms;
 mod workers;
@@ -101,6 +102,7 @@ pub struct Instance {
     ids: Ids,
     networks: BTreeMap<String, NetworkSide>,
     vms: Vms,
+    resolver: resolver::ResolverSide,
     netlink: Netlink,
     host: HostFacts,
     label: String,
@@ -272,6 +274,7 @@ impl Instance {
             ids,
             networks,
             vms,
+            resolver: Default::default(),
             netlink,
             host,
             label,
@@ -479,6 +482,7 @@ impl Instance {
             self.host_changed()?;
         }
         self.tell_damage();
+        self.tend_resolver()?;
         self.beats = self.beats.saturating_add(1);
         if self.beats == SETTLED {
             self.state_dir.forget_accepted_before(&self.release.accepted);
