@@ -51,7 +51,8 @@ impl Tag {
 
 /// Socket pairs for so many workers: their ends, and the resolver's.
 pub fn sockets(workers: usize) -> io::Result<(Vec<OwnedFd>, Vec<OwnedFd>)> {
-    let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let pair =
+        || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let pairs = (0..workers).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
     Ok(pairs.into_iter().unzip())
 }

@@ -15,8 +15,7 @@ use crate::error::{LabError, Result};
 use crate::instance::{Counters, Instance};
 
 /// Fates that are no drop.
-const FATES: [&str; 6] =
-    ["to_vm", "to_uplink", "to_host", "to_resolver", "answered", "silent"];
+const FATES: [&str; 6] = ["to_vm", "to_uplink", "to_host", "to_resolver", "answered", "silent"];
 /// What adds to the datagrams that must meet a fate.
 const TAKEN: [&str; 2] = ["taken", "fragments"];
 /// Drops that stand in no sum.

@@ -319,7 +319,8 @@ fn names_follow_a_reload_and_a_network_may_do_without() {
         || Ok((guest.ask(BASE4, "b", A).2 == [octets(more)]).then_some(())),
     )
     .unwrap();
-    std::fs::write(instance.config_path(), config.replace("dns =", "resolver = false\ndns =")).unwrap();
+    std::fs::write(instance.config_path(), config.replace("dns =", "resolver = false\ndns ="))
+        .unwrap();
     let said = instance.finish(&["reload"]).unwrap();
     assert!(said.status.success(), "{said:?}");
     let before = instance.counters().unwrap();

@@ -97,8 +97,7 @@ impl Running {
             Ok(Some(status)) => return Some(format!("it has ended ({status})")),
             Err(error) => return Some(format!("it cannot be looked after: {error}")),
         }
-        while let Ok(Some(Told { word: Word::Alive, .. })) =
-            Told::next(self.control.as_fd(), false)
+        while let Ok(Some(Told { word: Word::Alive, .. })) = Told::next(self.control.as_fd(), false)
         {
             self.silent = 0;
         }
@@ -115,7 +114,8 @@ impl Instance {
     pub(super) fn tend_resolver(&mut self) -> Result<(), Gone> {
         let index = |side: &NetworkSide| side.link.as_ref().map(|link| link.index);
         let made_of = self.networks.values();
-        let made_of = made_of.map(|side| (side.refused.len(), side.facts.mtu, index(side))).collect();
+        let made_of =
+            made_of.map(|side| (side.refused.len(), side.facts.mtu, index(side))).collect();
         let index_of = |name: &str| self.host.link(name).map(|link| link.index);
         let others = self.resolver.host.look(index_of);
         let mut news = false;
@@ -201,7 +201,8 @@ impl Instance {
 
 /// A VM's single addresses, without those that somebody else has.
 fn addresses(vm: &Vm, refused: &[IpAddr]) -> Vec<IpAddr> {
-    let single = vm.addresses.iter().filter(|net: &&IpNet| net.prefix_len() == net.max_prefix_len());
+    let single =
+        vm.addresses.iter().filter(|net: &&IpNet| net.prefix_len() == net.max_prefix_len());
     single.map(IpNet::addr).filter(|address| !refused.contains(address)).collect()
 }
 
@@ -230,7 +231,8 @@ mod tests {
     fn a_link_local_server_is_reached_by_the_card_and_the_base_never_asks_itself() {
         let list = ["203.0.113.53", "169.254.0.1", "fe80::1", "2001:db8::53"];
         let list = list.map(|a| a.parse().unwrap());
-        let text = |servers: Vec<SocketAddr>| servers.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        let text =
+            |servers: Vec<SocketAddr>| servers.iter().map(|s| s.to_string()).collect::<Vec<_>>();
         let expected = ["203.0.113.53:53", "[fe80::1%7]:53", "[2001:db8::53]:53"];
         assert_eq!(text(servers(&list, Some(7))), expected);
         assert_eq!(text(servers(&list, None)), [expected[0], expected[2]]);

@@ -42,7 +42,8 @@ impl Answering {
         let networks = &settings.networks;
         self.names = networks.iter().map(|n| Names::new(&n.name, &n.names)).collect();
         let ports = networks.iter().enumerate();
-        self.ports = ports.flat_map(|(n, of)| of.ports.iter().map(move |port| (*port, n))).collect();
+        self.ports =
+            ports.flat_map(|(n, of)| of.ports.iter().map(move |port| (*port, n))).collect();
         let outside = |settings: &Settings| -> Vec<_> {
             settings.networks.iter().map(|n| (n.forwards, n.servers.clone())).collect()
         };

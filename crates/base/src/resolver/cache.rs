@@ -64,7 +64,9 @@ impl Cache {
         }
         let &[i0, i1, ..] = entry.bytes.as_slice() else { return None };
         match key.reply(&entry.bytes, u16::from_be_bytes([i0, i1])) {
-            Reply::Answer(answer, _) => Some(answer.aged(now.saturating_duration_since(entry.born))),
+            Reply::Answer(answer, _) => {
+                Some(answer.aged(now.saturating_duration_since(entry.born)))
+            }
             _ => None,
         }
     }

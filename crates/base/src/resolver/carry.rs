@@ -4,9 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use datapath::datagram::{Payload, parse_ip, protocol};
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
-};
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr};
 
 /// Octets of a UDP header.
 const UDP: usize = 8;

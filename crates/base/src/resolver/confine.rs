@@ -20,8 +20,7 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, geteuid, getppid, getrlimit,
-    set_dumpable_behavior,
-    set_parent_process_death_signal, setrlimit,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
@@ -130,12 +129,8 @@ pub fn lock_in() -> Result<(), seccompiler::Error> {
     rules.insert(libc::SYS_socket, vec![family(libc::AF_INET)?, family(libc::AF_INET6)?]);
     // Memory that nobody can execute.
     let executable = u64::from(libc::PROT_EXEC.unsigned_abs());
-    let data = SeccompCondition::new(
-        2,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::MaskedEq(executable),
-        0,
-    )?;
+    let data =
+        SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(executable), 0)?;
     let mmap = SeccompRule::new(vec![data])?;
     rules.insert(libc::SYS_mmap, vec![mmap.clone()]);
     rules.insert(libc::SYS_mprotect, vec![mmap]);

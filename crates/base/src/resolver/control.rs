@@ -68,7 +68,8 @@ impl Told {
         let Some(received) = channel::receive(socket, wait)? else { return Ok(None) };
         let known = |word: &Word| received.bytes == [word.octet()];
         let word = Word::ALL.into_iter().find(known);
-        let word = word.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unknown word"))?;
+        let word =
+            word.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unknown word"))?;
         Ok(Some(Self { word, descriptors: received.descriptors }))
     }
 }

@@ -202,7 +202,9 @@ impl Key {
 
     /// What a server's message means, if it was asked under this identification.
     pub fn reply(&self, bytes: &[u8], id: u16) -> Reply {
-        let Some(&[i0, i1, flags, ..]) = bytes.first_chunk::<HEADER>() else { return Reply::Foreign };
+        let Some(&[i0, i1, flags, ..]) = bytes.first_chunk::<HEADER>() else {
+            return Reply::Foreign;
+        };
         if u16::from_be_bytes([i0, i1]) != id || flags & 0x80 == 0 {
             return Reply::Foreign;
         }

@@ -48,8 +48,7 @@ impl Outside {
         (server, carrier): (SocketAddr, Carrier),
         message: &[u8],
     ) -> io::Result<()> {
-        let family =
-            if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let kind = match carrier {
             Carrier::Udp => SocketType::DGRAM,
             Carrier::Tcp => SocketType::STREAM,

@@ -235,7 +235,14 @@ impl Stack {
         if socket.listen(IpListenEndpoint::from(DNS_PORT)).is_ok() {
             let socket = self.sockets.add(socket);
             let (heard, to_say, idle_at) = (Vec::new(), VecDeque::new(), after(now, IDLE));
-            self.connections.push(Talk { connection, socket, heard, to_say, questions: 0, idle_at });
+            self.connections.push(Talk {
+                connection,
+                socket,
+                heard,
+                to_say,
+                questions: 0,
+                idle_at,
+            });
         }
     }
 

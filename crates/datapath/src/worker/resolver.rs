@@ -101,8 +101,11 @@ impl Turn<'_> {
         let counters = Counters::of(&world.state, Owner::Port(port.id));
         // A port that was moved since it asked may be in another worker's hands: that one is not waited
         // for, and the guest asks again.
-        let sending =
-            if port.worker == self.own.index { Some(port.sending()) } else { port.sending_if_free() };
+        let sending = if port.worker == self.own.index {
+            Some(port.sending())
+        } else {
+            port.sending_if_free()
+        };
         let passed = match sending {
             Some(sending) if port.generation == tag.generation => {
                 answer::pass_on(&sending.inch, datagram, &mut self.own.replies)

@@ -29,7 +29,8 @@ pub fn name(text: &str) -> Vec<u8> {
 
 /// A question. `edns`: octets that the asker takes.
 pub fn question(id: u16, of: &str, kind: u16, edns: Option<u16>) -> Vec<u8> {
-    let mut message = [id, 0x0100, 1, 0, 0, u16::from(edns.is_some())].map(u16::to_be_bytes).concat();
+    let mut message =
+        [id, 0x0100, 1, 0, 0, u16::from(edns.is_some())].map(u16::to_be_bytes).concat();
     message.extend(name(of));
     message.extend([kind, 1].map(u16::to_be_bytes).concat());
     if let Some(payload) = edns {

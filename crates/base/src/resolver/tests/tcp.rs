@@ -153,7 +153,8 @@ fn questions_are_answered_over_both_families_however_they_are_cut() {
             heard.extend(scene.hear(socket));
         }
         assert_eq!(scene.questions, [b"first".to_vec(), b"second".to_vec()]);
-        let expected = [with_length(&vec![b'f'; answer]), with_length(&vec![b's'; answer])].concat();
+        let expected =
+            [with_length(&vec![b'f'; answer]), with_length(&vec![b's'; answer])].concat();
         assert!(heard == expected, "{to}: {} octets of {}", heard.len(), expected.len());
 
         scene.guest(socket).close();
