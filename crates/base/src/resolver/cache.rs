@@ -12,6 +12,8 @@ use super::message::{Answer, Key, Reply};
 pub const ROOM: usize = 4 << 20;
 /// Octets that an entry takes beside its answer, about.
 const BESIDE: usize = 512;
+/// Entries at most, those that are not there any more included.
+const ENTRIES: usize = ROOM / BESIDE;
 
 /// The answers.
 #[derive(Debug, Default)]
@@ -47,7 +49,7 @@ impl Cache {
         self.octets = self.octets.saturating_add(entry.octets());
         self.entries.insert(key.clone(), entry);
         self.order.push_back((key.clone(), self.count));
-        while self.octets > ROOM || self.order.len() > ROOM / BESIDE {
+        while self.octets > ROOM || self.order.len() > ENTRIES {
             let Some((key, number)) = self.order.pop_front() else { break };
             if self.entries.get(&key).is_some_and(|entry| entry.number == number) {
                 self.forget(&key);

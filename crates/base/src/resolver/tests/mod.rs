@@ -14,7 +14,7 @@ use datapath::names::PortId;
 
 use super::answering::Answering;
 use super::{Act, Asker, Back, Carrier, Network, Settings, Tag, Ticket};
-use octets::{Message, question};
+use octets::Message;
 
 const SERVERS: [&str; 2] = ["192.0.2.1:53", "192.0.2.2:53"];
 
