@@ -74,7 +74,7 @@ fn a_hundred_thousand_spoiled_messages_break_nothing() {
         }
         assert!(bench.answering.kept() <= ROOM);
     }
-    assert!(told > 50_000 && asked_at_all > 10_000, "{told} told, {asked_at_all} asked");
+    assert!(told > 50_000 && asked_at_all > 5_000, "{told} told, {asked_at_all} asked");
 }
 
 #[test]
