@@ -30,10 +30,11 @@ pub fn answer(frame: &[u8]) -> Option<Answer> {
         addresses4: vec![Lease4 { address: OWN4, prefix_len: 32, router: answer::BASE4 }],
         addresses6: vec![OWN6],
         dns: vec![Ipv4Addr::new(198, 51, 100, 53).into(), OWN6.into()],
-        mtu: 1500,
+        search: "lan".into(),
+        resolves: true,
         hostname: "web".into(),
         icmp_source4: answer::BASE4,
-        icmp_source6: BASE6,
+        ..LastInch::silent(1500)
     };
     let (ethernet, payload) = parse(frame).ok()?;
     let mut replies = Replies::new();

@@ -25,6 +25,7 @@ pub mod instance;
 pub mod keeper;
 pub mod ledger;
 pub mod readable;
+pub mod resolver;
 pub mod state_dir;
 pub mod vm;
 mod words;

@@ -5,7 +5,7 @@
 //! exactly one fate: delivered to a VM, sent to the uplink, sent to the host, answered or heard in
 //! silence by the base itself, or dropped for a named reason. A datagram waiting for a neighbour
 //! has not met its fate yet. So for each owner
-//! `taken + fragments = to_vm + to_uplink + to_host + answered + silent + sum(drops) + waiting`, and
+//! `taken + fragments = to_vm + to_uplink + to_host + to_resolver + answered + silent + sum(drops) + waiting`, and
 //! no term is computed from the others: each fragment meets a fate of its own.
 //!
 //! Drops are counted at the owner who sent the datagram, but for those the receiver causes (no
@@ -236,6 +236,16 @@ counters! {
     PortRenegotiated = "port_renegotiated",
     /// Sent by AF_XDP, and thrown away by the card's driver or with the card afterwards.
     RxCardLost = "drop.rx_card_lost",
+    /// Datagrams of this owner handed to the resolver, which answers DNS.
+    ToResolver = "to_resolver",
+    /// For the resolver: more than one VM may ask of it.
+    DropResolverBudget = "drop.resolver_budget",
+    /// For the resolver, which does not keep up.
+    DropResolverFull = "drop.resolver_full",
+    /// For the resolver, which does not run just now.
+    DropResolverAway = "drop.resolver_away",
+    /// From the resolver, and nothing that this VM may be told by it.
+    RxResolver = "drop.rx_resolver",
 }
 
 /// The counters of one owner.

@@ -38,3 +38,8 @@ impl Fit {
         }
     }
 }
+
+/// An MTU as ICMP tells it.
+pub fn mtu16(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
+}

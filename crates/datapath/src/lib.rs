@@ -46,6 +46,7 @@ pub mod owned;
 pub mod pending;
 pub mod port;
 pub mod reserved;
+pub mod resolver;
 pub mod segment;
 pub mod spread;
 pub mod state;

@@ -64,6 +64,8 @@ pub struct Port {
     pub name: String,
     /// The worker that serves it.
     pub worker: usize,
+    /// Told to the resolver, so that what it says to another of the same number is known.
+    pub generation: u32,
     sending: Mutex<Sending>,
     receiving: Mutex<Receiving>,
     /// Those of the other pairs, in their order, as far as any ever had a ring.
@@ -100,7 +102,8 @@ impl Port {
         let receiving = Receiving::new(inch.guest_mac);
         let (sending, receiving) = (Mutex::new(Sending::new(inch)), Mutex::new(receiving));
         let (others, inputs) = (Vec::new(), Inputs::default());
-        Self { id, network, name, worker, sending, receiving, others, inputs }
+        let generation = 0;
+        Self { id, network, name, worker, generation, sending, receiving, others, inputs }
     }
 
     /// What its worker uses. To be locked before anything else is.

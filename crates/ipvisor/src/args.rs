@@ -254,6 +254,13 @@ first line is:
     /// A holder in the place of one that died.
     #[command(name = "__heir", hide = true)]
     Heir,
+    /// Answers the guests' DNS.
+    #[command(name = "__resolver", hide = true)]
+    Resolver {
+        /// The base's process.
+        #[arg(long)]
+        base: u32,
+    },
     /// The base.
     #[command(name = "__base", hide = true)]
     Base {

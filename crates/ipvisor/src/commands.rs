@@ -24,6 +24,10 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         show::text(&config::schema::text())?;
         return Ok(exit::CLEAN);
     }
+    // It has no state directory, and may not be able to find one.
+    if let Command::Resolver { base } = command {
+        return Ok(base::resolver::run(base));
+    }
     let dir = match state_dir {
         Some(dir) => dir,
         None => state_dir::default_path()?,
@@ -34,6 +38,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Up { file, detach, dry_run, json } => {
             return up(file, dir, detach, Manner { dry_run, json: json.json });
         }
+        Command::Resolver { base } => return Ok(base::resolver::run(base)),
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";
             let arguments = HolderArguments { config, state_dir: dir, made_directory };

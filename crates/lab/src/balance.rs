@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //! For each owner
-//! `taken + fragments = to_vm + to_uplink + to_host + answered + silent + drops`,
+//! `taken + fragments = to_vm + to_uplink + to_host + to_resolver + answered + silent + drops`,
 //! where fragments are those that the base made beyond the first of each datagram it had to cut. It holds when
 //! nothing waits for a neighbour. Drops that the receiver causes (`drop.rx_...`, `drop.mac_unknown`)
 //! are counted there and stand in no sum: the sender's `to_vm` has counted those datagrams. What the
@@ -15,7 +15,7 @@ use crate::error::{LabError, Result};
 use crate::instance::{Counters, Instance};
 
 /// Fates that are no drop.
-const FATES: [&str; 5] = ["to_vm", "to_uplink", "to_host", "answered", "silent"];
+const FATES: [&str; 6] = ["to_vm", "to_uplink", "to_host", "to_resolver", "answered", "silent"];
 /// What adds to the datagrams that must meet a fate.
 const TAKEN: [&str; 2] = ["taken", "fragments"];
 /// Drops that stand in no sum.

@@ -7,13 +7,15 @@
 //! The stack has the VM's addresses as a guest would have learned them: IPv4 with its prefix and
 //! the LAN's router, IPv6 as a single address behind fe80::1. It answers ARP, neighbour
 //! solicitations and echo requests by itself, and gives back over TCP port [`ECHO`] whatever it is
-//! sent. [`Stack::transfer`] connects to such a service elsewhere, [`Stack::ping`] asks for an echo.
+//! sent. [`Stack::transfer`] connects to such a service elsewhere, [`Stack::ping`] asks for an echo,
+//! [`Stack::ask_by_tcp`] a name server by TCP.
 //!
 //! The other side of a transfer, where a kernel's stack runs, is [`serve`] and [`transfer`].
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,7 @@ pub struct Address {
 enum Job {
     Transfer(SocketAddr, usize, Sender<Result<()>>),
     Ping(IpAddr, Sender<Result<()>>),
+    Ask(SocketAddr, Vec<u8>, Sender<Result<()>>, Arc<Mutex<Vec<u8>>>),
 }
 
 /// The VM. It goes when this is dropped.
@@ -90,6 +93,16 @@ impl Stack {
     /// Connects to an echo service, sends so many octets and takes the same back.
     pub fn transfer(&self, to: SocketAddr, octets: usize) -> Result<()> {
         self.ask(|answer| Job::Transfer(to, octets, answer))
+    }
+
+    /// Sends a message behind its length, and gives the one that comes back.
+    pub fn ask_by_tcp(&self, to: SocketAddr, message: &[u8]) -> Result<Vec<u8>> {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let length = (message.len() as u16).to_be_bytes();
+        let octets = [&length, message].concat();
+        self.ask(|answer| Job::Ask(to, octets, answer, heard.clone()))?;
+        let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(heard[2..].to_vec())
     }
 
     /// Sends an echo request and waits for its reply.
@@ -165,6 +178,7 @@ impl Device for Card {
 enum Work {
     Transfer { socket: SocketHandle, sent: usize, received: usize, octets: usize },
     Ping { socket: SocketHandle, to: IpAddr, sent: bool },
+    Ask { socket: SocketHandle, message: Vec<u8>, heard: Arc<Mutex<Vec<u8>>> },
 }
 
 struct Machine {
@@ -216,6 +230,9 @@ impl Machine {
             let (mut work, answer) = match jobs.try_recv() {
                 Ok(Job::Transfer(to, octets, answer)) => (self.connect(to, octets), answer),
                 Ok(Job::Ping(to, answer)) => (self.begin_ping(to), answer),
+                Ok(Job::Ask(to, message, answer, heard)) => {
+                    (Work::Ask { socket: self.open(to), message, heard }, answer)
+                }
                 Err(TryRecvError::Empty) => {
                     self.turn();
                     continue;
@@ -234,7 +251,9 @@ impl Machine {
                     None => {}
                 }
             };
-            let (Work::Transfer { socket, .. } | Work::Ping { socket, .. }) = work;
+            let (Work::Transfer { socket, .. }
+            | Work::Ping { socket, .. }
+            | Work::Ask { socket, .. }) = work;
             self.sockets.remove(socket);
             let _ = answer.send(result);
         }
@@ -270,11 +289,15 @@ impl Machine {
     }
 
     fn connect(&mut self, to: SocketAddr, octets: usize) -> Work {
+        Work::Transfer { socket: self.open(to), sent: 0, received: 0, octets }
+    }
+
+    fn open(&mut self, to: SocketAddr) -> SocketHandle {
         let mut socket = connection();
         self.next_port = self.next_port.checked_add(1).unwrap_or(49_152);
         let remote = (IpAddress::from(to.ip()), to.port());
         let _ = socket.connect(self.interface.context(), remote, self.next_port);
-        Work::Transfer { socket: self.sockets.add(socket), sent: 0, received: 0, octets }
+        self.sockets.add(socket)
     }
 
     fn begin_ping(&mut self, to: IpAddr) -> Work {
@@ -313,6 +336,29 @@ impl Machine {
                     *received += count;
                 }
                 None
+            }
+            Work::Ask { socket, message, heard } => {
+                let socket = self.sockets.get_mut::<tcp::Socket<'_>>(*socket);
+                if socket.state() == tcp::State::Closed {
+                    let text = "connection refused or reset".to_owned();
+                    return Some(Err(LabError::Unexpected(text)));
+                }
+                if socket.can_send() {
+                    let sent = socket.send_slice(message).unwrap_or(0);
+                    message.drain(..sent);
+                }
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                while socket.can_recv() {
+                    let mut content = vec![0; 16 * 1024];
+                    let count = socket.recv_slice(&mut content).unwrap_or(0);
+                    heard.extend(&content[..count]);
+                }
+                let length = heard.first_chunk().map(|l| usize::from(u16::from_be_bytes(*l)));
+                let whole = length.is_some_and(|length| heard.len() == 2 + length);
+                whole.then(|| {
+                    socket.abort();
+                    Ok(())
+                })
             }
             Work::Ping { socket, to, sent } => {
                 let socket = self.sockets.get_mut::<icmp::Socket<'_>>(*socket);

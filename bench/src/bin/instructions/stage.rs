@@ -62,11 +62,8 @@ fn inch(guest_mac: Option<Mac>, own: Option<Ipv4Addr>) -> LastInch {
         guest_mac,
         addresses4: own.map(lease).into_iter().collect(),
         addresses6: vec![],
-        dns: vec![],
-        mtu: 1500,
-        hostname: String::new(),
         icmp_source4: HOST,
-        icmp_source6: BASE6,
+        ..LastInch::silent(1500)
     }
 }
 

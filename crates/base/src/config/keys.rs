@@ -113,8 +113,11 @@ pub const KEYS: &[Key] = &[
         "Whether other hosts of the prefixes are neighbours on the LAN. `false`: everything but the VMs themselves is reached through the gateway."),
     key(Table::Network, "mtu", "a whole number from 1280 (576 without IPv6) to 65535", "the uplink's own; 1500 without uplink", "9000",
         "Octets of the largest IP datagram."),
-    key(Table::Network, "dns", "a list of IP addresses", "none", "[\"203.0.113.53\", \"2001:db8:1::53\"]",
-        "Name servers that guests are told of.")
+    key(Table::Network, "resolver", "true or false", "true", "false",
+        "Whether the base answers DNS on the guests' links, at 169.254.0.1 and fe80::1: the VMs' names itself, all others by asking `dns`. Guests are then told of no other name server, and of the network's name as their search domain.")
+        .also(&["names", "resolve", "nameservice"]),
+    key(Table::Network, "dns", "a list of IP addresses", "with `resolver` the host's own (/etc/resolv.conf), in a private network none; without it none", "[\"203.0.113.53\", \"2001:db8:1::53\"]",
+        "Name servers. With `resolver`: whom the base asks, from the host's own addresses. With `resolver = false`: whom guests are told of.")
         .also(&["nameserver", "nameservers", "resolvers"]),
     key(Table::Network, "coalesce", "true or false", "true", "false",
         "Whether the host kernel may merge TCP segments that arrive on the uplink. `false`: every datagram arrives as it was on the wire, at the price of speed.")

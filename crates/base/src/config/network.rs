@@ -67,6 +67,7 @@ pub(super) fn read<'t>(name: At<String>, values: &'t DeTable<'t>, out: &mut Vec<
         let message = format!("`{}` is nobody's address", server.value);
         reader.out.push(Mistake::at(&server.at, message).help("write your name server's"));
     }
+    let resolver = reader.boolean("resolver").unwrap_or(true);
     let coalesce = reader.boolean("coalesce").unwrap_or(true);
     let driver = reader.parsed("driver", driver).map(|d| d.value).unwrap_or_default();
     let receive_ring = reader.number("receive_ring", LEAST_RING..=LARGEST_RING).map(|n| n.value);
@@ -80,6 +81,7 @@ pub(super) fn read<'t>(name: At<String>, values: &'t DeTable<'t>, out: &mut Vec<
         on_link,
         mtu,
         dns: dns.into_iter().map(|s| s.value).collect(),
+        resolver,
         coalesce,
         driver,
         receive_ring: receive_ring.unwrap_or(PacketUplink::FRAMES),

@@ -53,8 +53,10 @@ pub struct Network {
     pub on_link: bool,
     /// The largest datagram, if not the card's own limit (a private network: 1500).
     pub mtu: Option<u16>,
-    /// Name servers that guests are told of.
+    /// Name servers: that the base asks, or that guests are told of if the base answers no DNS.
     pub dns: Vec<IpAddr>,
+    /// Whether the base answers DNS on the guests' links.
+    pub resolver: bool,
     /// Whether the host kernel may merge TCP segments that arrive from the card.
     pub coalesce: bool,
     /// How the card is reached.

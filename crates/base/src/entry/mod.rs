@@ -6,6 +6,7 @@
 //! ipvisor __holder      the holder of a detached instance           --> __base
 //! ipvisor __heir        a holder in the place of one that died, started by its base
 //! ipvisor __base        the base: standard input is the holder's socket
+//! ipvisor __resolver    answers the guests' DNS: standard input is the base's socket
 //! ```
 
 mod base;

@@ -46,6 +46,7 @@ pub fn on_link(network: &Network) -> Vec<IpNet> {
 /// What the base says to `vm`, but for addresses that were refused.
 pub fn of(vm: &Vm, network: &Network, facts: &Facts, refused: &[IpAddr]) -> LastInch {
     let usable = |address: IpAddr| !refused.contains(&address);
+    let resolves = network.resolver;
     LastInch {
         guest_mac: vm.mac,
         addresses4: vm
@@ -54,7 +55,9 @@ pub fn of(vm: &Vm, network: &Network, facts: &Facts, refused: &[IpAddr]) -> Last
             .map(|address| lease(address, network, facts.gateway4))
             .collect(),
         addresses6: vm.addresses6().filter(|a| usable(IpAddr::V6(*a))).collect(),
-        dns: network.dns.clone(),
+        dns: if resolves { vec![BASE4.into(), BASE6.into()] } else { network.dns.clone() },
+        search: if resolves { vm.network.clone() } else { String::new() },
+        resolves,
         mtu: mtu(vm.mtu.map_or(facts.mtu, u32::from).min(facts.mtu)),
         hostname: vm.hostname.clone(),
         icmp_source4: icmp4(network, facts),
@@ -144,6 +147,27 @@ mod tests {
         let lease =
             lease_of("prefixes = [\"203.0.113.0/24\"]\non_link = false", gateway("203.0.113.1"));
         assert_eq!((lease.prefix_len, lease.router), (32, BASE4));
+    }
+
+    #[test]
+    fn guests_are_told_of_the_base_as_name_server_or_of_those_that_are_configured() {
+        let told = |keys: &str| {
+            let text = format!(
+                "[network.lan]\nprefixes = [\"203.0.113.0/24\"]\n{keys}\n[vm.web]\nengine = \"external\"\n\
+                 socket = \"web.sock\"\naddresses = [\"203.0.113.10\"]\n"
+            );
+            let config = config::check(&text, Path::new("/tmp/lan.toml")).unwrap();
+            let facts = Facts::default();
+            let inch = of(&config.vms["web"], &config.networks["lan"], &facts, &[]);
+            (inch.dns, inch.search, inch.resolves)
+        };
+        let base = (vec![BASE4.into(), BASE6.into()], "lan".to_owned(), true);
+        assert_eq!(told(""), base);
+        assert_eq!(told("dns = [\"203.0.113.53\"]"), base);
+        let server: IpAddr = "203.0.113.53".parse().unwrap();
+        let others = told("dns = [\"203.0.113.53\"]\nresolver = false");
+        assert_eq!(others, (vec![server], String::new(), false));
+        assert_eq!(told("resolver = false"), (vec![], String::new(), false));
     }
 
     #[test]

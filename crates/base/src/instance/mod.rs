@@ -29,6 +29,7 @@ mod memory;
 mod network;
 mod order;
 mod poison;
+mod resolver;
 mod switch;
 mod usage;
 mod vms;
@@ -108,6 +109,7 @@ pub struct Instance {
     order: StartOrder,
     /// All VMs are being stopped: none is started any more.
     ending: bool,
+    resolver: resolver::ResolverSide,
     netlink: Netlink,
     host: HostFacts,
     label: String,
@@ -279,6 +281,7 @@ impl Instance {
             vms,
             order: StartOrder::default(),
             ending: false,
+            resolver: Default::default(),
             netlink,
             host,
             label,
@@ -490,6 +493,7 @@ impl Instance {
             self.host_changed()?;
         }
         self.tell_damage();
+        self.tend_resolver()?;
         self.beats = self.beats.saturating_add(1);
         if self.beats == SETTLED {
             self.state_dir.forget_accepted_before(&self.release.accepted);

@@ -33,7 +33,7 @@ use smoltcp::wire::{
     DhcpPacket, DhcpRepr, UdpPacket,
 };
 
-use super::{Answer, BASE4, Guest, LastInch, Lease4, Replies, udp_is_sound, wrap};
+use super::{Answer, BASE4, Guest, LastInch, Lease4, Replies, search, udp_is_sound, wrap};
 use crate::counters::Counter;
 use crate::datagram::{Ip4, protocol, udp_destination};
 use crate::names::Mac;
@@ -59,6 +59,7 @@ const MALFORMED: Answer = Answer::Drop(Counter::DropAnswerMalformed);
 mod code {
     pub const DNS: u8 = 6;
     pub const HOSTNAME: u8 = 12;
+    pub const DOMAIN: u8 = 15;
     pub const MTU: u8 = 26;
     pub const REQUESTED_ADDRESS: u8 = 50;
     pub const MESSAGE_TYPE: u8 = 53;
@@ -66,6 +67,7 @@ mod code {
     pub const RENEWAL_TIME: u8 = 58;
     pub const REBINDING_TIME: u8 = 59;
     pub const CLIENT_ID: u8 = 61;
+    pub const SEARCH: u8 = 119;
     pub const CLASSLESS_ROUTES: u8 = 121;
 }
 
@@ -238,6 +240,8 @@ struct Facts<'a> {
     dns: Vec<u8>,
     mtu: [u8; 2],
     hostname: &'a [u8],
+    domain: &'a [u8],
+    search: Vec<u8>,
 }
 
 impl<'a> Facts<'a> {
@@ -252,6 +256,8 @@ impl<'a> Facts<'a> {
             dns: servers.take(MAX_DNS).flatten().collect(),
             mtu: inch.mtu.to_be_bytes(),
             hostname: if hostname.len() <= MAX_HOSTNAME { hostname } else { &[] },
+            domain: inch.search.as_bytes(),
+            search: search::encoded(&inch.search),
         }
     }
 
@@ -261,6 +267,9 @@ impl<'a> Facts<'a> {
             (code::DNS, &self.dns),
             (code::MTU, &self.mtu),
             (code::HOSTNAME, self.hostname),
+            // Old clients know the first of the two only.
+            (code::DOMAIN, self.domain),
+            (code::SEARCH, &self.search),
         ];
         options.extend(
             all.into_iter()

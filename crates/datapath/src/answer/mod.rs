@@ -9,10 +9,10 @@
 //! # Theory of operation
 //! ```text
 //!            ARP ---------------------------> arp
-//!  IPv4 to 169.254.0.1 ---------------------> dhcp4, echo, else drop.not_served
+//!  IPv4 to 169.254.0.1 ---------------------> dhcp4, echo, Resolve, else drop.not_served
 //!  IPv4 to 255.255.255.255, UDP port 67 ----> dhcp4
 //!  ICMPv6 133 to 137, whatever destination -> ndp, ra
-//!  IPv6 to fe80::1 -------------------------> dhcp6, echo, else drop.not_served
+//!  IPv6 to fe80::1 -------------------------> dhcp6, echo, Resolve, else drop.not_served
 //!  IPv6 to ff02::1:2, UDP port 547 ---------> dhcp6
 //!            the rest ----------------------> NotForBase: admission decides
 //! ```
@@ -24,6 +24,7 @@
 //! 3. Formats come from smoltcp's `wire`; what to say is decided here. DHCPv6 has a small one of its
 //!    own (`dhcp6/message.rs` says why).
 //! 4. [`errors`] makes the ICMP errors that tell a guest why its datagram went nowhere.
+//! 5. DNS is not answered here but by a process of its own (`resolve`): [`Answer::Resolve`].
 //!
 //! # Invariants
 //! - At most one frame out for one frame in, to the guest it came from, and no longer than the
@@ -39,11 +40,14 @@ pub mod errors;
 mod ndp;
 mod ra;
 mod replies;
+mod resolve;
+mod search;
 mod wrap;
 
 pub use errors::{Unreachable, too_big, unreachable};
 pub use ra::{ADVERTISE_EVERY, advertise};
 pub use replies::Replies;
+pub use resolve::{DNS_PORT, pass_on};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -88,6 +92,10 @@ pub struct LastInch {
     pub addresses6: Vec<Ipv6Addr>,
     /// Name servers, of both families.
     pub dns: Vec<IpAddr>,
+    /// The domain in which short names are looked for; empty for none.
+    pub search: String,
+    /// Whether the base answers DNS at its own addresses here.
+    pub resolves: bool,
     /// The link's MTU.
     pub mtu: u16,
     /// The VM's host name; empty for none.
@@ -106,6 +114,8 @@ impl LastInch {
             addresses4: Vec::new(),
             addresses6: Vec::new(),
             dns: Vec::new(),
+            search: String::new(),
+            resolves: false,
             mtu,
             hostname: String::new(),
             icmp_source4: DUMMY4,
@@ -140,6 +150,8 @@ pub enum Answer {
     Replied,
     /// Meant for the last inch, and calls for no answer.
     Silent,
+    /// For the resolver.
+    Resolve,
     /// Refused, for this reason.
     Drop(Counter),
 }
@@ -203,6 +215,7 @@ fn to_base4(guest: &Guest<'_>, ip: &Ip4<'_>, replies: &mut Replies) -> Answer {
     }
     match ip.protocol() {
         protocol::ICMP4 => echo::answer4(guest, ip, replies),
+        other if resolve::asks(guest, other, ip.payload()) => Answer::Resolve,
         _ => Answer::Drop(Counter::DropNotServed),
     }
 }
@@ -220,6 +233,7 @@ fn to_base6(guest: &Guest<'_>, ip: &Ip6<'_>, replies: &mut Replies) -> Answer {
     }
     match ip.upper().protocol {
         protocol::ICMP6 => echo::answer6(guest, ip, replies),
+        other if resolve::asks(guest, other, ip.upper_bytes()) => Answer::Resolve,
         _ => Answer::Drop(Counter::DropNotServed),
     }
 }

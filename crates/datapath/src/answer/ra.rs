@@ -5,7 +5,7 @@
 //! ([`ADVERTISE_EVERY`]), that
 //! - its router is fe80::1, for [`ROUTER_LIFETIME`] seconds;
 //! - its addresses come by DHCPv6, and the rest too (flags "managed" and "other");
-//! - the link's MTU, the router's MAC, and the name servers (RFC 8106) are these.
+//! - the link's MTU, the router's MAC, the name servers and the search domain (RFC 8106) are these.
 //!
 //! No prefix is advertised. So no guest invents an address (in a shared /64 that would be one it
 //! may not use), and none takes another VM or a LAN host for a neighbour: all goes to the router.
@@ -20,7 +20,7 @@ use smoltcp::wire::{
     NdiscRouterFlags,
 };
 
-use super::{ALL_NODES, Answer, BASE6, Guest, LastInch, Replies, ndp, wrap};
+use super::{ALL_NODES, Answer, BASE6, Guest, LastInch, Replies, ndp, search, wrap};
 use crate::counters::Counter;
 use crate::datagram::Ip6;
 use crate::names::Mac;
@@ -38,6 +38,10 @@ const MIN_MTU: u16 = 1280;
 const MAX_DNS: usize = 8;
 /// The type of the recursive name server option (RFC 8106).
 const RDNSS: u8 = 25;
+/// The type of the search list option.
+const DNSSL: u8 = 31;
+/// Octets of an option beside its data.
+const OPTION_HEAD: usize = 2;
 
 /// Answers a router solicitation that was found well formed.
 pub(super) fn solicited(guest: &Guest<'_>, ip: &Ip6<'_>, replies: &mut Replies) -> Answer {
@@ -77,20 +81,41 @@ fn write(inch: &LastInch, (to, mac): (Ipv6Addr, Mac), replies: &mut Replies) {
         prefix_info: None,
     };
     let mut data = [0; 6 + MAX_DNS * 16];
-    let servers = name_servers(inch, &mut data);
-    let servers = servers.map(|data| NdiscOptionRepr::Unknown {
-        type_: RDNSS,
-        length: (data.len().saturating_add(2) >> 3) as u8,
-        data,
-    });
+    let servers = name_servers(inch, &mut data).map(|data| option(RDNSS, data));
+    let domain = search_list(inch);
+    let domain = domain.as_deref().map(|data| option(DNSSL, data));
+    let options = [servers, domain].into_iter().flatten();
     let advert_len = advert.buffer_len();
-    let len = advert_len.saturating_add(servers.map_or(0, |option| option.buffer_len()));
+    let len = options.clone().fold(advert_len, |sum, o| sum.saturating_add(o.buffer_len()));
     let room = wrap::ip6(replies, mac, (BASE6, to), IpProtocol::Icmpv6, ndp::HOPS, len);
     advert.emit(&mut Icmpv6Packet::new_unchecked(&mut *room));
-    if let (Some(option), Some(room)) = (servers, room.get_mut(advert_len..)) {
-        option.emit(&mut NdiscOption::new_unchecked(room));
+    let mut rest = room.get_mut(advert_len..).unwrap_or_default();
+    for option in options {
+        let Some((place, behind)) = rest.split_at_mut_checked(option.buffer_len()) else { break };
+        option.emit(&mut NdiscOption::new_unchecked(place));
+        rest = behind;
     }
     Icmpv6Packet::new_unchecked(room).fill_checksum(&BASE6, &to);
+}
+
+/// An option that smoltcp has no name for.
+fn option(type_: u8, data: &[u8]) -> NdiscOptionRepr<'_> {
+    let length = (data.len().saturating_add(OPTION_HEAD) >> 3) as u8;
+    NdiscOptionRepr::Unknown { type_, length, data }
+}
+
+/// What the search list option holds behind its type and length: two reserved octets, the lifetime, the
+/// domain, and zeroes up to a multiple of eight octets. None without a domain.
+fn search_list(inch: &LastInch) -> Option<Vec<u8>> {
+    let domain = search::encoded(&inch.search);
+    if domain.is_empty() {
+        return None;
+    }
+    let lifetime = u32::from(ROUTER_LIFETIME).to_be_bytes();
+    let mut data = [&[0, 0][..], &lifetime, &domain].concat();
+    let whole = data.len().saturating_add(OPTION_HEAD).next_multiple_of(8);
+    data.resize(whole.saturating_sub(OPTION_HEAD), 0);
+    Some(data)
 }
 
 /// What the name server option holds behind its type and length: two reserved octets, the lifetime,

@@ -19,7 +19,7 @@ use super::{EFFORT, signal};
 use crate::answer::LastInch;
 use crate::budget::Budget;
 use crate::faults::{self, Point};
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Rate};
 use crate::names::{Mac, Pair, RingId, Side};
 use crate::offload::Abilities;
 use crate::owned::Owned;
@@ -62,6 +62,8 @@ pub struct Sending {
     pub owned: Owned,
     /// How many ICMP errors it may still cause.
     pub limiter: Limiter,
+    /// How much it may still ask the resolver.
+    pub questions: Limiter,
     /// How often it may still be told that its rings broke.
     pub breaks: Budget,
     /// Polled by its worker.
@@ -88,6 +90,7 @@ impl Sending {
             inch,
             owned: Owned::default(),
             limiter: Limiter::default(),
+            questions: Limiter::new(Rate::QUESTIONS),
             breaks: Budget::default(),
             active: false,
             visit: 0,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use virtqueue::NetHeader;
 
-use super::from_vm::{addresses, mtu16, write_fragment};
+use super::from_vm::{addresses, write_fragment};
 use super::network::{Network, Outside, Taken};
 use super::turn::Turn;
 use crate::answer;
@@ -21,7 +21,7 @@ use crate::counters::{Counter, Counters};
 use crate::datagram;
 use crate::deliver;
 use crate::faults::{self, Point};
-use crate::fit::Fit;
+use crate::fit::{Fit, mtu16};
 use crate::names::{Inlet, Mac, NetworkId, Owner, PortId};
 use crate::neighbor::Heard;
 use crate::offload::{Offload, Sender};

@@ -13,6 +13,7 @@
 //! Meanwhile the marks say how far the batch is, and to whom it is being delivered: if something of
 //! it kills the base, its successor knows where to look (`state::blame`).
 
+mod ask;
 mod stretch;
 
 use std::net::IpAddr;
@@ -31,7 +32,7 @@ use crate::datagram::{self, Ip4, Payload};
 use crate::deliver::{self, Inbox, Inboxes};
 use crate::event::Event;
 use crate::faults::{self, Point};
-use crate::fit::Fit;
+use crate::fit::{Fit, mtu16};
 use crate::fragment::Fragments;
 use crate::names::{Lane, Mac, Owner, Pair, PortId};
 use crate::neighbor::{Asker, Lookup};
@@ -339,6 +340,7 @@ impl Batch<'_, '_> {
             Answer::NotForBase => {}
             Answer::Replied => return Ok(Fate::Met(Counter::Answered)),
             Answer::Silent => return Ok(Fate::Met(Counter::Silent)),
+            Answer::Resolve => return self.ask(port, header, index),
             Answer::Drop(reason) => return Err(reason),
         }
         let Some((source, destination)) = addresses(&payload) else {
@@ -566,11 +568,6 @@ struct Destination {
     way: Way,
     source: IpAddr,
     destination: IpAddr,
-}
-
-/// An MTU as ICMP tells it.
-pub(super) fn mtu16(mtu: u32) -> u16 {
-    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 /// Source and destination of an IP datagram.

@@ -46,6 +46,7 @@ mod moving;
 mod network;
 mod patience;
 mod poison;
+mod resolver;
 mod setup;
 mod table;
 #[cfg(test)]
@@ -90,6 +91,7 @@ enum Token {
     Port(PortId),
     Card(NetworkId, Inlet),
     Host(NetworkId),
+    Resolver,
 }
 
 impl Token {
@@ -99,6 +101,7 @@ impl Token {
             Self::Port(PortId(id)) => (1, id.into()),
             Self::Card(NetworkId(id), inlet) => (2, u32::from(id) | u32::from(inlet.0) << 16),
             Self::Host(NetworkId(id)) => (3, id.into()),
+            Self::Resolver => (4, 0),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(id))
     }
@@ -111,6 +114,7 @@ impl Token {
             1 => Self::Port(PortId(id)),
             2 => Self::Card(NetworkId(id), inlet),
             3 => Self::Host(NetworkId(id)),
+            4 => Self::Resolver,
             _ => return None,
         })
     }
@@ -179,7 +183,8 @@ impl Worker {
             }
             // A kick is served with the ports; a card or TUN may have more, and so may epoll.
             let more = ready.iter().any(|event| {
-                matches!(Token::from_data(event.data), Some(Token::Card(..) | Token::Host(_)))
+                let token = Token::from_data(event.data);
+                matches!(token, Some(Token::Card(..) | Token::Host(_) | Token::Resolver))
             });
             quiet = !more && ready.len() < ready.capacity();
             let now = Instant::now();

@@ -259,6 +259,8 @@ impl Change<'_> {
         let worker = self.least_laden();
         let mut port = Port::new(setup.id, setup.network, setup.name, worker, inch);
         port.own_sending().visit = self.world.last_visit;
+        self.world.generations = self.world.generations.wrapping_add(1);
+        port.generation = self.world.generations;
         let quarantined = record.suspicion().quarantine().is_some();
         port.own_receiving().for_each(|half| half.quarantined = quarantined);
         self.world.ports.put(setup.id.0, Box::new(port));

@@ -202,6 +202,7 @@ impl Turn<'_> {
                     self.serve_card(id, inlet, now);
                 }
                 Some(Token::Host(id)) => self.serve_host(id, now),
+                Some(Token::Resolver) => self.serve_resolver(),
                 None => {}
             }
         }

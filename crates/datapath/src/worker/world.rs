@@ -35,6 +35,7 @@ use virtqueue::RingFault;
 
 use super::Token;
 use super::network::{Network, UplinkSide};
+use super::resolver::Askers;
 use super::table::Table;
 use crate::event::Event;
 use crate::names::{Mac, NetworkId, PortId};
@@ -53,6 +54,10 @@ pub(super) struct World {
     /// the number of one that has gone counts on from here, because a worker may still have that one in
     /// its list.
     pub(super) last_visit: u64,
+    /// How many ports were ever made.
+    pub(super) generations: u32,
+    /// Who answers DNS.
+    pub(super) resolver: Askers,
     /// Nothing is served before everything is in place: a datagram for a port that a successor has
     /// not taken over yet would be lost.
     pub(super) serving: bool,
@@ -164,6 +169,8 @@ impl Crew {
             ports: Table::default(),
             networks: Table::default(),
             last_visit: 0,
+            generations: 0,
+            resolver: Askers::default(),
             serving: false,
             stopped: false,
         };

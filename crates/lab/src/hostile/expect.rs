@@ -62,7 +62,7 @@ impl Tally {
 
     /// Whether every datagram taken, and every fragment made, has met one fate, and no more.
     pub fn balances(&self) -> bool {
-        let fates = ["to_vm", "to_uplink", "to_host", "answered", "silent"];
+        let fates = ["to_vm", "to_uplink", "to_host", "to_resolver", "answered", "silent"];
         let handed: u64 = fates.iter().map(|name| self.get(name)).sum();
         let dropped = |name: &str| name.starts_with("drop.") && !RECEIVERS.contains(&name);
         let drops: u64 = self.0.iter().filter(|(k, _)| dropped(k)).map(|(_, n)| n).sum();

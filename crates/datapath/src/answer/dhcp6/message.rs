@@ -38,6 +38,7 @@ pub(super) mod code {
     pub const STATUS: u16 = 13;
     pub const RAPID_COMMIT: u16 = 14;
     pub const DNS: u16 = 23;
+    pub const SEARCH: u16 = 24;
     pub const IA_PD: u16 = 25;
 }
 

@@ -28,7 +28,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use smoltcp::wire::UdpPacket;
 
 use self::message::{Association, Request, Writer, code, kind, status};
-use super::{Answer, BASE6, Guest, LastInch, Replies, udp_is_sound, wrap};
+use super::{Answer, BASE6, Guest, LastInch, Replies, search, udp_is_sound, wrap};
 use crate::counters::Counter;
 use crate::datagram::{Ip6, protocol, udp_destination};
 use crate::names::Mac;
@@ -211,5 +211,9 @@ fn name_servers(inch: &LastInch, reply: &mut Writer) {
     let octets: Vec<u8> = servers.take(MAX_DNS).flatten().collect();
     if !octets.is_empty() {
         reply.option(code::DNS, &[&octets]);
+    }
+    let search = search::encoded(&inch.search);
+    if !search.is_empty() {
+        reply.option(code::SEARCH, &[&search]);
     }
 }

@@ -210,6 +210,20 @@ fn options_without_content_are_left_out_and_long_lists_cut() {
 }
 
 #[test]
+fn the_search_domain_is_told_in_both_ways_where_there_is_one() {
+    let discover = broadcast(&message(MessageType::Discover, &[]));
+    let told = |inch: &LastInch| {
+        let (_, _, offer) = heard(&reply(inch, &discover));
+        let search = offer.opts().get(OptionCode::DomainSearch).cloned();
+        (offer.opts().get(OptionCode::DomainName).cloned(), search)
+    };
+    assert_eq!(told(&inch()), (None, None));
+    let (name, search) = told(&LastInch { search: "lan".into(), ..inch() });
+    assert_eq!(name, Some(Opt::DomainName("lan".into())));
+    assert!(format!("{search:?}").contains("lan"), "{search:?}");
+}
+
+#[test]
 fn a_vm_without_ip4_addresses_gets_silence() {
     let discover = broadcast(&message(MessageType::Discover, &[]));
     assert_eq!(fate(&bare(), &discover), Answer::Silent);

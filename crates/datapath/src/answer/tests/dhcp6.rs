@@ -84,6 +84,15 @@ fn a_solicit_is_offered_all_addresses_at_once() {
 }
 
 #[test]
+fn the_search_domain_is_told_where_there_is_one() {
+    let solicit = sent(MessageType::Solicit, &[client(), wants(7, &[])]);
+    let named = LastInch { search: "lan".into(), ..inch() };
+    let (_, payload) = udp_reply6(&reply(&named, &solicit), (547, 546));
+    let option = [0, 24, 0, 5, 3, b'l', b'a', b'n', 0];
+    assert!(payload.windows(option.len()).any(|octets| octets == option), "{payload:02x?}");
+}
+
+#[test]
 fn a_solicit_with_rapid_commit_gets_its_addresses_without_asking_again() {
     let solicit = sent(MessageType::Solicit, &[client(), Opt::RapidCommit, wants(7, &[])]);
     let reply = [Opt::RapidCommit, name_servers(), gets(7, &[])];

@@ -8,6 +8,7 @@ mod echo;
 mod errors;
 mod hostile;
 mod ndp;
+mod resolve;
 
 use super::*;
 use crate::answer::dhcp6::ALL_SERVERS;
@@ -36,6 +37,8 @@ fn inch() -> LastInch {
         addresses4: vec![lease(OWN4), lease(SECOND4)],
         addresses6: vec![OWN6, SECOND6],
         dns: vec![DNS4.into(), DNS6.into()],
+        search: String::new(),
+        resolves: false,
         mtu: 1500,
         hostname: "web".into(),
         icmp_source4: Ipv4Addr::new(192, 0, 0, 8),

@@ -208,6 +208,15 @@ fn a_router_solicitation_is_told_router_mtu_and_name_servers_and_no_prefix() {
 }
 
 #[test]
+fn the_search_domain_is_advertised_behind_the_name_servers() {
+    let ask = router_solicitation(LINK_LOCAL, ALL_ROUTERS, &[]);
+    let plain = router_advert(&reply(&inch(), &ask)).2;
+    let named = LastInch { search: "lan".into(), ..inch() };
+    let option = [31, 2, 0, 0, 0, 0, 0x23, 0x28, 3, b'l', b'a', b'n', 0, 0, 0, 0];
+    assert_eq!(router_advert(&reply(&named, &ask)).2, [&plain[..], &option].concat());
+}
+
+#[test]
 fn a_guest_without_any_address_yet_hears_the_advertisement_by_multicast() {
     let (mac, to, message) =
         router_advert(&reply(&inch(), &router_solicitation(NOBODY, ALL_ROUTERS, &[])));

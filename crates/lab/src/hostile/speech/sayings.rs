@@ -450,7 +450,7 @@ pub const SAYINGS: &[(&str, Saying)] = &[
     ("something to the base that it does not serve", |d| {
         let v4 = family(d);
         let to = if v4 { ip("169.254.0.1") } else { ip("fe80::1") };
-        drop(&udp(d, to, (4000, 53)), "drop.not_served")
+        drop(&udp(d, to, (4000, 54)), "drop.not_served")
     }),
     // Addresses.
     ("a source that another has", |d| {
