@@ -10,7 +10,7 @@ use base::state_dir;
 
 use crate::args::{Args, Command, Json, PortCommand};
 use crate::failure::Failure;
-use crate::{console, down, show, switch};
+use crate::{console, doctor, down, show, switch};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
@@ -19,12 +19,16 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     if let Command::Check { file, json } = command {
         return check(&file, json);
     }
+    if let Command::Doctor { file, json } = command {
+        return doctor::examine(file.as_deref(), state_dir, json);
+    }
     let dir = match state_dir {
         Some(dir) => dir,
         None => state_dir::default_path()?,
     };
     match command {
         Command::Check { file, json } => return check(&file, json),
+        Command::Doctor { file, json } => return doctor::examine(file.as_deref(), Some(dir), json),
         Command::Up { file, detach } => return up(file, dir, detach),
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";

@@ -12,6 +12,7 @@
 mod args;
 mod commands;
 mod console;
+mod doctor;
 mod down;
 mod failure;
 mod show;

@@ -3,6 +3,7 @@
 mod check;
 mod counters;
 mod events;
+mod findings;
 mod ps;
 mod table;
 mod units;
@@ -14,6 +15,7 @@ use serde::Serialize;
 pub use check::CheckReport;
 pub use counters::counters;
 pub use events::event;
+pub use findings::{Findings, findings};
 pub use ps::ps;
 pub use units::number;
 
