@@ -11,14 +11,15 @@ fn about(card: &str) -> String {
     format!("card {card}")
 }
 
-/// The networks whose cards are there, with what is known of them.
+/// The networks that have an Ethernet card which is there, with what is known of them.
 fn found<'a>(
     case: &Case<'a>,
 ) -> impl Iterator<Item = (&'a str, &'a Network, &'a Link, Option<&'a CardLook>)> + use<'a> {
     let facts = case.facts;
     case.carded().filter_map(move |(name, network, card)| {
         let look = facts.cards.get(card).and_then(|look| look.as_ref().ok());
-        Some((name, network, facts.host.link(card)?, look))
+        let link = facts.host.link(card).filter(|link| link.mac.is_some())?;
+        Some((name, network, link, look))
     })
 }
 
