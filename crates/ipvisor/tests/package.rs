@@ -34,7 +34,8 @@ fn target() -> tempfile::TempDir {
 
 /// The names of the files below a directory.
 fn files(dir: &Path) -> BTreeSet<String> {
-    let found = text(run(Command::new("find").arg(dir).args(["-not", "-type", "d", "-printf", "%P\n"])));
+    let found =
+        text(run(Command::new("find").arg(dir).args(["-not", "-type", "d", "-printf", "%P\n"])));
     found.lines().map(str::to_owned).collect()
 }
 
@@ -60,7 +61,8 @@ fn every_command_and_every_key_has_its_manual_page_without_a_mistake_in_it() {
     for page in files(&generated).iter().filter(|name| name.starts_with("man")) {
         assert!(!page.contains("__"), "{page}: hidden");
         let mut groff = Command::new("groff");
-        let shown = run(groff.args(["-man", "-ww", "-Tutf8"]).arg(generated.join(page)));
+        let shown =
+            run(groff.args(["-K", "utf8", "-man", "-ww", "-Tutf8"]).arg(generated.join(page)));
         assert_eq!(String::from_utf8_lossy(&shown.stderr), "", "{page}");
     }
     let page = fs::read_to_string(generated.join("man5/ipvisor.toml.5")).unwrap();

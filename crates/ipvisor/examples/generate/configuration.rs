@@ -29,7 +29,8 @@ const TABLES: [(Table, &str); 6] = [
 pub fn page() -> io::Result<Vec<u8>> {
     let mut page = Roff::new();
     let version = concat!("ipvisor ", env!("CARGO_PKG_VERSION"));
-    page.control("TH", ["ipvisor.toml", "5", "", version, ""]);
+    // No date: what is made twice is the same.
+    page.control("TH", ["ipvisor.toml", "5", "\"\"", version]);
     page.control("SH", ["NAME"]);
     page.text([roman("ipvisor.toml - the configuration of ipvisor(1)")]);
     page.control("SH", ["DESCRIPTION"]);
