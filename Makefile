@@ -1,6 +1,6 @@
 # What people and machines type. Everything that is missing is installed, and said before it is.
 
-.PHONY: demo survive bench count test test-long lint clean
+.PHONY: demo survive bench count test test-long lint build install uninstall deb clean
 
 # Real virtual machines on a network of their own (some minutes). KEEP=1: stays up afterwards.
 demo:
@@ -50,6 +50,22 @@ test-long:
 	bench/instructions.sh check
 	crates/virtqueue/sanitize.sh
 	SECONDS_EACH=120 fuzz/run.sh
+
+# The program as it is shipped, its manual pages and its completions.
+build:
+	cargo build --locked --release -p ipvisor
+	cargo run --locked --quiet --release -p ipvisor --example generate -- $${CARGO_TARGET_DIR:-target}/generated
+
+# All of that below PREFIX (/usr/local); DESTDIR= for packages.
+install: build
+	PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install
+
+uninstall:
+	PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install remove
+
+# A Debian package, in target/deb.
+deb: build
+	scripts/deb
 
 # Form, warnings, links in the documentation, licences.
 lint:

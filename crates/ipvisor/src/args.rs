@@ -13,6 +13,7 @@ use crate::console::escape::Escape;
 const EXAMPLES: &str = "\
 Examples:
   ipvisor check net.toml           is the configuration right?
+  ipvisor doctor net.toml          is the machine ready for it?
   ipvisor up net.toml              run it here; Ctrl-C ends it
   ipvisor up net.toml --detach     run it and come back
   ipvisor ps                       what runs
@@ -241,6 +242,18 @@ An editor with Taplo (VS Code's \"Even Better TOML\", Helix, Neovim) completes a
 first line is:
   #:schema ./ipvisor.schema.json")]
     Schema,
+    /// Say what on this machine is in the way, and what to do about it
+    #[command(after_help = "\
+One line for each thing that was looked at: ok, warning or error, what was found, and after an arrow
+what to do. Without a file, what any configuration might need is looked at; with one, what it needs,
+its cards, and whether its gateways answer. Nothing is changed. The exit status is 1 if there is an
+error. Run it as the user who will run ipvisor.")]
+    Doctor {
+        /// The configuration that is to run here
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
+    },
     /// The holder of a detached instance.
     #[command(name = "__holder", hide = true)]
     Holder {

@@ -11,7 +11,7 @@ use base::state_dir;
 use crate::args::{Args, Command, Json, PortCommand};
 use crate::difference::{self, Manner};
 use crate::failure::Failure;
-use crate::{console, down, logs, rates, show, switch, top};
+use crate::{console, doctor, down, logs, rates, show, switch, top};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
@@ -28,6 +28,9 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     if let Command::Resolver { base } = command {
         return Ok(base::resolver::run(base));
     }
+    if let Command::Doctor { file, json } = command {
+        return doctor::examine(file.as_deref(), state_dir, json);
+    }
     let dir = match state_dir {
         Some(dir) => dir,
         None => state_dir::default_path()?,
@@ -39,6 +42,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
             return up(file, dir, detach, Manner { dry_run, json: json.json });
         }
         Command::Resolver { base } => return Ok(base::resolver::run(base)),
+        Command::Doctor { file, json } => return doctor::examine(file.as_deref(), Some(dir), json),
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";
             let arguments = HolderArguments { config, state_dir: dir, made_directory };

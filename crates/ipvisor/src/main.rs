@@ -13,6 +13,7 @@ mod args;
 mod commands;
 mod console;
 mod difference;
+mod doctor;
 mod down;
 mod failure;
 mod logs;

@@ -93,7 +93,7 @@ fn every_file_with_unsafe_code_is_in_the_architectures_list() {
 fn documents() -> Vec<String> {
     let root = lab::paths::workspace();
     let mut paths = Vec::new();
-    for dir in ["", "docs/"] {
+    for dir in ["", "docs/", "docs/recipes/"] {
         for entry in fs::read_dir(root.join(dir)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.ends_with(".md") {

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use datapath::netlink::{Address, Gateway, Link, Netlink, NetlinkError};
+use ipnet::IpNet;
 
 /// How often a patient reader tries, and how long it waits in between.
 const TRIES: usize = 20;
@@ -52,6 +53,11 @@ impl HostFacts {
     /// All usable global addresses of the host, on whichever interface.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.usable().map(|a| a.net.addr()).collect()
+    }
+
+    /// The host's usable global addresses on an interface, with their prefixes' lengths.
+    pub fn nets(&self, index: u32) -> impl Iterator<Item = IpNet> + '_ {
+        self.usable().filter(move |a| a.index == index).map(|a| a.net)
     }
 
     /// The host's first usable address of IPv4 on an interface.
@@ -104,6 +110,23 @@ impl HostFacts {
 
     fn usable(&self) -> impl Iterator<Item = &Address> {
         self.addresses.iter().filter(|a| a.global && !a.tentative && !a.net.addr().is_loopback())
+    }
+}
+
+/// What only tests do: a host as they want it.
+#[cfg(test)]
+impl HostFacts {
+    /// Gives the host a link.
+    pub fn with_link(mut self, link: Link) -> Self {
+        self.links.push(link);
+        self
+    }
+
+    /// Gives the host an address.
+    pub fn with_address(mut self, index: u32, net: &str) -> Self {
+        let net = net.parse().unwrap();
+        self.addresses.push(Address { index, net, global: true, tentative: false });
+        self
     }
 }
 

@@ -21,7 +21,7 @@ mod changes;
 mod depart;
 mod driver;
 mod events;
-mod host_facts;
+pub(crate) mod host_facts;
 mod host_path;
 mod ids;
 mod last_inch;

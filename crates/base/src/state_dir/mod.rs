@@ -32,7 +32,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 
 pub use lock::{Lock, LockError, holder_process};
 
@@ -109,6 +109,24 @@ pub fn default_path() -> Result<PathBuf, StateDirError> {
 /// The control socket below the state directory `dir`.
 pub fn control_socket(dir: &Path) -> PathBuf {
     dir.join("control.sock")
+}
+
+/// Whether an instance could keep its state at `path`, and the process of the holder if one does so
+/// now. Nothing is made.
+pub fn look(path: &Path) -> Result<Option<u32>, StateDirError> {
+    let failed = |what, source| StateDirError::File { what, path: path.to_owned(), source };
+    let writable =
+        |dir: &Path| access(dir, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from);
+    if !path.exists() {
+        let absolute = std::path::absolute(path).map_err(|e| failed("find", e))?;
+        let parent = absolute.parent().unwrap_or(Path::new("/"));
+        writable(parent).map_err(|e| failed("make the directory", e))?;
+        return fits(control_socket(&absolute)).map(|_| None);
+    }
+    let dir = StateDir(fs::canonicalize(path).map_err(|e| failed("find", e))?);
+    dir.check()?;
+    writable(dir.path()).map_err(|e| failed("write to", e))?;
+    holder_process(path).map_err(|e| failed("read the lock of", e))
 }
 
 impl StateDir {
@@ -418,6 +436,26 @@ mod tests {
         assert!(matches!(error, StateDirError::PathTooLong(_)), "{error}");
         assert!(error.to_string().contains("107"), "{error}");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn looking_makes_nothing_and_finds_who_is_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state");
+        assert_eq!(look(&path).unwrap(), None);
+        assert!(!path.exists());
+        let (_, lock) = StateDir::lock(&path).unwrap();
+        lock.claim().unwrap();
+        assert_eq!(look(&path).unwrap(), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(look(&path).unwrap(), None);
+        let below = temp.path().join("none/state");
+        assert!(matches!(
+            look(&below),
+            Err(StateDirError::File { what: "make the directory", .. })
+        ));
+        let long = temp.path().join("d".repeat(100));
+        assert!(matches!(look(&long), Err(StateDirError::PathTooLong(_))));
     }
 
     #[test]

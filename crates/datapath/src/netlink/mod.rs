@@ -17,6 +17,7 @@ mod monitor;
 mod route;
 mod socket;
 mod tc;
+mod xdp_features;
 
 pub use address::Address;
 pub use error::NetlinkError;
@@ -25,6 +26,7 @@ pub use monitor::{Event, Monitor};
 pub use route::{Gateway, Route};
 pub use socket::Netlink;
 pub use tc::{Direction, Filter};
+pub use xdp_features::{XdpFeatures, xdp_features};
 
 pub(crate) use error::SETCAP;
 

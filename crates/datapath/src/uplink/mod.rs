@@ -29,6 +29,8 @@
 mod bpf;
 mod error;
 mod guard;
+mod knock;
+mod look;
 mod offloads;
 mod packet;
 mod shares;
@@ -42,6 +44,8 @@ use std::io;
 
 pub use error::UplinkError;
 pub use guard::{Guard, GuardMaps, SocketFilter};
+pub use knock::knock;
+pub use look::{CardLook, Meddling, look, programs_load};
 pub use offloads::{keep_tags_in_frames, turn_off, turn_on_again};
 pub use packet::{Outgoing, PacketUplink, Received, Sent, Slot};
 pub use tun::{FromHost, HostPath};

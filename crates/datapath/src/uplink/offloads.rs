@@ -13,11 +13,11 @@ use crate::state::StateMemory;
 use crate::state::network::NetworkRecord;
 
 /// Always off. A feature's bit in the record is its place here; append only.
-const NEVER: [&str; 4] = ["rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding"];
+pub(super) const NEVER: [&str; 4] = ["rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding"];
 /// Off unless merging TCP segments is wanted: the next bit.
 const COALESCE: &str = "rx-gro";
 /// Off where AF_XDP is used, see [`keep_tags_in_frames`]: the next bits.
-const TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
+pub(super) const TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
 fn all() -> impl Iterator<Item = (u64, &'static str)> {
     NEVER

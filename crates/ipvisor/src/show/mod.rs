@@ -4,6 +4,7 @@ mod changes;
 mod check;
 mod counters;
 mod events;
+mod findings;
 mod ps;
 mod table;
 mod units;
@@ -16,6 +17,7 @@ pub use changes::changes;
 pub use check::CheckReport;
 pub use counters::counters;
 pub use events::event;
+pub use findings::{Findings, findings};
 pub use ps::ps;
 pub use units::{number, per_second, percent, rounded, span};
 

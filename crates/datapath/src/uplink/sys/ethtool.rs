@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::check;
 use super::tun::request;
 
+const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
@@ -30,11 +31,28 @@ fn command(interface: &str, words: &mut [u32]) -> io::Result<()> {
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
     // SAFETY: the request names an interface and points to `words`, which outlive the call. For
     // GSSET_INFO and the features, how much the kernel writes there follows from the count in the
-    // words themselves, and each caller sizes them by it; the channels are a fixed nine words. For GSTRINGS it does not: the kernel writes
+    // words themselves, and each caller sizes them by it; the channels are a fixed nine words,
+    // what is said of the driver a fixed 49. For GSTRINGS it does not: the kernel writes
     // as many names as it has, whatever the caller says. Of features that is the same number for
     // every interface of one kernel, and GSSET_INFO has told it just before (`count`).
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })
         .map(|_| ())
+}
+
+/// The name of an interface's driver.
+pub(in super::super) fn driver(interface: &str) -> io::Result<String> {
+    // cmd; name, version and three more texts of 32 octets, 12 octets, five numbers.
+    let mut words = vec![ETHTOOL_GDRVINFO];
+    words.resize(49, 0);
+    command(interface, &mut words)?;
+    let name = words.get(1..=NAME_WORDS).unwrap_or_default();
+    Ok(text(name))
+}
+
+/// A text of the kernel's, which ends with a zero.
+fn text(words: &[u32]) -> String {
+    let octets = words.iter().flat_map(|w| w.to_ne_bytes());
+    octets.take_while(|&b| b != 0).map(char::from).collect()
 }
 
 /// How many receive queues an interface uses now.
@@ -67,14 +85,8 @@ fn names(interface: &str, count: u32) -> io::Result<Vec<String>> {
     let mut words = vec![ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count];
     words.resize((count as usize).saturating_mul(NAME_WORDS).saturating_add(3), 0);
     command(interface, &mut words)?;
-    let text = words.get(3..).unwrap_or(&[]);
-    Ok(text
-        .chunks_exact(NAME_WORDS)
-        .map(|name| {
-            let octets = name.iter().flat_map(|w| w.to_ne_bytes());
-            octets.take_while(|&b| b != 0).map(char::from).collect()
-        })
-        .collect())
+    let names = words.get(3..).unwrap_or(&[]);
+    Ok(names.chunks_exact(NAME_WORDS).map(text).collect())
 }
 
 /// The features of an interface.

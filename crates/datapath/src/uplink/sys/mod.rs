@@ -10,7 +10,7 @@ mod tun;
 
 #[cfg(test)]
 pub(crate) use ethtool::set_queues;
-pub(super) use ethtool::{Features, features, receive_queues, set_features};
+pub(super) use ethtool::{Features, driver, features, receive_queues, set_features};
 pub(super) use packet::{
     attach_filter, bind, bound_to, join, make_ring, packet_socket, set_int, statistics,
 };

@@ -2,6 +2,7 @@
 
 mod damage;
 mod guard;
+mod look;
 mod offloads;
 mod packet;
 mod privileges;
