@@ -21,6 +21,7 @@
 //! known here: `up` finds out.
 
 mod addresses;
+mod disk;
 mod files;
 mod keys;
 mod mac;
@@ -28,6 +29,7 @@ mod network;
 mod reader;
 mod report;
 mod rules;
+mod seed;
 mod types;
 mod units;
 mod vm;
@@ -45,8 +47,8 @@ pub use keys::{KEYS, Key, Table};
 pub use mac::mac_of;
 pub use report::{ConfigErrors, Mistake};
 pub use types::{
-    Config, Disk, DiskFormat, Driver, Engine, Gateway, Host, Kernel, Machine, Network, Restart,
-    Socket, Vm, Workers,
+    CloneSize, Config, Disk, DiskFormat, Driver, Engine, Firmware, Gateway, Host, Kernel, Machine,
+    Network, Restart, Seed, Socket, Vm, Workers,
 };
 
 use reader::{At, Reader, kind};
@@ -117,6 +119,14 @@ pub fn check_with(text: &str, path: &Path, files: &dyn Files) -> Result<Config, 
     if mistakes.is_empty() { Ok(drafts.into_config()) } else { Err(failed(mistakes)) }
 }
 
+/// A size of a disk as it stands in a configuration, such as "20G", in octets.
+pub fn disk_size(text: &str) -> Result<u64, String> {
+    units::disk_size(text).map_err(|wrong| match wrong.help {
+        Some(help) => format!("{}: {help}", wrong.message),
+        None => wrong.message,
+    })
+}
+
 /// What the TOML reader did not understand.
 fn malformation(error: &toml::de::Error) -> Mistake {
     let message = format!("this is not TOML: {}", error.message());
@@ -153,7 +163,9 @@ impl Drafts {
     ) {
         match (name.value, value.get_ref()) {
             ("workers", _) => self.workers = workers::read(value, out).unwrap_or_default(),
-            ("host", DeValue::Table(values)) => self.host = host(&name.at, values, out),
+            ("host", DeValue::Table(values)) => {
+                self.host = host(&name.at, values, around, out);
+            }
             ("network", DeValue::Table(values)) => {
                 for (name, values) in named(Table::Network, values, out) {
                     self.networks.push(network::read(name, values, out));
@@ -226,11 +238,17 @@ impl Drafts {
     }
 }
 
-fn host<'t>(at: &std::ops::Range<usize>, values: &'t DeTable<'t>, out: &mut Vec<Mistake>) -> Host {
+fn host<'t>(
+    at: &std::ops::Range<usize>,
+    values: &'t DeTable<'t>,
+    around: &vm::Surroundings<'_>,
+    out: &mut Vec<Mistake>,
+) -> Host {
     let mut reader = Reader::new(Table::Host, "[host]".to_owned(), at, values, out);
     let overcommit = reader.boolean("overcommit").unwrap_or(false);
+    let data_dir = reader.parsed("data_dir", |t| vm::path(t, around)).map(|d| d.value);
     reader.finish();
-    Host { overcommit }
+    Host { overcommit, data_dir }
 }
 
 /// The tables that stand under `network` or `vm`, by their names.

@@ -241,9 +241,9 @@ fn disks_are_not_shared(vms: &[vm::Draft], out: &mut Vec<Mistake>) {
     for vm in vms {
         let Engine::Qemu(machine) = &vm.engine else { continue };
         for (disk, at) in machine.disks.iter().zip(&vm.disks_at) {
-            let first = seen.entry(&disk.path).or_insert((vm, at, disk.readonly));
+            let first = seen.entry(&disk.path).or_insert((vm, at, disk.only_read()));
             let (owner, first_at, readonly) = first;
-            if owner.name.value != vm.name.value && !(*readonly && disk.readonly) {
+            if owner.name.value != vm.name.value && !(*readonly && disk.only_read()) {
                 out.push(
                     Mistake::at(at, format!("this disk is VM `{}`'s too", owner.name.value))
                         .other(first_at, "here")

@@ -85,6 +85,7 @@ fn machine(was: &Machine, will: &Machine) -> Vec<&'static str> {
         ("memory", was.memory != will.memory),
         ("disks", was.disks != will.disks),
         ("kernel", was.kernel != will.kernel),
+        ("firmware", was.firmware != will.firmware),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
 }

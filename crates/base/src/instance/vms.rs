@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Instance, Said};
 use crate::config::{Config, Engine};
 use crate::control::{Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus};
+use crate::data_dir;
 use crate::engine::{Accel, Choice};
 use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
@@ -67,6 +68,7 @@ pub(super) fn none_yet(
     let settle = keeper.clone();
     Vms::new(Arc::new(Shared {
         state_dir: state_dir.clone(),
+        data_dir: config.host.data_dir.clone().or_else(data_dir::default_path),
         keeper: kept,
         ledger: Mutex::new(Ledger::new(machine.capacity, config.host.overcommit)),
         accel: machine.accel,
