@@ -8,23 +8,30 @@ use base::control::Client;
 use base::entry::{self, BaseArguments, HolderArguments, ReleaseArguments, UpArguments, exit};
 use base::state_dir;
 
-use crate::args::{Args, Command, Json, PortCommand};
+use crate::args::{Args, Command, ImageCommand, Json, PortCommand};
 use crate::failure::Failure;
+use crate::image::{self, Wish};
 use crate::{console, down, show, switch};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
     let Args { state_dir, command } = args;
-    // Checking a file needs no place for an instance.
-    if let Command::Check { file, json } = command {
-        return check(&file, json);
-    }
+    // Checking or making a file needs no place for an instance.
+    let command = match command {
+        Command::Check { file, json } => return check(&file, json),
+        Command::Image { command: ImageCommand::Debian { file, suite, size, include } } => {
+            image::debian(&Wish { file, suite, size, include })?;
+            return Ok(exit::CLEAN);
+        }
+        other => other,
+    };
     let dir = match state_dir {
         Some(dir) => dir,
         None => state_dir::default_path()?,
     };
     match command {
-        Command::Check { file, json } => return check(&file, json),
+        // Done above.
+        Command::Check { .. } | Command::Image { .. } => {}
         Command::Up { file, detach } => return up(file, dir, detach),
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";

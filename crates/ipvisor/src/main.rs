@@ -14,6 +14,7 @@ mod commands;
 mod console;
 mod down;
 mod failure;
+mod image;
 mod show;
 mod switch;
 
