@@ -14,7 +14,10 @@ fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
 /// Whether `check` says that it is right, and what it says.
 fn check(config: &str) -> (bool, String) {
     let dir = tempfile::tempdir().unwrap();
-    for (file, begins) in [("vmlinuz", ""), ("initrd.img", ""), ("web.qcow2", "QFI\u{fb}")] {
+    let qcow2 = "QFI\u{fb}";
+    for (file, begins) in
+        [("vmlinuz", ""), ("initrd.img", ""), ("web.qcow2", qcow2), ("debian.qcow2", qcow2)]
+    {
         let octets: Vec<u8> = begins.chars().map(|c| u8::try_from(c).unwrap()).collect();
         fs::write(dir.path().join(file), octets).unwrap();
     }
