@@ -140,6 +140,26 @@ vm/VM.console.log of the state directory.")]
         /// The VM
         vm: String,
     },
+    /// Log in to a VM by SSH, at the address that it has
+    #[command(after_help = "\
+Examples:
+  ipvisor ssh web
+  ipvisor ssh web -i key -- uptime
+
+It runs `ssh` from this machine: the VM must be reachable from here.")]
+    Ssh {
+        /// The VM
+        vm: String,
+        /// A private key [default: those that ssh tries by itself]
+        #[arg(short, long, value_name = "FILE")]
+        identity: Option<PathBuf>,
+        /// The account [default: `user` of the configuration, else ssh's own choice]
+        #[arg(short, long)]
+        login: Option<String>,
+        /// What to run there instead of a shell
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
     /// Start a VM that was stopped
     Start {
         /// The VM

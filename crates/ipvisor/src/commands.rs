@@ -11,6 +11,7 @@ use base::state_dir;
 use crate::args::{Args, Command, ImageCommand, Json, PortCommand};
 use crate::failure::Failure;
 use crate::image::{self, Wish};
+use crate::ssh::{self, Ssh};
 use crate::{console, down, show, switch};
 
 /// Carries out a command. Returns the exit status.
@@ -59,6 +60,10 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Console { vm } => {
             let place = Client::connect(&dir)?.console(&vm)?;
             console::attach(&vm, &place.socket)?;
+        }
+        Command::Ssh { vm, identity, login, command } => {
+            let ps = Client::connect(&dir)?.ps()?;
+            ssh::log_in(&ps, &vm, &Ssh { identity, login, command })?;
         }
         Command::Start { vm } => {
             Client::connect(&dir)?.start(&vm)?;

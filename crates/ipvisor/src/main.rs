@@ -16,6 +16,7 @@ mod down;
 mod failure;
 mod image;
 mod show;
+mod ssh;
 mod switch;
 
 use std::process::ExitCode;

@@ -81,6 +81,9 @@ impl Header {
 /// Makes an empty file an image of `size` octets (a multiple of 512) over `image`. Neither file is
 /// looked for again by its name: that is for people and their tools.
 pub fn write_over(file: &File, image: &Path, format: DiskFormat, size: u64) -> io::Result<()> {
+    if size > u64::from(L1_ENTRIES).saturating_mul(CLUSTER).saturating_mul(CLUSTER / 8) {
+        return Err(io::Error::other("its image is larger than 16 TiB"));
+    }
     let header = header_over(image.as_os_str(), format, size)?;
     file.set_len(CLUSTERS.saturating_mul(CLUSTER))?;
     file.write_all_at(&REFCOUNT_BLOCK_AT.to_be_bytes(), REFCOUNT_TABLE_AT)?;

@@ -230,6 +230,7 @@ impl Instance {
             memory: None,
             network: vm.network.clone(),
             addresses: vm.addresses.iter().map(|a| a.addr()).collect(),
+            user: None,
             mac: mac.map(|m| m.to_string()),
             attached: self.is_attached(port),
             worker: None,
@@ -251,6 +252,7 @@ impl Instance {
             status.pid = now.pid;
             status.cpus = Some(machine.cpus);
             status.memory = Some(machine.memory);
+            status.user = machine.seed.as_ref().and_then(|seed| seed.user.clone());
             status.seconds = now.started_at.map_or(0, seconds_since);
             status.restarts = u32::try_from(now.starts.saturating_sub(1)).unwrap_or(u32::MAX);
         }

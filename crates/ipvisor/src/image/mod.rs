@@ -46,6 +46,9 @@ const ROOT: u64 = EFI.0 + EFI.1;
 /// Sectors at the end that the partition table's copy needs, rounded up.
 const TAIL: u64 = 2048;
 
+/// Octets of the smallest disk.
+const LEAST: u64 = 1 << 30;
+
 /// What is to be made.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -87,6 +90,9 @@ pub fn debian(wish: &Wish) -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::new("making an image needs root")
             .hint("its files have many owners, and its programs run in a `chroot`"));
+    }
+    if wish.size < LEAST {
+        return Err(Failure::new("a disk of less than 1G has no room for a Debian"));
     }
     let mut tools =
         vec![("mmdebstrap", "mmdebstrap"), ("sfdisk", "fdisk"), ("mke2fs", "e2fsprogs")];
