@@ -18,6 +18,7 @@
 
 pub mod config;
 pub mod control;
+pub mod data_dir;
 pub mod doctor;
 pub mod engine;
 pub mod entry;

@@ -194,6 +194,26 @@ Without a VM: the messages of an instance that was started with --detach.")]
         #[arg(short = 'n', long, value_name = "NUMBER")]
         lines: Option<usize>,
     },
+    /// Log in to a VM by SSH, at the address that it has
+    #[command(after_help = "\
+Examples:
+  ipvisor ssh web
+  ipvisor ssh web -i key -- uptime
+
+It runs `ssh` from this machine: the VM must be reachable from here.")]
+    Ssh {
+        /// The VM
+        vm: String,
+        /// A private key [default: those that ssh tries by itself]
+        #[arg(short, long, value_name = "FILE")]
+        identity: Option<PathBuf>,
+        /// The account [default: `user` of the configuration, else ssh's own choice]
+        #[arg(short, long)]
+        login: Option<String>,
+        /// What to run there instead of a shell
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
     /// Start a VM that was stopped
     Start {
         /// The VM
@@ -254,6 +274,12 @@ error. Run it as the user who will run ipvisor.")]
         #[command(flatten)]
         json: Json,
     },
+    /// Make a disk image that VMs can start from
+    Image {
+        /// Of what.
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
     /// The holder of a detached instance.
     #[command(name = "__holder", hide = true)]
     Holder {
@@ -308,6 +334,31 @@ port's rings goes on. Where it was a request of the front end, that may connect 
     Reset {
         /// The VM
         vm: String,
+    },
+}
+
+/// Kinds of image.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Debian, from its archive: systemd, cloud-init and SSH, started by BIOS or UEFI
+    #[command(after_help = "\
+Needs root, and the packages mmdebstrap, fdisk and e2fsprogs; qemu-utils for qcow2. Nothing is mounted.
+A VM with `disk = { image = FILE }` starts from a clone of it; `ssh_keys` says who may log in.
+
+Example:
+  ipvisor image debian debian.qcow2 --include nginx,tcpdump")]
+    Debian {
+        /// The image to be made: qcow2 if its name ends so, else raw
+        file: PathBuf,
+        /// Which Debian
+        #[arg(long, value_name = "NAME", default_value = "bookworm")]
+        suite: String,
+        /// Its disk; clones may be larger
+        #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = base::config::disk_size)]
+        size: u64,
+        /// More packages
+        #[arg(long, value_name = "PACKAGES", value_delimiter = ',')]
+        include: Vec<String>,
     },
 }
 

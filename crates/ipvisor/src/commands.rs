@@ -8,20 +8,26 @@ use base::control::Client;
 use base::entry::{self, BaseArguments, HolderArguments, ReleaseArguments, UpArguments, exit};
 use base::state_dir;
 
-use crate::args::{Args, Command, Json, PortCommand};
+use crate::args::{Args, Command, ImageCommand, Json, PortCommand};
 use crate::difference::{self, Manner};
 use crate::failure::Failure;
+use crate::image::{self, Wish};
+use crate::ssh::{self, Ssh};
 use crate::{console, doctor, down, logs, rates, show, switch, top};
 
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
     let Args { state_dir, command } = args;
-    // Neither needs a place for an instance.
+    // These need no place for an instance.
     if let Command::Check { file, elsewhere, json } = command {
         return check(&file, elsewhere, json);
     }
     if let Command::Schema = command {
         show::text(&config::schema::text())?;
+        return Ok(exit::CLEAN);
+    }
+    if let Command::Image { command: ImageCommand::Debian { file, suite, size, include } } = command {
+        image::debian(&Wish { file, suite, size, include })?;
         return Ok(exit::CLEAN);
     }
     // It has no state directory, and may not be able to find one.
@@ -37,7 +43,8 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     };
     match command {
         Command::Check { file, elsewhere, json } => return check(&file, elsewhere, json),
-        Command::Schema => {}
+        // Done above.
+        Command::Schema | Command::Image { .. } => {}
         Command::Up { file, detach, dry_run, json } => {
             return up(file, dir, detach, Manner { dry_run, json: json.json });
         }
@@ -81,6 +88,10 @@ pub fn run(args: Args) -> Result<u8, Failure> {
             console::attach(&vm, &place, console::Manner { watch, take, escape })?;
         }
         Command::Logs { vm, follow, lines } => logs::logs(&dir, vm.as_deref(), lines, follow)?,
+        Command::Ssh { vm, identity, login, command } => {
+            let ps = Client::connect(&dir)?.ps()?;
+            ssh::log_in(&ps, &vm, &Ssh { identity, login, command })?;
+        }
         Command::Start { vm } => {
             Client::connect(&dir)?.start(&vm)?;
             show::done(&format!("{vm} runs"))?;

@@ -99,6 +99,9 @@ pub const KEYS: &[Key] = &[
 
     key(Table::Host, "overcommit", "true or false", "false", "true",
         "Whether VMs may be given more CPUs and memory than the machine has. Disks and addresses are never given twice."),
+    key(Table::Host, "data_dir", "a path", "`/var/lib/ipvisor`; not as root: `ipvisor` in `$XDG_DATA_HOME`, else in `~/.local/share`", "\"/srv/ipvisor\"",
+        "Where the VMs keep what must outlast them and the machine's own restart, in `vm/NAME`: disks that are clones, the variables of UEFI firmware. Instances that run beside each other with VMs of the same name need a directory each.")
+        .also(&["data", "storage", "directory"]),
 
     key(Table::Network, "uplink", "the name of a network interface", "none: a private network, without a way out", "\"eth1\"",
         "The adapter card that carries the network's datagrams out. The host may go on using it. A card belongs to one network.")
@@ -146,7 +149,7 @@ pub const KEYS: &[Key] = &[
         "How many of its CPUs can send and receive at the same time: queue pairs of its network card, at most. The guest's driver decides how many it uses: Linux one for each CPU, so more than `cpus` are allowed and of no use. Connections are spread over them; each stays on one, so what belongs together stays in order. One worker serves them all. A front end that somebody else starts may use fewer; Cloud Hypervisor, beyond one pair, counts rings, and needs as many here as it has of those (its `num_queues`).")
         .also(&["queue", "num_queues", "multiqueue", "mq"]),
     key(Table::Vm, "hostname", "a host name", "the VM's name", "\"web.example\"",
-        "The name that DHCP gives.")
+        "The name that DHCP gives, and cloud-init where it is told anything.")
         .also(&["name"]),
     key(Table::Vm, "engine", "\"auto\", \"qemu\" or \"external\"", "\"auto\"", "\"qemu\"",
         "Who runs it. `qemu`: the base starts QEMU, on KVM where the machine can, else in software. `auto`: the base picks. `external`: somebody else's vhost-user front end comes to `socket`; the base carries its datagrams and does not form it.")
@@ -162,9 +165,21 @@ pub const KEYS: &[Key] = &[
     key(Table::Vm, "cmdline", "a text", "\"console=ttyS0\"", "\"console=ttyS0 root=/dev/vda1\"",
         "The command line of `kernel`. Without `console=ttyS0` in it, the console shows nothing.")
         .also(&["append", "args"]),
-    key(Table::Vm, "disk", "a list of paths or { path, format, readonly }", "none", "[\"web.qcow2\"]",
+    key(Table::Vm, "firmware", "\"bios\" or \"uefi\"", "\"bios\"", "\"uefi\"",
+        "What starts the first disk where there is no `kernel`. `bios`: SeaBIOS, which comes with QEMU. `uefi`: OVMF (Debian: `apt install ovmf`), without secure boot; its variables are kept in `data_dir`.")
+        .also(&["bios", "uefi", "ovmf", "loader"]),
+    key(Table::Vm, "disk", "a list of paths, { path, format, readonly } or { image, size }", "none", "[\"web.qcow2\"]",
         "Disks, in the order the guest finds them. `.qcow2` is qcow2, everything else is raw unless `format` says so.")
         .also(&["disks", "image", "images", "drive", "volume"]),
+    key(Table::Vm, "user", "a user's name", "the image's own", "\"admin\"",
+        "For a guest with cloud-init: the account that it makes, and that `ssh_keys` are for.")
+        .also(&["username", "login", "account"]),
+    key(Table::Vm, "ssh_keys", "a list of public keys", "none", "[\"ssh-ed25519 AAAAC3Nz admin@example\"]",
+        "For a guest with cloud-init: who may log in by SSH. Each as it stands in a `.pub` file.")
+        .also(&["ssh_key", "keys", "authorized_keys", "ssh_authorized_keys"]),
+    key(Table::Vm, "user_data", "a path", "none", "\"web.yaml\"",
+        "For a guest with cloud-init: a file that it is given as user data, as it is.")
+        .also(&["userdata", "cloud_init", "cloud_config"]),
     key(Table::Vm, "cpus", "a whole number from 1 to 255", "1", "2",
         "Virtual CPUs.")
         .also(&["cpu", "vcpu", "cores", "smp"]),
@@ -183,8 +198,14 @@ pub const KEYS: &[Key] = &[
         "How long the guest has, after its power button was pressed, until it is ended by force.")
         .also(&["timeout", "grace"]),
 
-    key(Table::Disk, "path", "a path", "required", "\"web.img\"",
+    key(Table::Disk, "path", "a path", "this or `image`", "\"web.img\"",
         "File or block device."),
+    key(Table::Disk, "image", "a path", "this or `path`", "\"debian.qcow2\"",
+        "An image, which stays as it is: the VM writes to a clone of its own, made when it first starts. Any number of VMs can have clones of one image.")
+        .also(&["base", "backing", "clone", "source"]),
+    key(Table::Disk, "size", "a size with its unit, M or G", "the image's own", "\"20G\"",
+        "Octets of a clone: no fewer than its image has, and more each time it is made larger. It takes up only what the VM has written.")
+        .also(&["capacity"]),
     key(Table::Disk, "format", "\"raw\" or \"qcow2\"", "by the name of the file", "\"qcow2\"",
         "How the disk's octets are arranged. Never guessed from what is in the file: a guest could write there what it likes."),
     key(Table::Disk, "readonly", "true or false", "false", "true",

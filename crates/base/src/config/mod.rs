@@ -21,6 +21,7 @@
 //! What VMs that run have taken of the machine is not known here: the ledger knows.
 
 mod addresses;
+mod disk;
 mod document;
 mod files;
 mod keys;
@@ -34,6 +35,7 @@ mod reader;
 mod report;
 mod rules;
 pub mod schema;
+mod seed;
 pub mod shown;
 mod sources;
 mod types;
@@ -55,8 +57,8 @@ pub use present::Present;
 pub use report::{ConfigErrors, Mistake};
 pub use shown::Shown;
 pub use types::{
-    Config, Disk, DiskFormat, Driver, Engine, Gateway, Host, Kernel, Machine, Network, Restart,
-    Socket, Vm, Workers,
+    CloneSize, Config, Disk, DiskFormat, Driver, Engine, Firmware, Gateway, Host, Kernel, Machine,
+    Network, Restart, Seed, Socket, Vm, Workers,
 };
 
 use reader::{At, Reader, kind};
@@ -212,7 +214,9 @@ impl Drafts {
     ) {
         match (name.value, value.get_ref()) {
             ("workers", _) => self.workers = workers::read(value, out).unwrap_or_default(),
-            ("host", DeValue::Table(values)) => self.host = host(&name.at, values, out),
+            ("host", DeValue::Table(values)) => {
+                self.host = host(&name.at, values, around, out);
+            }
             ("network", DeValue::Table(values)) => {
                 for (name, values) in named(Table::Network, values, out) {
                     self.networks.push(network::read(name, values, out));
@@ -285,11 +289,17 @@ impl Drafts {
     }
 }
 
-fn host<'t>(at: &std::ops::Range<usize>, values: &'t DeTable<'t>, out: &mut Vec<Mistake>) -> Host {
+fn host<'t>(
+    at: &std::ops::Range<usize>,
+    values: &'t DeTable<'t>,
+    around: &vm::Surroundings<'_>,
+    out: &mut Vec<Mistake>,
+) -> Host {
     let mut reader = Reader::new(Table::Host, "[host]".to_owned(), at, values, out);
     let overcommit = reader.boolean("overcommit").unwrap_or(false);
+    let data_dir = reader.parsed("data_dir", |t| vm::path(t, around)).map(|d| d.value);
     reader.finish();
-    Host { overcommit }
+    Host { overcommit, data_dir }
 }
 
 /// The tables that stand under `network` or `vm`, by their names.

@@ -266,7 +266,7 @@ fn disks_are_not_shared(vms: &[vm::Draft], out: &mut Vec<Mistake>) {
                 }
                 Mistake::at(&known.at, format!("the same disk a second time{called}"))
                     .help("name each disk once")
-            } else if first.readonly && disk.readonly {
+            } else if first.only_read() && disk.only_read() {
                 continue;
             } else {
                 let message = format!("this disk is VM `{}`'s too{called}", owner.name.value);

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use super::types::{Config, Disk, Driver, Engine, Gateway, Machine, Network, Socket, Vm, Workers};
+use super::types::{
+    CloneSize, Config, Disk, Driver, Engine, Firmware, Gateway, Machine, Network, Socket, Vm,
+    Workers,
+};
 
 /// A key, and its value; `None`: it has none.
 pub type Shown = (&'static str, Option<String>);
@@ -18,7 +21,11 @@ pub fn instance(config: &Config) -> Vec<Shown> {
         [] => cores.len().to_string(),
         cores => format!("[{}]", list(cores).unwrap_or_default()),
     };
-    vec![("workers", Some(workers)), ("overcommit", yes(config.host.overcommit))]
+    vec![
+        ("workers", Some(workers)),
+        ("overcommit", yes(config.host.overcommit)),
+        ("data_dir", or(config.host.data_dir.as_ref().map(|d| d.display()), "(the usual place)")),
+    ]
 }
 
 /// Of a network, in the order of [`KEYS`](super::KEYS).
@@ -38,6 +45,7 @@ pub fn network(network: &Network) -> Vec<Shown> {
         ("gateway", gateway),
         ("on_link", yes(network.on_link)),
         ("mtu", or(network.mtu, "(the uplink's)")),
+        ("resolver", yes(network.resolver)),
         ("dns", list(&network.dns)),
         ("coalesce", yes(network.coalesce)),
         ("driver", Some(driver.to_owned())),
@@ -80,25 +88,41 @@ pub fn vm(vm: &Vm) -> Vec<Shown> {
     all
 }
 
-fn machine(machine: &Machine) -> [Shown; 9] {
+fn machine(machine: &Machine) -> [Shown; 14] {
     let kernel = machine.kernel.as_ref();
     let disks: Vec<String> = machine.disks.iter().map(disk).collect();
+    let firmware = match machine.firmware {
+        Firmware::Bios => "bios",
+        Firmware::Uefi => "uefi",
+    };
+    let seed = machine.seed.as_ref();
+    let user_data = seed.and_then(|s| Some(s.user_data.as_ref()?.display().to_string()));
     [
         ("kernel", kernel.map(|k| k.image.display().to_string())),
         ("initramfs", kernel.and_then(|k| Some(k.initramfs.as_ref()?.display().to_string()))),
         ("cmdline", kernel.map(|k| format!("\"{}\"", k.cmdline))),
+        ("firmware", Some(firmware.to_owned())),
         ("disk", list(&disks)),
+        ("user", seed.and_then(|s| s.user.clone())),
+        ("ssh_keys", seed.and_then(|s| list(&s.ssh_keys))),
+        ("user_data", user_data),
         ("cpus", Some(machine.cpus.to_string())),
         ("memory", Some(size(machine.memory))),
         ("restart", Some(machine.restart.as_str().to_owned())),
         ("autostart", yes(machine.autostart)),
+        ("after", list(&machine.after)),
         ("stop_timeout", Some(time(machine.stop_timeout))),
     ]
 }
 
 fn disk(disk: &Disk) -> String {
     let readonly = if disk.readonly { " readonly" } else { "" };
-    format!("{} ({}{readonly})", disk.path.display(), disk.format.as_str())
+    let clone = match disk.clone {
+        None => String::new(),
+        Some(CloneSize::AsImage) => ", a clone".to_owned(),
+        Some(CloneSize::Octets(octets)) => format!(", a clone of {}", size(octets)),
+    };
+    format!("{} ({}{readonly}{clone})", disk.path.display(), disk.format.as_str())
 }
 
 fn yes(is: bool) -> Option<String> {

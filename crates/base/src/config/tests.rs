@@ -135,6 +135,30 @@ addresses = ["203.0.113.10", "2001:db8:1::10", "203.0.113.64/28"]
 }
 
 #[test]
+fn a_vm_with_a_clone_and_a_seed_becomes_what_it_says() {
+    let vm = "disk = [{ image = \"base.qcow2\", size = \"20G\" }, \"data.img\"]\n\
+              firmware = \"uefi\"\nuser = \"admin\"\nuser_data = \"web.yaml\"\n\
+              ssh_keys = [\" ssh-ed25519 AAAAC3Nz a b \", \"sk-ssh-ed25519@openssh.com AAAA\"]\n";
+    let config = read(&format!("[host]\ndata_dir = \"data\"\n{}", file("", vm))).unwrap();
+    assert_eq!(config.host.data_dir.as_deref(), Some(Path::new("/etc/ipvisor/data")));
+    let Engine::Qemu(machine) = &config.vms["web"].engine else { panic!() };
+    let [clone, data] = &machine.disks[..] else { panic!("{machine:?}") };
+    assert_eq!(clone.path, Path::new("/etc/ipvisor/base.qcow2"));
+    assert_eq!((clone.format, clone.clone), (DiskFormat::Qcow2, Some(CloneSize::Octets(20 << 30))));
+    assert_eq!((clone.only_read(), data.only_read(), data.clone), (true, false, None));
+    assert_eq!(machine.firmware, Firmware::Uefi);
+    let seed = machine.seed.as_ref().unwrap();
+    assert_eq!(seed.user.as_deref(), Some("admin"));
+    assert_eq!(seed.ssh_keys[0], "ssh-ed25519 AAAAC3Nz a b");
+    assert_eq!(seed.user_data.as_deref(), Some(Path::new("/etc/ipvisor/web.yaml")));
+
+    let plain = read(&file("", "disk = { image = \"a\" }\nhostname = \"web\"")).unwrap();
+    let Engine::Qemu(machine) = &plain.vms["web"].engine else { panic!() };
+    assert_eq!(machine.disks[0].clone, Some(CloneSize::AsImage));
+    assert_eq!((machine.firmware, &machine.seed), (Firmware::Bios, &None));
+}
+
+#[test]
 fn external_vms_meet_the_base_at_a_socket_of_either_side() {
     let text = file("", "engine = \"external\"\nsocket = \"run/web.sock\"");
     let config = read(&text).unwrap();
@@ -192,6 +216,18 @@ const SINGLE: &[(&str, &str, &str)] = &[
     ("", "disk = [\"a.raw\", \"a.raw\"]", "the same disk a second time"),
     ("", "disk = { path = \"a\", format = \"vmdk\" }", "there is no format `vmdk`"),
     ("", "disk = []", "VM `web` has nothing to start from"),
+    ("", "disk = { format = \"raw\" }", "has no `path`"),
+    ("", "disk = { path = \"a\", image = \"b\" }", "`image` beside `path`"),
+    ("", "disk = { path = \"a\", size = \"1G\" }", "`size` without `image`"),
+    ("", "disk = { image = \"a\", size = 20 }", "say the unit: \"20M\" or \"20G\""),
+    ("", "disk = { image = \"a\", readonly = true }", "a clone is there to be written to"),
+    ("", "disk = { image = \"qcow2.img\" }", "{ image = \"qcow2.img\", format = \"qcow2\" }"),
+    ("", "firmware = \"ovmf\"", "there is no firmware `ovmf` / it must be \"bios\" or \"uefi\""),
+    ("", "kernel = \"k\"\nfirmware = \"bios\"", "`firmware` beside `kernel`"),
+    ("", "user = \"Über\"", "is not a user's name"),
+    ("", "ssh_keys = \"~/.ssh/id.pub\"", "this is not a public SSH key"),
+    ("", "user_data = \"dir\"", "is not a file"),
+    ("", "engine = \"external\"\nsocket = \"s\"\nuser = \"a\"", "no meaning for an external VM"),
     ("", "kernel = \"secret\"", "whoever runs `ipvisor up` must be allowed to read it"),
     ("", "kernel = \"dir\"", "is not a file"),
     ("", "initramfs = \"i\"", "`initramfs` without `kernel`"),
@@ -299,6 +335,12 @@ fn nothing_is_given_to_two_vms() {
     let readonly = "disk = { path = \"d\", readonly = true }\n";
     let other = format!("addresses = \"203.0.113.11\"\n{readonly}");
     assert!(read(&two("", readonly, &other)).is_ok());
+    let clone = "disk = { image = \"d\" }\n";
+    let other = format!("addresses = \"203.0.113.11\"\n{clone}");
+    assert!(read(&two("", clone, &other)).is_ok());
+    assert!(read(&two("", readonly, &other)).is_ok());
+    let found = mistake(&two("", "disk = \"d\"", &other));
+    assert!(found.contains("this disk is VM `"), "{found}");
     // A VM may have a prefix and, within it, the address that DHCP gives it.
     assert!(read(&file("", "addresses = [\"203.0.113.64/28\", \"203.0.113.65\"]")).is_ok());
 }
@@ -470,7 +512,12 @@ fn every_listed_key_is_read_and_its_example_is_right() {
             }
             Table::Vm if key.name == "after" => format!("{}{DB}", file("", &line)),
             Table::Vm => file("", &line),
-            Table::Disk if key.name == "path" => file("", &format!("disk = {{ {line} }}")),
+            Table::Disk if matches!(key.name, "path" | "image") => {
+                file("", &format!("disk = {{ {line} }}"))
+            }
+            Table::Disk if key.name == "size" => {
+                file("", &format!("disk = {{ image = \"a.qcow2\", {line} }}"))
+            }
             Table::Disk => file("", &format!("disk = {{ path = \"a.qcow2\", {line} }}")),
             Table::Socket => file("", &format!("engine = \"external\"\nsocket = {{ {line} }}")),
         };

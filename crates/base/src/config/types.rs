@@ -33,10 +33,12 @@ impl Default for Workers {
 }
 
 /// `[host]`: what may be done with this machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// Whether VMs may be given more CPUs and memory than the machine has.
     pub overcommit: bool,
+    /// Where the VMs keep what must outlast them, if not in the usual place.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// `[network.NAME]`: one list of addresses with its uplink.
@@ -205,8 +207,12 @@ pub struct Machine {
     pub memory: u64,
     /// A kernel to start directly; without one the firmware starts the first disk.
     pub kernel: Option<Kernel>,
+    /// Which firmware that is.
+    pub firmware: Firmware,
     /// Disks, in the order the guest finds them.
     pub disks: Vec<Disk>,
+    /// What its cloud-init is told, if anything.
+    pub seed: Option<Seed>,
     /// What follows when it ends.
     pub restart: Restart,
     /// Whether `up` starts it.
@@ -229,15 +235,54 @@ pub struct Kernel {
     pub cmdline: String,
 }
 
+/// What starts the first disk of a VM without a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS, which comes with QEMU.
+    #[default]
+    Bios,
+    /// OVMF, with variables of the VM's own.
+    Uefi,
+}
+
+/// What a guest with cloud-init is told on a disk of its own (NoCloud); its host name besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seed {
+    /// The account that it makes, if not the image's own.
+    pub user: Option<String>,
+    /// Public keys of those who may log in there, a line each.
+    pub ssh_keys: Vec<String>,
+    /// A file that it is given as user data, read when the VM is started.
+    pub user_data: Option<PathBuf>,
+}
+
 /// One disk of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// File or block device.
+    /// File or block device; of a clone its image.
     pub path: PathBuf,
-    /// How its octets are arranged.
+    /// How the octets of that are arranged.
     pub format: DiskFormat,
     /// Whether the guest can only read it.
     pub readonly: bool,
+    /// Set if the VM writes to a clone of its own.
+    pub clone: Option<CloneSize>,
+}
+
+impl Disk {
+    /// Whether nobody writes to the file or device: the guest cannot, or has a clone.
+    pub fn only_read(&self) -> bool {
+        self.readonly || self.clone.is_some()
+    }
+}
+
+/// How large a clone is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloneSize {
+    /// As its image.
+    AsImage,
+    /// So many octets.
+    Octets(u64),
 }
 
 /// How a disk's octets are arranged in its file.

@@ -1,11 +1,16 @@
 //! Values with a unit: sizes of memory, spans of time, names.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Octets of the smallest memory a VM can have.
 pub(super) const LEAST_MEMORY: u64 = 16 << 20;
 /// Octets of the largest memory a VM can have.
 pub(super) const MOST_MEMORY: u64 = 16 << 40;
+/// Octets of the smallest clone of a disk.
+pub(super) const LEAST_DISK: u64 = 1 << 20;
+/// Octets of the largest clone of a disk: what every file system under it can have in a file.
+pub(super) const MOST_DISK: u64 = 16 << 40;
 /// The longest time a guest can be given to stop.
 pub(super) const LONGEST_STOP: Duration = Duration::from_secs(3600);
 
@@ -36,6 +41,16 @@ fn number_and_unit(text: &str) -> (Option<u64>, &str) {
 
 /// A size of memory such as "512M".
 pub(super) fn memory(text: &str) -> Result<u64, Wrong> {
+    size(text, "memory", LEAST_MEMORY..=MOST_MEMORY)
+}
+
+/// A size of a disk such as "20G".
+pub(super) fn disk_size(text: &str) -> Result<u64, Wrong> {
+    size(text, "a disk", LEAST_DISK..=MOST_DISK)
+}
+
+/// A size of something, within bounds that are whole numbers of M and of T.
+fn size(text: &str, what: &str, bounds: RangeInclusive<u64>) -> Result<u64, Wrong> {
     let (number, unit) = number_and_unit(text.trim());
     let unit = unit.to_ascii_lowercase();
     let shift = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
@@ -43,7 +58,7 @@ pub(super) fn memory(text: &str) -> Result<u64, Wrong> {
         "g" => 30,
         "t" => 40,
         _ => {
-            let wrong = Wrong::new(format!("`{text}` is not a size of memory"));
+            let wrong = Wrong::new(format!("`{text}` is not a size of {what}"));
             return Err(match (number, unit.as_str()) {
                 (Some(n), "") => wrong.help(format!("say the unit: \"{n}M\" or \"{n}G\"")),
                 (Some(_), fraction) if fraction.starts_with(['.', ',']) => {
@@ -55,11 +70,13 @@ pub(super) fn memory(text: &str) -> Result<u64, Wrong> {
     };
     let size = number.and_then(|n| n.checked_mul(1 << shift));
     match size {
-        Some(size) if (LEAST_MEMORY..=MOST_MEMORY).contains(&size) => Ok(size),
-        Some(size) if size < LEAST_MEMORY => {
-            Err(Wrong::new(format!("{text} of memory are too little")).help("at least \"16M\""))
+        Some(size) if bounds.contains(&size) => Ok(size),
+        Some(size) if size < *bounds.start() => {
+            Err(Wrong::new(format!("{text} are too little for {what}"))
+                .help(format!("at least \"{}M\"", bounds.start() >> 20)))
         }
-        _ => Err(Wrong::new(format!("{text} of memory are too much")).help("at most \"16T\"")),
+        _ => Err(Wrong::new(format!("{text} are too much for {what}"))
+            .help(format!("at most \"{}T\"", bounds.end() >> 40))),
     }
 }
 
@@ -152,6 +169,15 @@ mod tests {
         assert_eq!(help("99999999999999999999T"), "at most \"16T\"");
         assert_eq!(help("lots"), "a whole number and M or G, as in \"512M\"");
         assert_eq!(help(""), "a whole number and M or G, as in \"512M\"");
+    }
+
+    #[test]
+    fn sizes_of_disks_have_bounds_of_their_own() {
+        assert_eq!((disk_size("1M"), disk_size("16T")), (Ok(1 << 20), Ok(16 << 40)));
+        let wrong = |t: &str| disk_size(t).unwrap_err();
+        assert_eq!(wrong("0M").help.unwrap(), "at least \"1M\"");
+        assert_eq!(wrong("17T").help.unwrap(), "at most \"16T\"");
+        assert_eq!(wrong("20").message, "`20` is not a size of a disk");
     }
 
     #[test]

@@ -9,19 +9,19 @@ use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::addresses;
+use super::disk;
 use super::files::{Files, Found, QCOW2_MAGIC};
 use super::keys::Table;
 use super::network;
-use super::reader::{At, Reader, Value};
+use super::reader::{At, Reader};
 use super::report::Mistake;
-use super::types::{Disk, DiskFormat, Engine, Kernel, Machine, Restart, Socket};
+use super::seed;
+use super::types::{Engine, Firmware, Kernel, Machine, Restart, Socket};
 use super::units::{self, Wrong};
 use crate::ledger::DiskId;
 
 /// Addresses and prefixes one VM can have.
 const MOST_ADDRESSES: usize = 256;
-/// Disks one VM can have: what fits on the root bus beside the other devices.
-const MOST_DISKS: usize = 16;
 /// Virtual CPUs one VM can have.
 const MOST_CPUS: u32 = 255;
 /// Octets of a kernel command line: what x86 kernels take.
@@ -39,11 +39,15 @@ const DEFAULT_STOP: Duration = Duration::from_secs(30);
 const DEFAULT_CMDLINE: &str = "console=ttyS0";
 
 /// The keys that only a VM which the base forms can have.
-const FORMED: [&str; 10] = [
+const FORMED: [&str; 14] = [
     "kernel",
     "initramfs",
     "cmdline",
+    "firmware",
     "disk",
+    "user",
+    "ssh_keys",
+    "user_data",
     "cpus",
     "memory",
     "restart",
@@ -182,7 +186,7 @@ fn mac(text: &str) -> Result<Mac, Wrong> {
 }
 
 /// A path as written, from the directory of the file.
-fn path(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
+pub(super) fn path(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err(Wrong::new("this is not a path").help("as in \"images/web.qcow2\""));
     }
@@ -190,7 +194,7 @@ fn path(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
 }
 
 /// A path where a file is: a kernel, or an initial file system.
-fn file(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
+pub(super) fn file(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
     let path = path(text, around)?;
     match look(&path, around)? {
         Found::File(QCOW2_MAGIC) => {
@@ -203,7 +207,7 @@ fn file(text: &str, around: &Surroundings<'_>) -> Result<PathBuf, Wrong> {
     }
 }
 
-fn look(path: &Path, around: &Surroundings<'_>) -> Result<Found, Wrong> {
+pub(super) fn look(path: &Path, around: &Surroundings<'_>) -> Result<Found, Wrong> {
     around.files.look(path).map_err(|error| {
         let shown = path.display();
         let wrong = Wrong::new(format!("cannot read `{shown}`: {error}"));
@@ -301,8 +305,10 @@ fn directory_is_there(socket: &Path, around: &Surroundings<'_>) -> Result<(), Wr
 fn formed_by_the_base(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>, draft: &mut Draft) {
     let before = reader.out.len();
     let kernel = kernel(reader, around);
+    let firmware = firmware(reader, kernel.is_some());
+    let seed = seed::read(reader, around);
     let mut disks = Vec::new();
-    for disk in disks_of(reader, around) {
+    for disk in disk::read(reader, around) {
         draft.disks.push(At::new(around.files.disk(&disk.value.path), &disk.at));
         disks.push(disk.value);
     }
@@ -333,7 +339,9 @@ fn formed_by_the_base(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>, dr
         cpus,
         memory,
         kernel,
+        firmware,
         disks,
+        seed,
         restart,
         autostart,
         after,
@@ -359,6 +367,23 @@ fn kernel(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Option<Kern
     Some(Kernel { image: image?, initramfs, cmdline })
 }
 
+fn firmware(reader: &mut Reader<'_, '_>, has_kernel: bool) -> Firmware {
+    let found = reader.parsed("firmware", |t| match t {
+        "bios" => Ok(Firmware::Bios),
+        "uefi" => Ok(Firmware::Uefi),
+        _ => Err(Wrong::new(format!("there is no firmware `{t}`"))
+            .help("it must be \"bios\" or \"uefi\"")),
+    });
+    if let Some(found) = &found
+        && has_kernel
+    {
+        let message = "`firmware` beside `kernel`";
+        let help = "leave one of them out: a kernel that is started directly needs no firmware";
+        reader.out.push(Mistake::at(&found.at, message).help(help));
+    }
+    found.map_or(Firmware::default(), |f| f.value)
+}
+
 fn cmdline(text: &str) -> Result<String, Wrong> {
     if text.len() > LONGEST_CMDLINE {
         return Err(Wrong::new(format!("the command line has {} octets", text.len()))
@@ -381,103 +406,4 @@ fn restart(text: &str) -> Result<Restart, Wrong> {
             Wrong::new(format!("`restart` cannot be \"{text}\""))
                 .help("it must be \"no\", \"on-failure\" or \"always\"")
         })
-}
-
-/// The disks that could be read.
-fn disks_of(reader: &mut Reader<'_, '_>, around: &Surroundings<'_>) -> Vec<At<Disk>> {
-    let Some(list) = reader.list("disk") else { return Vec::new() };
-    if list.value.len() > MOST_DISKS {
-        let message = format!("{} has {} disks", reader.whose, list.value.len());
-        let help = format!("at most {MOST_DISKS} are possible");
-        reader.out.push(Mistake::at(&list.at, message).help(help));
-        return Vec::new();
-    }
-    let mut disks: Vec<At<Disk>> = Vec::new();
-    for value in list.value {
-        let Some(found) = disk(reader, value, around) else { continue };
-        if let Some(first) = disks.iter().find(|d| d.value.path == found.value.path) {
-            reader.out.push(
-                Mistake::at(&found.at, "the same disk a second time")
-                    .other(&first.at, "the first time")
-                    .help("name each disk once"),
-            );
-        }
-        disks.push(found);
-    }
-    disks
-}
-
-fn disk(
-    reader: &mut Reader<'_, '_>,
-    value: Value<'_>,
-    around: &Surroundings<'_>,
-) -> Option<At<Disk>> {
-    let at = value.span();
-    match value.get_ref() {
-        DeValue::String(text) => {
-            let text = At::new(text.as_ref(), &at);
-            text.then(reader.out, |t: &&str| check_disk(t, None, false, around))
-        }
-        DeValue::Table(table) => {
-            let whose = format!("the disk of {}", reader.whose);
-            let mut inner = Reader::new(Table::Disk, whose, &at, table, reader.out);
-            if inner.place("path").is_none() {
-                inner.missing("path");
-            }
-            let path = inner.text("path");
-            let format = inner.parsed("format", |t| {
-                [DiskFormat::Raw, DiskFormat::Qcow2].into_iter().find(|f| f.as_str() == t).ok_or(
-                    Wrong::new(format!("there is no format `{t}`")).help("\"raw\" or \"qcow2\""),
-                )
-            });
-            let readonly = inner.boolean("readonly").unwrap_or(false);
-            let format = format.map(|f| f.value);
-            let disk = path?.then(inner.out, |t: &&str| check_disk(t, format, readonly, around));
-            inner.finish();
-            disk
-        }
-        _ => {
-            reader.wrong_kind("disk", value);
-            None
-        }
-    }
-}
-
-/// A disk whose file is there and is what it is said to be.
-///
-/// The format is never taken from the contents: a guest that can write a raw disk could write a
-/// qcow2 header into it that names any file of the host as backing file.
-fn check_disk(
-    text: &str,
-    format: Option<DiskFormat>,
-    readonly: bool,
-    around: &Surroundings<'_>,
-) -> Result<Disk, Wrong> {
-    let path = path(text, around)?;
-    let head = match look(&path, around)? {
-        Found::File(head) | Found::BlockDevice(head) => Some(head),
-        Found::Unseen => None,
-        Found::Directory | Found::Other => {
-            let wrong = format!("`{}` is neither a file nor a block device", path.display());
-            return Err(Wrong::new(wrong).help("as in \"images/web.qcow2\" or \"/dev/vg0/web\""));
-        }
-    };
-    let named = match path.extension() {
-        Some(e) if e.eq_ignore_ascii_case("qcow2") => Some(DiskFormat::Qcow2),
-        Some(e) if e.eq_ignore_ascii_case("raw") => Some(DiskFormat::Raw),
-        _ => None,
-    };
-    let is_qcow2 = head.map(|head| head == QCOW2_MAGIC);
-    match format.or(named) {
-        Some(DiskFormat::Qcow2) if is_qcow2 == Some(false) => {
-            Err(Wrong::new(format!("`{}` is not a qcow2 image", path.display()))
-                .help(format!("if it is a raw one: {{ path = \"{text}\", format = \"raw\" }}")))
-        }
-        None if is_qcow2 == Some(true) => Err(Wrong::new(format!(
-            "`{}` is a qcow2 image, or a guest made it look like one",
-            path.display()
-        ))
-        .help(format!("say which: {{ path = \"{text}\", format = \"qcow2\" }}, or \"raw\""))),
-        format => Ok(Disk { path, format: format.unwrap_or(DiskFormat::Raw), readonly }),
-    }
 }

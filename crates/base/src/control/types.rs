@@ -291,6 +291,9 @@ pub struct VmStatus {
     pub network: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The account that its cloud-init was told to make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// MAC address of its interface, if known yet.
     pub mac: Option<String>,
     /// Whether a driver is attached to its port and both rings run.

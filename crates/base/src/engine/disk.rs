@@ -5,11 +5,12 @@
 //! with a backing file, which QEMU looks for beside the image; there it gets the path.
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
+use super::qcow2::Header;
 use crate::config::{Disk, DiskFormat};
 
 /// A disk, open.
@@ -23,6 +24,8 @@ pub struct OpenDisk {
     pub device: bool,
     /// Whether the guest can only read it.
     pub readonly: bool,
+    /// What everything is read from that was not written to it, if it is a clone.
+    pub over: Option<Box<OpenDisk>>,
 }
 
 /// How a vessel reaches a disk.
@@ -35,11 +38,11 @@ pub enum Access {
 }
 
 impl OpenDisk {
-    /// Opens a disk as the configuration describes it.
+    /// Opens a disk as the configuration describes it; of a clone, the image.
     pub fn open(disk: &Disk) -> io::Result<Self> {
         let named =
             |e: io::Error| io::Error::new(e.kind(), format!("disk {}: {e}", disk.path.display()));
-        let mut file = File::options()
+        let file = File::options()
             .read(true)
             .write(!disk.readonly)
             .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
@@ -49,8 +52,7 @@ impl OpenDisk {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(named(io::Error::other("neither a file nor a block device")));
         }
-        let backed =
-            disk.format == DiskFormat::Qcow2 && has_backing_file(&mut file).map_err(named)?;
+        let backed = disk.format == DiskFormat::Qcow2 && Header::read(&file).map_err(named)?.backed;
         let access = if backed {
             Access::Path(disk.path.clone())
         } else {
@@ -59,19 +61,20 @@ impl OpenDisk {
             Access::Descriptor(file.into())
         };
         let (format, readonly) = (disk.format, disk.readonly);
-        Ok(Self { access, format, device: kind.is_block_device(), readonly })
+        Ok(Self { access, format, device: kind.is_block_device(), readonly, over: None })
     }
 }
 
-/// Whether a qcow2 header names a backing file: octets 8 to 15 say where its name is.
-fn has_backing_file(file: &mut File) -> io::Result<bool> {
-    let mut header = [0; 16];
-    file.read_exact(&mut header)?;
-    let (magic, offset) = (header.first_chunk::<4>(), header.last_chunk::<8>());
-    if magic != Some(b"QFI\xfb") {
-        return Err(io::Error::other("not a qcow2 image"));
+impl OpenDisk {
+    /// The descriptors that a vessel must inherit for it.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let own = match &self.access {
+            Access::Descriptor(fd) => Some(fd.as_fd()),
+            Access::Path(_) => None,
+        };
+        let below = self.over.as_ref().map(|over| over.descriptors()).unwrap_or_default();
+        own.into_iter().chain(below).collect()
     }
-    Ok(offset != Some(&[0; 8]))
 }
 
 #[cfg(test)]
@@ -96,7 +99,7 @@ mod tests {
             (qcow2(104), DiskFormat::Raw, true),
         ] {
             std::fs::write(&path, contents).unwrap();
-            let disk = Disk { path: path.clone(), format, readonly: false };
+            let disk = Disk { path: path.clone(), format, readonly: false, clone: None };
             let open = OpenDisk::open(&disk).unwrap();
             assert_eq!(matches!(open.access, Access::Descriptor(_)), by_descriptor);
         }
@@ -112,7 +115,7 @@ mod tests {
             (dir.path().join("none"), DiskFormat::Raw),
             (PathBuf::from("/dev/null"), DiskFormat::Raw),
         ] {
-            let disk = Disk { path: path.clone(), format, readonly: true };
+            let disk = Disk { path: path.clone(), format, readonly: true, clone: None };
             let error = OpenDisk::open(&disk).unwrap_err().to_string();
             assert!(error.starts_with(&format!("disk {}: ", path.display())), "{error}");
         }

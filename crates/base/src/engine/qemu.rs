@@ -14,7 +14,10 @@
 //! - *`-action panic=exit-failure` and a pvpanic device*: a guest whose kernel panics ends its
 //!   vessel with a failure, which `restart = "on-failure"` sees.
 //! - *The sandbox* takes away what a vessel never needs: programs, privileges, resource control.
-//! - A guest's reboot resets the machine in place: the vessel stays.
+//! - A guest's reboot resets the machine in place: the vessel stays, and the firmware starts
+//!   whatever kernel is on the disk by then.
+//! - *Every node of a disk is named*, the image under a clone and the formats of both with it: QEMU
+//!   opens nothing that it has read the name of in a file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -25,6 +28,7 @@ use datapath::names::Mac;
 
 use super::accel::Accel;
 use super::disk::{Access, OpenDisk};
+use super::firmware::Uefi;
 use crate::config::Kernel;
 
 /// The program.
@@ -56,8 +60,12 @@ pub struct Vessel<'a> {
     pub queues: usize,
     /// A kernel to start directly.
     pub kernel: Option<&'a Kernel>,
+    /// UEFI firmware, instead of a BIOS.
+    pub uefi: Option<&'a Uefi>,
     /// Disks, in order.
     pub disks: &'a [OpenDisk],
+    /// What cloud-init is told: a disk that nothing is started from.
+    pub seed: Option<&'a OpenDisk>,
     /// The console's socket.
     pub console: &'a Path,
     /// Where everything that the console shows is written.
@@ -67,15 +75,19 @@ pub struct Vessel<'a> {
 }
 
 /// A command line in the making.
-struct Arguments(Vec<OsString>);
+struct Arguments {
+    words: Vec<OsString>,
+    /// Sets of descriptors so far.
+    sets: usize,
+}
 
 impl Arguments {
     fn flag(&mut self, option: &str) {
-        self.0.push(option.into());
+        self.words.push(option.into());
     }
 
     fn option(&mut self, option: &str, value: impl Into<OsString>) {
-        self.0.extend([option.into(), value.into()]);
+        self.words.extend([option.into(), value.into()]);
     }
 
     /// An option whose value is put together from pieces.
@@ -94,15 +106,18 @@ fn escaped(path: &Path) -> OsString {
 
 /// The command line, the program's name left out.
 pub fn arguments(vessel: &Vessel<'_>) -> Vec<OsString> {
-    let mut to = Arguments(Vec::new());
+    let mut to = Arguments { words: Vec::new(), sets: 0 };
     machine(vessel, &mut to);
     card(vessel, &mut to);
     for (index, disk) in vessel.disks.iter().enumerate() {
         block(index, disk, vessel.kernel.is_none(), &mut to);
     }
+    if let Some(seed) = vessel.seed {
+        block(vessel.disks.len(), seed, false, &mut to);
+    }
     boot(vessel, &mut to);
     sockets(vessel, &mut to);
-    to.0
+    to.words
 }
 
 fn machine(vessel: &Vessel<'_>, to: &mut Arguments) {
@@ -129,7 +144,14 @@ fn machine(vessel: &Vessel<'_>, to: &mut Arguments) {
         format!("memory-backend-file,id=memory,share=on,mem-path=/proc/self/fd/{fd},size={size}"),
     );
     to.option("-m", format!("size={}M", size >> 20));
-    to.option("-machine", "q35,memory-backend=memory");
+    let mut kind = "q35,memory-backend=memory".to_owned();
+    if let Some(uefi) = vessel.uefi {
+        for (number, name, flash) in [(0, "code", &uefi.code), (1, "variables", &uefi.variables)] {
+            node((&format!("{name}-file"), name), flash, "", to);
+            kind.push_str(&format!(",pflash{number}={name}"));
+        }
+    }
+    to.option("-machine", kind);
     to.option("-device", "virtio-rng-pci");
     to.option("-device", "pvpanic");
     to.option("-action", "panic=exit-failure");
@@ -161,24 +183,40 @@ fn card(vessel: &Vessel<'_>, to: &mut Arguments) {
     );
 }
 
-fn block(index: usize, disk: &OpenDisk, boots: bool, to: &mut Arguments) {
+/// Where the octets of a disk are, and how they are arranged: two nodes, by their names. `rest` is
+/// said of the second besides.
+fn node((file, name): (&str, &str), disk: &OpenDisk, rest: &str, to: &mut Arguments) {
     let driver = if disk.device { "host_device" } else { "file" };
     let readonly = if disk.readonly { "on" } else { "off" };
     let filename = match &disk.access {
         Access::Descriptor(fd) => {
-            to.option("-add-fd", format!("fd={},set={index}", fd.as_raw_fd()));
-            format!("/dev/fdset/{index}").into()
+            let set = to.sets;
+            to.sets = set.saturating_add(1);
+            to.option("-add-fd", format!("fd={},set={set}", fd.as_raw_fd()));
+            format!("/dev/fdset/{set}").into()
         }
         Access::Path(path) => escaped(path),
     };
-    let front = format!("driver={driver},node-name=file{index},discard=unmap,filename=");
+    let front = format!("driver={driver},node-name={file},discard=unmap,filename=");
     let back = format!(",read-only={readonly}");
     to.joined("-blockdev", &[front.as_ref(), &filename, back.as_ref()]);
     let format = disk.format.as_str();
     to.option(
         "-blockdev",
-        format!("driver={format},node-name=disk{index},file=file{index},read-only={readonly}"),
+        format!("driver={format},node-name={name},file={file},read-only={readonly}{rest}"),
     );
+}
+
+fn block(index: usize, disk: &OpenDisk, boots: bool, to: &mut Arguments) {
+    let rest = match &disk.over {
+        Some(image) => {
+            let name = format!("image{index}");
+            node((&format!("image-file{index}"), &name), image, "", to);
+            format!(",backing={name}")
+        }
+        None => String::new(),
+    };
+    node((&format!("file{index}"), &format!("disk{index}")), disk, &rest, to);
     // A kernel that is started directly takes the first place in the order itself.
     let order = if boots { format!(",bootindex={index}") } else { String::new() };
     to.option("-device", format!("virtio-blk-pci,drive=disk{index}{order}"));
@@ -215,6 +253,8 @@ fn sockets(vessel: &Vessel<'_>, to: &mut Arguments) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use crate::config::{Disk, DiskFormat};
 
@@ -230,7 +270,9 @@ mod tests {
             mtu: Some(9000),
             queues: 1,
             kernel,
+            uefi: None,
             disks,
+            seed: None,
             console: Path::new("/run/i/vm/web.console"),
             console_log: Path::new("/run/i/vm/web.console.log"),
             monitor: Path::new("/run/i/vm/web.monitor"),
@@ -295,12 +337,12 @@ mod tests {
         let open = |name: &str, format, contents: &[u8], readonly| {
             let path = dir.path().join(name);
             std::fs::write(&path, contents).unwrap();
-            OpenDisk::open(&Disk { path, format, readonly }).unwrap()
+            OpenDisk::open(&Disk { path, format, readonly, clone: None }).unwrap()
         };
-        let backed = b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\0\x68";
+        let backed = [&b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\0\x68"[..], &[0; 24]].concat();
         let disks = [
             open("a", DiskFormat::Raw, &[0; 16], true),
-            open("b,c", DiskFormat::Qcow2, backed, false),
+            open("b,c", DiskFormat::Qcow2, &backed, false),
         ];
         let found = lines(&vessel(&disks, None));
         let blocks: Vec<&str> = found
@@ -329,6 +371,64 @@ mod tests {
             ]
         );
         assert!(!found.iter().any(|l| l.starts_with("-kernel")));
+    }
+
+    /// A file for a node, open for reading or for writing.
+    fn open(dir: &Path, name: &str, format: DiskFormat, readonly: bool) -> OpenDisk {
+        let file = File::options().create(true).append(true).open(dir.join(name)).unwrap();
+        let access = Access::Descriptor(file.into());
+        OpenDisk { access, format, device: false, readonly, over: None }
+    }
+
+    fn fd(disk: &OpenDisk) -> RawFd {
+        let Access::Descriptor(fd) = &disk.access else { panic!("{disk:?}") };
+        fd.as_raw_fd()
+    }
+
+    #[test]
+    fn a_clone_comes_with_its_image_and_the_seed_comes_last_and_starts_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = open(dir.path(), "image", DiskFormat::Raw, true);
+        let clone = open(dir.path(), "clone", DiskFormat::Qcow2, false);
+        let seed = open(dir.path(), "seed", DiskFormat::Raw, true);
+        let fds = [&image, &clone, &seed].map(fd);
+        let disks = [OpenDisk { over: Some(Box::new(image)), ..clone }];
+        let found = lines(&Vessel { seed: Some(&seed), ..vessel(&disks, None) });
+        let from = found.iter().position(|l| l.starts_with("-add-fd")).unwrap();
+        assert_eq!(
+            found[from..from + 11],
+            [
+                format!("-add-fd fd={},set=0", fds[0]).as_str(),
+                "-blockdev driver=file,node-name=image-file0,discard=unmap,filename=/dev/fdset/0,read-only=on",
+                "-blockdev driver=raw,node-name=image0,file=image-file0,read-only=on",
+                &format!("-add-fd fd={},set=1", fds[1]),
+                "-blockdev driver=file,node-name=file0,discard=unmap,filename=/dev/fdset/1,read-only=off",
+                "-blockdev driver=qcow2,node-name=disk0,file=file0,read-only=off,backing=image0",
+                "-device virtio-blk-pci,drive=disk0,bootindex=0",
+                &format!("-add-fd fd={},set=2", fds[2]),
+                "-blockdev driver=file,node-name=file1,discard=unmap,filename=/dev/fdset/2,read-only=on",
+                "-blockdev driver=raw,node-name=disk1,file=file1,read-only=on",
+                "-device virtio-blk-pci,drive=disk1",
+            ]
+        );
+    }
+
+    #[test]
+    fn uefi_is_two_flash_memories_of_which_the_guest_writes_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let uefi = Uefi {
+            code: open(dir.path(), "code", DiskFormat::Raw, true),
+            variables: open(dir.path(), "variables", DiskFormat::Raw, false),
+        };
+        let found = lines(&Vessel { uefi: Some(&uefi), ..vessel(&[], None) });
+        for expected in [
+            "-machine q35,memory-backend=memory,pflash0=code,pflash1=variables",
+            "-blockdev driver=raw,node-name=code,file=code-file,read-only=on",
+            "-blockdev driver=raw,node-name=variables,file=variables-file,read-only=off",
+        ] {
+            assert!(found.iter().any(|l| l == expected), "{expected}: {found:#?}");
+        }
+        assert!(!found.iter().any(|l| l == "-no-reboot"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::config::{Config, Engine, Network, Shown, Vm, shown};
 use crate::control::{Change, ChangeKind, InTheWay, KeyChange};
 
 /// Keys of a VM that cannot change while it is there.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     "network",
     "mac",
     "queues",
@@ -28,6 +28,7 @@ const FIXED: [&str; 11] = [
     "kernel",
     "initramfs",
     "cmdline",
+    "firmware",
     "disk",
     "cpus",
     "memory",

@@ -13,6 +13,7 @@ use crate::config::{Config, Engine};
 use crate::control::{
     Answer, EventLevel, EventLog, Refusal, RefusalKind, VmState, VmStatus, VmUsage,
 };
+use crate::data_dir;
 use crate::engine::{Accel, Choice};
 use crate::entry::{Failure, causes};
 use crate::keeper::{Ended, HolderKeeper, Inheritance};
@@ -54,6 +55,7 @@ pub(super) fn none_yet(
     let settle = keeper.clone();
     Vms::new(Arc::new(Shared {
         state_dir: state_dir.clone(),
+        data_dir: config.host.data_dir.clone().or_else(data_dir::default_path),
         keeper: kept,
         ledger: Mutex::new(Ledger::new(machine.capacity, config.host.overcommit)),
         accel: machine.accel,
@@ -208,6 +210,7 @@ impl Instance {
             memory: None,
             network: vm.network.clone(),
             addresses: vm.addresses.iter().map(|a| a.addr()).collect(),
+            user: None,
             mac: mac.map(|m| m.to_string()),
             attached: self.is_attached(port),
             worker: None,
@@ -230,6 +233,7 @@ impl Instance {
             status.pid = now.pid;
             status.cpus = Some(machine.cpus);
             status.memory = Some(machine.memory);
+            status.user = machine.seed.as_ref().and_then(|seed| seed.user.clone());
             status.seconds = now.started_at.map_or(0, seconds_since);
             if let Some(note) = self.waits_note(name) {
                 status.state = VmState::Waiting;

@@ -100,7 +100,7 @@ impl Claim {
                     io::Error::new(e.kind(), format!("{}: {e}", disk.path.display()))
                 };
                 let id = DiskId::of(&disk.path).map_err(named)?;
-                let (path, readonly) = (disk.path.clone(), disk.readonly);
+                let (path, readonly) = (disk.path.clone(), disk.only_read());
                 claim.disks.push(DiskClaim { id, path, readonly });
             }
         }

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use datapath::names::Mac;
 
 use super::Shared;
-use crate::config::{Engine, Machine, Vm, mac_of};
-use crate::engine::disk::{Access, OpenDisk};
-use crate::engine::memory;
+use crate::config::{Engine, Firmware, Machine, Vm, mac_of};
+use crate::data_dir;
+use crate::engine::disk::OpenDisk;
+use crate::engine::firmware::{self, Uefi};
 use crate::engine::qemu::{self, Vessel};
 use crate::engine::spawn::{Launch, Lock, Process, Vacancy, find_program};
+use crate::engine::{clone, memory, seed};
 use crate::ledger::{Claim, Refusal};
 use crate::state_dir::{StateDir, StateDirError};
 
@@ -73,6 +75,12 @@ pub enum FormError {
         qemu::PROGRAM
     )]
     NoProgram,
+    /// The firmware is not installed.
+    #[error(
+        "VM `{0}`: there is no UEFI firmware on this machine: install OVMF (Debian: apt install \
+         ovmf), or write `firmware = \"bios\"`"
+    )]
+    NoFirmware(String),
     /// A vessel of that name lives that nobody knew of.
     #[error("process {pid} runs VM `{vm}` already")]
     Lives {
@@ -202,12 +210,7 @@ fn form_from(plan: &Plan, paths: &Paths, shared: &Shared) -> Result<Formed, Form
     let machine = &plan.machine;
     let memory =
         memory::sealed(&plan.name, machine.memory).map_err(|e| step(plan, "make its memory", e))?;
-    let disks = machine
-        .disks
-        .iter()
-        .map(OpenDisk::open)
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(|e| step(plan, "open its disks", e))?;
+    let Media { uefi, disks, seed } = Media::open(plan, shared)?;
     let (log, log_from) = logs(paths).map_err(|e| step(plan, "open its log", e))?;
     let arguments = qemu::arguments(&Vessel {
         name: &plan.name,
@@ -220,16 +223,16 @@ fn form_from(plan: &Plan, paths: &Paths, shared: &Shared) -> Result<Formed, Form
         mtu: plan.mtu,
         queues: plan.vm.queues,
         kernel: machine.kernel.as_ref(),
+        uefi: uefi.as_ref(),
         disks: &disks,
+        seed: seed.as_ref(),
         console: &paths.console,
         console_log: &paths.console_log,
         monitor: &paths.monitor,
     });
     let mut inherit: Vec<BorrowedFd<'_>> = vec![memory.as_fd()];
-    inherit.extend(disks.iter().filter_map(|disk| match &disk.access {
-        Access::Descriptor(fd) => Some(fd.as_fd()),
-        Access::Path(_) => None,
-    }));
+    let flash = uefi.iter().flat_map(|uefi| [&uefi.code, &uefi.variables]);
+    inherit.extend(disks.iter().chain(&seed).chain(flash).flat_map(OpenDisk::descriptors));
     let launch = Launch {
         program: &program,
         arguments: &arguments,
@@ -245,6 +248,41 @@ fn form_from(plan: &Plan, paths: &Paths, shared: &Shared) -> Result<Formed, Form
         }
     }
     Ok(Formed { process, log_from, troubles })
+}
+
+/// What a VM starts from, open.
+struct Media {
+    uefi: Option<Uefi>,
+    disks: Vec<OpenDisk>,
+    seed: Option<OpenDisk>,
+}
+
+impl Media {
+    /// Opens all of it; makes what the VM has of its own and has not yet.
+    fn open(plan: &Plan, shared: &Shared) -> Result<Self, FormError> {
+        let machine = &plan.machine;
+        let own = || match &shared.data_dir {
+            Some(data_dir) => data_dir::of_vm(data_dir, &plan.name),
+            None => Err(io::Error::other("no home directory: name one by `data_dir` under [host]")),
+        };
+        let uefi = match (&machine.kernel, machine.firmware) {
+            (None, Firmware::Uefi) if !firmware::is_installed() => {
+                return Err(FormError::NoFirmware(plan.name.clone()));
+            }
+            (None, Firmware::Uefi) => Some(own().and_then(|own| firmware::open(&own))),
+            _ => None,
+        };
+        let uefi = uefi.transpose().map_err(|e| step(plan, "open its firmware", e))?;
+        let disks = machine.disks.iter().map(|disk| match disk.clone {
+            Some(size) => clone::open(disk, size, &own()?),
+            None => OpenDisk::open(disk),
+        });
+        let disks = disks.collect::<io::Result<Vec<_>>>();
+        let disks = disks.map_err(|e| step(plan, "open its disks", e))?;
+        let seed = machine.seed.as_ref().map(|s| seed::open(&plan.name, &plan.vm.hostname, s));
+        let seed = seed.transpose().map_err(|e| step(plan, "make what cloud-init is told", e))?;
+        Ok(Self { uefi, disks, seed })
+    }
 }
 
 /// Gives back everything of a VM whose vessel has ended.

@@ -71,6 +71,8 @@ use lifecycle::Input;
 pub struct Shared {
     /// Where their files are.
     pub state_dir: StateDir,
+    /// Where they keep what must outlast them. `None`: nobody knows a place.
+    pub data_dir: Option<PathBuf>,
     /// Who keeps descriptors for a successor.
     pub keeper: Arc<dyn Keeper>,
     /// Who has what.

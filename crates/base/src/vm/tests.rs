@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, waitpid};
 
 use super::*;
-use crate::config::{Disk, DiskFormat, Engine, Machine, Restart, Vm};
+use crate::config::{CloneSize, Disk, DiskFormat, Engine, Firmware, Machine, Restart, Seed, Vm};
 use crate::engine::spawn::{Lock, Vacancy};
 use crate::ledger::Capacity;
 
@@ -31,6 +31,11 @@ const AWAIT_BUTTON: &[u8] = &[
 ];
 /// Tells the machine that the kernel panicked.
 const PANIC: &[u8] = &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee];
+/// Has the BIOS write the sector that the guest began with to the next place on its disk.
+const WRITE: &[u8] = &[
+    0x31, 0xc0, 0x8e, 0xc0, 0xb8, 0x01, 0x03, 0xbb, 0x00, 0x7c, 0xb9, 0x02, 0x00, 0xba, 0x80, 0x00,
+    0xcd, 0x13,
+];
 /// Sends back whatever comes on the serial line.
 const ECHO: &[u8] =
     &[0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xf1];
@@ -118,6 +123,7 @@ impl Scene {
         let (events, settled) = (self.events.clone(), self.settled.clone());
         Vms::new(Arc::new(Shared {
             state_dir: StateDir::at(self.dir.path()),
+            data_dir: Some(self.dir.path().join("data")),
             keeper: self.keeper.clone(),
             ledger: Mutex::new(Ledger::new(Capacity { cpus, memory: 1 << 30 }, false)),
             accel: Accel::Tcg,
@@ -136,12 +142,14 @@ impl Scene {
         // The firmware finds no geometry in a smaller disk.
         sector.resize(1 << 20, 0);
         std::fs::write(&path, sector).unwrap();
-        let disk = Disk { path, format: DiskFormat::Raw, readonly: false };
+        let disk = Disk { path, format: DiskFormat::Raw, readonly: false, clone: None };
         let mut machine = Machine {
             cpus: 1,
             memory: 32 << 20,
             kernel: None,
+            firmware: Firmware::Bios,
             disks: vec![disk],
+            seed: None,
             restart: Restart::Never,
             autostart: true,
             after: Vec::new(),
@@ -217,6 +225,54 @@ async fn a_guest_is_started_talks_on_its_console_and_heeds_its_power_button() {
     assert!(scene.keeper.keys().is_empty());
     assert!(matches!(vms.stop("a", false).await, Err(VmError::Refused(_))));
     assert!(matches!(vms.start("b").await, Err(VmError::Unknown(_))));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_a_guest_writes_is_in_its_clone_and_the_image_stays_as_it_was() {
+    let scene = Scene::new();
+    let mut vms = scene.base(2);
+    for name in ["a", "b"] {
+        let plan = scene.plan(name, &[HELLO, WRITE, OFF, SLEEP], |m| {
+            m.disks[0].path = scene.dir.path().join("a.img");
+            m.disks[0].clone = Some(CloneSize::Octets(1 << 30));
+            let ssh_keys = vec!["ssh-ed25519 AAAA a".to_owned()];
+            m.seed = Some(Seed { ssh_keys, ..Seed::default() });
+        });
+        vms.add(plan, None).unwrap();
+    }
+    let image = std::fs::read(scene.dir.path().join("a.img")).unwrap();
+    for _ in 0..2 {
+        for name in ["a", "b"] {
+            vms.start(name).await.unwrap();
+        }
+        for name in ["a", "b"] {
+            let off = resting(&vms, name).await;
+            assert_eq!(off.note.as_deref(), Some("the guest powered itself off"));
+        }
+    }
+    assert!(std::fs::read(scene.dir.path().join("a.img")).unwrap() == image);
+    for name in ["a", "b"] {
+        let clone = scene.dir.path().join("data/vm").join(name).join("a.qcow2");
+        let read = format!("read -vP 85 {} 1", 512 + 510);
+        for words in [&["qemu-img", "check"][..], &["qemu-io", "-c", &read]] {
+            let mut command = std::process::Command::new(words[0]);
+            let done = command.args(&words[1..]).arg(&clone).output().unwrap();
+            assert!(done.status.success(), "{words:?}: {done:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_vm_with_uefi_has_variables_of_its_own() {
+    let scene = Scene::new();
+    let mut vms = scene.base(1);
+    let uefi = |m: &mut Machine| (m.firmware, m.memory) = (Firmware::Uefi, 256 << 20);
+    vms.add(scene.plan("a", &[HELLO], uefi), None).unwrap();
+    vms.start("a").await.unwrap();
+    // OVMF says what it tries to start; there is nothing that it could.
+    scene.until("firmware", || scene.console_log("a").contains("BdsDxe")).await;
+    assert!(scene.dir.path().join("data/vm/a/uefi-vars.fd").exists());
+    vms.stop_all(true).await;
 }
 
 #[tokio::test(flavor = "current_thread")]

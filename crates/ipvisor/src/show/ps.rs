@@ -207,6 +207,7 @@ mod tests {
                 memory: Some(512 << 20),
                 network: "lan".into(),
                 addresses: vec![address("203.0.113.10"), address("2001:db8:1::10")],
+                user: None,
                 mac: None,
                 attached: false,
                 worker: None,
