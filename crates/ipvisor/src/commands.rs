@@ -26,7 +26,8 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         show::text(&config::schema::text())?;
         return Ok(exit::CLEAN);
     }
-    if let Command::Image { command: ImageCommand::Debian { file, suite, size, include } } = command {
+    if let Command::Image { command: ImageCommand::Debian { file, suite, size, include } } = command
+    {
         image::debian(&Wish { file, suite, size, include })?;
         return Ok(exit::CLEAN);
     }

@@ -13,7 +13,7 @@ use crate::show::{self, Findings};
 
 /// Examines the machine. A configuration that is wrong is one of the findings.
 pub fn examine(file: Option<&Path>, state_dir: Option<PathBuf>, json: Json) -> Result<u8, Failure> {
-    let checked = file.map(|file| (file, config::load(file)));
+    let checked = file.map(|file| (file, config::load_with_files(file)));
     let (mut found, config) = match &checked {
         None => (Vec::new(), None),
         Some((file, Ok((_, config)))) => (vec![doctor::read(file, config)], Some(config)),

@@ -87,6 +87,7 @@ mod tests {
             quarantine: None,
             seconds: 0,
             restarts: 0,
+            usage: Default::default(),
         }
     }
 

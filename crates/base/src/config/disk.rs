@@ -102,7 +102,8 @@ fn said<'t>(inner: &mut Reader<'t, '_>) -> (Option<At<&'t str>>, Said) {
         let help = "a disk has the size of its file; `size` goes with `image`";
         inner.out.push(Mistake::at(&at, "`size` without `image`").help(help));
     }
-    let clone = image_at.map(|_| size.map_or(CloneSize::AsImage, CloneSize::Octets));
+    let clone =
+        image_at.map(|_| size.map_or(CloneSize::AsImage, |size| CloneSize::Octets(size.value)));
     let format = format.map(|f| f.value);
     (image.or(path), Said { format, readonly, clone })
 }

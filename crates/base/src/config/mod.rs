@@ -103,6 +103,13 @@ pub fn load_for_any_machine(path: &Path) -> Result<(String, Config), ConfigError
     load_with(path, &Against { files: &AsAccepted, present: None, environment })
 }
 
+/// The same with the files that the configuration names, but without the machine's cards, CPUs and
+/// memory: for the doctor, who examines those.
+pub fn load_with_files(path: &Path) -> Result<(String, Config), ConfigErrors> {
+    let environment = &of_the_environment;
+    load_with(path, &Against { files: &RealFiles, present: None, environment })
+}
+
 fn load_with(path: &Path, against: &Against<'_>) -> Result<(String, Config), ConfigErrors> {
     let text = read_text(path).map_err(|m| ConfigErrors::new(Sources::new(path, ""), vec![m]))?;
     check_with(&text, path, against)
@@ -128,6 +135,14 @@ fn read_text(path: &Path) -> Result<String, Mistake> {
 /// gives.
 pub fn check(text: &str, path: &Path) -> Result<(String, Config), ConfigErrors> {
     against_this_machine(|machine| check_with(text, path, machine))
+}
+
+/// A size of a disk as it stands in a configuration, such as "20G", in octets.
+pub fn disk_size(text: &str) -> Result<u64, String> {
+    units::disk_size(text).map_err(|wrong| match wrong.help {
+        Some(help) => format!("{}: {help}", wrong.message),
+        None => wrong.message,
+    })
 }
 
 /// Reads a configuration that was accepted before, as a successor does: a file that is gone since

@@ -107,13 +107,17 @@ fn value(form: &str) -> Option<Value> {
     }
     Some(match form {
         "true or false" => json!({ "type": "boolean" }),
-        "a path" | "a text" | "a user's name" | "the name of a network" => json!({ "type": "string" }),
+        "a path" | "a text" | "a user's name" | "the name of a network" => {
+            json!({ "type": "string" })
+        }
         "the name of a network interface" => text_like("[!-.0-9;-~]{1,15}"),
         "a host name" => text_like("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"),
         "a MAC address" => text_like("[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}"),
         "a size with its unit, M or G" => text_like("[0-9]+ *[MmGgTt]([Ii]?[Bb])?"),
         "a time with its unit: ms, s or m" => text_like("[0-9]+ *(ms|s|m|min|h)"),
-        "a list of files and patterns" | "a list of public keys" | "a list of names of VMs" => one_or_many(&json!({ "type": "string" }), None),
+        "a list of files and patterns" | "a list of public keys" | "a list of names of VMs" => {
+            one_or_many(&json!({ "type": "string" }), None)
+        }
         "a list of IP addresses" => one_or_many(&text_like(ADDRESS), None),
         "a list with one IPv4 and one IPv6 address at most" => {
             one_or_many(&text_like(ADDRESS), Some(2))

@@ -192,8 +192,8 @@ pub fn examine(facts: &Facts, config: Option<&Config>) -> Vec<Finding> {
 
 /// What is wrong with a configuration that could not be read: the machine is examined without.
 pub fn misread(errors: &ConfigErrors) -> Vec<Finding> {
-    let path = errors.path().display();
     let mistakes = errors.mistakes().iter().map(|mistake| {
+        let path = errors.path(mistake).display();
         let place = match errors.position(mistake) {
             Some((line, column)) => format!("{path}:{line}:{column}"),
             None => path.to_string(),

@@ -8,11 +8,16 @@ use datapath::uplink::{CardLook, Meddling};
 
 use super::facts::{Device, Kvm, Qemu};
 use super::*;
-use crate::config::{AsAccepted, check_with};
+use crate::config::{Against, AsAccepted, ConfigErrors, check_with};
 use crate::instance::host_facts::HostFacts;
 
 fn config(text: &str) -> Config {
-    check_with(text, Path::new("/etc/ipvisor/net.toml"), &AsAccepted).unwrap()
+    read(text, "/etc/ipvisor/net.toml").unwrap()
+}
+
+fn read(text: &str, path: &str) -> Result<Config, ConfigErrors> {
+    let against = Against { files: &AsAccepted, present: None, environment: &|_| None };
+    check_with(text, Path::new(path), &against).map(|(_, config)| config)
 }
 
 const LAN: &str = "\
@@ -219,7 +224,7 @@ fn the_hosts_single_address_with_a_router_elsewhere_is_no_mistake() {
 #[test]
 fn a_mistake_in_the_file_has_its_place_and_what_to_write() {
     let text = "[network.lan]\nprefixes = [\"203.0.113.0/24\"]\nmut = 1400\n";
-    let errors = check_with(text, Path::new("net.toml"), &AsAccepted).unwrap_err();
+    let errors = read(text, "net.toml").unwrap_err();
     let found: Vec<_> = misread(&errors).iter().map(ToString::to_string).collect();
     assert!(found[0].starts_with("configuration: net.toml:3:1: "), "{found:?}");
     assert!(found[0].contains("  -> "), "{found:?}");

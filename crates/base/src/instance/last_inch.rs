@@ -156,7 +156,7 @@ mod tests {
                 "[network.lan]\nprefixes = [\"203.0.113.0/24\"]\n{keys}\n[vm.web]\nengine = \"external\"\n\
                  socket = \"web.sock\"\naddresses = [\"203.0.113.10\"]\n"
             );
-            let config = config::check(&text, Path::new("/tmp/lan.toml")).unwrap();
+            let config = config::check_accepted(&text, Path::new("/tmp/lan.toml")).unwrap();
             let facts = Facts::default();
             let inch = of(&config.vms["web"], &config.networks["lan"], &facts, &[]);
             (inch.dns, inch.search, inch.resolves)

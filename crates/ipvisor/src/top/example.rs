@@ -33,6 +33,7 @@ pub fn vm(name: &str, cpu_milliseconds: u64, sent: u64, resident: u64) -> VmStat
         memory: Some(512 << 20),
         network: "lan".into(),
         addresses: vec!["203.0.113.10".parse().unwrap()],
+        user: None,
         mac: None,
         attached: true,
         worker: None,
