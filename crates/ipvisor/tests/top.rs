@@ -27,6 +27,7 @@ fn vm(name: &str, cpu: u64, sent: u64) -> VmStatus {
         memory: Some(512 << 20),
         network: "lan".into(),
         addresses: vec!["203.0.113.10".parse().unwrap()],
+        user: None,
         mac: None,
         attached: true,
         worker: None,

@@ -147,7 +147,7 @@ fn pair(v4: Option<impl ToString>, v6: Option<impl ToString>) -> Option<String> 
 /// A size of memory, in the largest unit that leaves no fraction.
 fn size(octets: u64) -> String {
     let mebi = octets >> 20;
-    if mebi % 1024 == 0 { format!("{}G", mebi / 1024) } else { format!("{mebi}M") }
+    if mebi.is_multiple_of(1024) { format!("{}G", mebi / 1024) } else { format!("{mebi}M") }
 }
 
 /// A span of time, in the largest unit that leaves no fraction.

@@ -13,7 +13,7 @@ use datapath::worker::WorkerHandle;
 use etherparse::PacketBuilder;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use virtqueue::NetHeader;
-use virtqueue::driver::{DriverQueue, DriverRing, Shape};
+use virtqueue::driver::{DriverQueue, Shape};
 
 use crate::stage::{PATIENCE, Vm, world_of};
 

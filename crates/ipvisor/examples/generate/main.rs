@@ -14,6 +14,12 @@
 #[allow(dead_code, reason = "what is typed is only described here")]
 mod args;
 mod configuration;
+#[path = "."]
+mod console {
+    #[path = "../../src/console/escape.rs"]
+    #[allow(dead_code, reason = "its default is described, no key is pressed")]
+    pub mod escape;
+}
 
 use std::fs;
 use std::io;
