@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bench::frames::{self, Ends};
-use datapath::answer::{BASE6, LastInch, Lease4};
+use datapath::answer::{LastInch, Lease4};
 use datapath::counters::{Counter, Counters};
 use datapath::names::{Mac, NetworkId, Owner, PortId, RingId};
 use datapath::state::StateMemory;

@@ -73,6 +73,15 @@ fn table(table: Table) -> Value {
     {
         made.insert("required".to_owned(), json!(required));
     }
+    let either: Vec<Value> = keys()
+        .filter(|key| key.default.starts_with("this or "))
+        .map(|key| json!({ "required": [key.name] }))
+        .collect();
+    if let Value::Object(made) = &mut made
+        && !either.is_empty()
+    {
+        made.insert("anyOf".to_owned(), Value::Array(either));
+    }
     made
 }
 
