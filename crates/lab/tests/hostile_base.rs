@@ -13,6 +13,14 @@ const RACE: u64 = 2_000;
 const LAN: u64 = 8_000;
 const GIANTS: u64 = 100;
 
+/// What a peer causes only where the base gets the frames as they were sent.
+const OF_WHOLE_FRAMES: [&str; 4] = [
+    "drop.offload_checksum",
+    "drop.segment_too_big",
+    "drop.uplink_clipped",
+    "drop.uplink_ring_full",
+];
+
 #[test]
 fn a_running_base_stays_what_it_is_whatever_a_driver_and_the_lan_do() {
     let begun = Instant::now();
@@ -26,11 +34,15 @@ fn a_running_base_stays_what_it_is_whatever_a_driver_and_the_lan_do() {
     let lan = Lan::open(&mut stage).unwrap();
     let mut pair = Pair::start(&mut stage).unwrap();
     let mut campaign = Campaign::new(&mut stage, seed).unwrap();
-    campaign.giants(&lan, GIANTS).unwrap();
+    // By AF_XDP: the kernel cuts large sends before the base sees them, and drops by itself what does not
+    // fit its rings.
+    let slow = !by_xdp(1500);
+    if slow {
+        campaign.giants(&lan, GIANTS).unwrap();
+    }
     campaign.scan().unwrap();
     campaign.lan(&lan, LAN).unwrap();
     campaign.effort().unwrap();
-    let slow = !by_xdp(1500);
     if slow {
         campaign.outrun(&lan).unwrap();
     }
@@ -39,7 +51,9 @@ fn a_running_base_stays_what_it_is_whatever_a_driver_and_the_lan_do() {
     campaign.rings(RINGS).unwrap();
     campaign.race(RACE, false).unwrap();
     campaign.race(RACE, true).unwrap();
-    campaign.flood(&lan).unwrap();
+    if slow {
+        campaign.flood(&lan).unwrap();
+    }
     pair.check().unwrap();
     campaign.check().unwrap();
     let report = campaign.report().clone();
@@ -50,7 +64,9 @@ fn a_running_base_stays_what_it_is_whatever_a_driver_and_the_lan_do() {
     let mut reasons = by_drivers(true);
     reasons.retain(|reason| slow || *reason != "drop.uplink_send");
     often_enough(&report.seen, &reasons, 100).unwrap();
-    often_enough(&report.lan, by_lan(), 100).unwrap();
+    let mut lan_reasons = by_lan().to_vec();
+    lan_reasons.retain(|reason| slow || !OF_WHOLE_FRAMES.contains(reason));
+    often_enough(&report.lan, &lan_reasons, 100).unwrap();
     assert!(fared.datagrams > 1000);
     stage.instance().ps().unwrap();
 }

@@ -221,6 +221,15 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
+/// The sayings that a virtio-net header is about.
+pub const BY_HEADER: [&str; 5] = [
+    "a large send",
+    "csum_start is another",
+    "csum_offset is another",
+    "segments of few octets, as a kernel makes them of what it merges",
+    "segments larger than the link takes",
+];
+
 /// What is said, with its name.
 pub const SAYINGS: &[(&str, Saying)] = &[
     ("a datagram", |d| {
