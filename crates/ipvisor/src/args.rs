@@ -79,7 +79,7 @@ is shown first. With --json, --detach or --dry-run tell programs what came of it
     Up {
         /// The configuration
         file: PathBuf,
-        /// Come back when everything runs
+        /// Come back when the networks are there and the first VMs are being started
         #[arg(short, long)]
         detach: bool,
         /// Only show what would be started or changed

@@ -247,6 +247,35 @@ fn a_script_sees_nothing_from_before_it_came() {
 }
 
 #[test]
+fn a_script_that_would_not_be_heard_is_told_so() {
+    let guest = Guest::new();
+    let person = guest.at_a_terminal("console web");
+    person.shows("leaves");
+    let mut refused = Command::new("sh");
+    refused.args(["-c", &guest.line("console web")]).stdin(Stdio::null());
+    let refused = refused.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("has the keyboard of web") && said.contains("--take"), "{said}");
+    let mut script = guest.in_a_pipe("console web --take");
+    person.shows("somebody else has taken the keyboard");
+    script.types("heard");
+    guest.hears("heard");
+}
+
+#[test]
+fn what_is_shown_in_a_burst_is_shown_at_once() {
+    let mut guest = Guest::new();
+    let mut person = guest.at_a_terminal("console web");
+    person.shows("leaves");
+    // At a piece a look this would take more than a minute.
+    guest.shows(&format!("{}the end", "x".repeat(9 << 20)));
+    person.shows("the end");
+    person.types("\x1d");
+    person.shows("left the console");
+}
+
+#[test]
 fn logs_show_what_was_shown_and_go_on_when_asked() {
     let mut guest = Guest::new();
     fs::write(guest.path("web.console.log.1"), "before\n").unwrap();

@@ -100,7 +100,9 @@ impl Instance {
     /// Stops all VMs, each when those that are after it have ended, with `force` all at once; and
     /// starts none any more.
     pub(super) fn stop_all(&mut self, force: bool) -> impl Future<Output = ()> + Send + use<> {
-        self.order = StartOrder::default();
+        for vm in self.order.forget_all() {
+            self.vms.leave_stopped(&vm);
+        }
         self.ending = true;
         self.vms.stop_all(force)
     }

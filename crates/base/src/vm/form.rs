@@ -149,7 +149,7 @@ impl Paths {
     /// Forgets the VM, whose vessel does not live: the next of that name is a new one. What it had
     /// to say stays.
     pub(super) fn forget(&self) {
-        for file in [&self.record, &self.lock, &self.console, &self.monitor] {
+        for file in [&self.record, &self.lock, &self.console, &self.monitor, &self.keyboard] {
             // What is not there is forgotten already.
             let _ = std::fs::remove_file(file);
         }

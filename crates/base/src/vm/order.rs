@@ -117,6 +117,11 @@ impl StartOrder {
     pub fn forget(&mut self, vm: &str) -> bool {
         self.waiting.remove(vm).is_some()
     }
+
+    /// Nobody is to be started any more; gives those that were.
+    pub fn forget_all(&mut self) -> Vec<String> {
+        std::mem::take(self).waiting.into_keys().collect()
+    }
 }
 
 #[cfg(test)]
@@ -219,5 +224,13 @@ mod tests {
         assert!(scene.order.forget("app") && !scene.order.forget("app"));
         // It was not to be started: nobody waits for it.
         assert_eq!(scene.next(), ["web"]);
+    }
+
+    #[test]
+    fn when_all_ends_nobody_is_started_any_more() {
+        let mut scene = Scene::new(&[("db", &[]), ("app", &["db"]), ("web", &["app"])]);
+        assert_eq!(scene.next(), ["db"]);
+        assert_eq!(scene.order.forget_all(), ["app", "web"]);
+        assert_eq!(scene.stands("db", Runs).next(), [""; 0]);
     }
 }

@@ -18,7 +18,7 @@ pub mod escape;
 mod keyboard;
 mod relay;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -67,6 +67,13 @@ pub fn attach(vm: &str, place: &Console, manner: Manner) -> Result<(), Failure> 
             "the running instance is of an older version: `ipvisor upgrade` makes it this one",
         ));
     }
+    if let Some(process) = others
+        && !io::stdin().is_terminal()
+    {
+        // What a script wants to type must not vanish.
+        return Err(Failure::new(format!("{} has the keyboard of {vm}", who(process)))
+            .hint("`--take` takes it, `--watch` does without"));
+    }
     let socket = types.then(|| connect(vm, &place.socket)).transpose()?;
     let terminal = RawTerminal::enter()?;
     let typed = terminal.is_some();
@@ -106,11 +113,15 @@ fn begin(log: &Path, wants_history: bool) -> io::Result<Tail> {
     Ok(tail)
 }
 
+fn who(process: Option<u32>) -> String {
+    process.map_or("somebody else".to_owned(), |pid| format!("process {pid}"))
+}
+
 /// What a person is told who attaches.
 fn greeting(vm: &str, types: bool, others: Option<Option<u32>>, escape: Escape) -> String {
     let mut text = format!("console of {vm}: {escape} leaves");
     if let Some(process) = others {
-        let who = process.map_or("somebody else".to_owned(), |pid| format!("process {pid}"));
+        let who = who(process);
         text.push_str(&format!("; {who} has the keyboard, you watch (`--take` takes it)"));
     }
     if types && let Ok(size) = tcgetwinsize(io::stdout()) {

@@ -2,8 +2,9 @@
 //! the log.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -57,6 +58,9 @@ pub struct Ends {
     pub escape: Option<Escape>,
 }
 
+/// Pieces of the log that are shown before somebody else has a turn.
+const PIECES: usize = 16;
+
 /// What there is to do.
 #[derive(Default)]
 struct Ready {
@@ -72,12 +76,13 @@ impl Ends {
         let input = io::stdin().as_fd().try_clone_to_owned()?;
         let mut output = io::stdout().lock();
         let mut octets = [0; 4096];
-        let mut reading_input = true;
+        let (mut reading_input, mut more) = (true, false);
         loop {
-            let ready = self.wait(reading_input.then(|| input.as_fd()))?;
+            let ready = self.wait(reading_input.then(|| input.as_fd()), more)?;
             let open = !ready.socket || self.receive(&mut octets, &mut output)?;
-            self.show(ready.log, &mut output)?;
+            more = self.show(ready.log, &mut output)?;
             if !open {
+                while self.show(false, &mut output)? {}
                 return Ok(Ended::Closed);
             }
             if ready.input {
@@ -101,8 +106,9 @@ impl Ends {
         }
     }
 
-    /// Waits until something is ready; with a log or a keyboard, only for a moment.
-    fn wait(&self, input: Option<std::os::fd::BorrowedFd<'_>>) -> io::Result<Ready> {
+    /// Waits until something is ready; with a log or a keyboard, only for a moment, and with `more` not
+    /// at all.
+    fn wait(&self, input: Option<BorrowedFd<'_>>, more: bool) -> io::Result<Ready> {
         let mut sources = Vec::new();
         let mut place = |fd| {
             sources.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -111,7 +117,7 @@ impl Ends {
         let input = input.map(&mut place);
         let socket = self.socket.as_ref().map(|socket| place(socket.as_fd()));
         let log = self.tail.as_ref().and_then(Tail::woken).map(&mut place);
-        let look = Timespec::try_from(LOOK).ok();
+        let look = Timespec::try_from(if more { Duration::ZERO } else { LOOK }).ok();
         let limit = look.filter(|_| self.tail.is_some() || self.keyboard.is_some());
         match poll(&mut sources, limit.as_ref()) {
             Ok(_) => {}
@@ -143,17 +149,20 @@ impl Ends {
         }
     }
 
-    /// Shows what is new in the log.
-    fn show(&mut self, heard: bool, output: &mut impl Write) -> io::Result<()> {
-        let Some(tail) = &mut self.tail else { return Ok(()) };
+    /// Shows what is new in the log. Says whether there may be more.
+    fn show(&mut self, heard: bool, output: &mut impl Write) -> io::Result<bool> {
+        let Some(tail) = &mut self.tail else { return Ok(false) };
         if heard {
             tail.heard();
         }
-        let piece = tail.read()?;
-        if !piece.is_empty() {
+        for _ in 0..PIECES {
+            let piece = tail.read()?;
+            if piece.is_empty() {
+                return Ok(false);
+            }
             output.write_all(&piece)?;
             output.flush()?;
         }
-        Ok(())
+        Ok(true)
     }
 }

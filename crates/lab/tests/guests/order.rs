@@ -8,7 +8,7 @@ use lab::instance::Instance;
 use lab::scene::{Scene, vm};
 use serde_json::Value;
 
-use crate::stage::{BOOT, Turn, events, operate, status};
+use crate::stage::{BOOT, Turn, events, operate, status, told};
 
 /// How long the guest has that does not heed its power button.
 const DEAF_FOR: Duration = Duration::from_secs(3);
@@ -37,22 +37,33 @@ fn config(scene: &Scene) -> String {
     config
 }
 
-/// Waits until all run, and sees to it that none was started before those that it is after ran.
+/// Waits until all run, and sees to it that none was started before those that it is after ran: unless
+/// the base says that it waited for a minute, which on a busy machine is not enough to boot.
 fn come_up_in_order(instance: &Instance) {
     let waits = status(instance, "web");
     assert_eq!(waits["state"], "waiting", "{waits}");
     assert!(waits["note"].as_str().unwrap().contains("app"), "{waits}");
     let what = || events(instance);
-    wait_until(BOOT * 2, what, || {
+    wait_until(BOOT * 3, what, || {
         let [db, app, web, aside] = VMS.map(|(name, _)| status(instance, name));
         let runs = |vm: &Value| vm["state"] == "running" && vm["attached"] == true;
-        let begun = |vm: &Value| vm["state"] != "waiting";
-        // What was read first may have been true a moment later only.
-        assert!(!begun(&web) || runs(&status(instance, "app")), "{web}\n{}", events(instance));
-        assert!(!begun(&app) || runs(&status(instance, "db")), "{app}\n{}", events(instance));
+        for (vm, before) in [(&web, "app"), (&app, "db")] {
+            let begun = vm["state"] != "waiting";
+            // What was read first may have become true a moment later only.
+            if begun && !runs(&status(instance, before)) {
+                let subject = format!("vm/{}", vm["name"].as_str().unwrap());
+                let excused = !told(instance, &subject, "start_order").is_empty();
+                assert!(excused, "{vm}\n{}", events(instance));
+            }
+        }
         Ok([db, app, web, aside].iter().all(runs).then_some(()))
     })
     .unwrap();
+    for (name, _) in VMS {
+        for text in told(instance, &format!("vm/{name}"), "start_order") {
+            println!("{name}: {text}: the machine is too busy to show the order of start");
+        }
+    }
 }
 
 /// What happened to the VMs' states, in order: `NAME STATE` and milliseconds since 1970.
