@@ -28,6 +28,8 @@ fn target() -> tempfile::TempDir {
     fs::create_dir(temp.path().join("release")).unwrap();
     fs::copy(PROGRAM, temp.path().join("release/ipvisor")).unwrap();
     let generate = Path::new(PROGRAM).parent().unwrap().join("examples/generate");
+    // `cargo test` builds examples, but not where one test is named.
+    assert!(generate.exists(), "run `cargo build -p ipvisor --example generate` first");
     run(Command::new(generate).arg(temp.path().join("generated")));
     temp
 }
