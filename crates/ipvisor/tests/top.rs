@@ -183,7 +183,9 @@ fn it_fits_small_and_large_terminals_and_leaves_them_as_they_were() {
         terminal.wait("the other way round", |screen| screen.contains("VM▲"));
 
         terminal.keys("q");
-        let left = terminal.wait("the end", |screen| screen.contains("status 0"));
+        // The terminal's modes are shown behind it.
+        let over = |screen: &str| screen.contains("status 0") && screen.contains("opost");
+        let left = terminal.wait("the end", over);
         let modes: Vec<_> = left.split_whitespace().collect();
         let restored = ["isig", "icanon", "echo", "opost"].iter().all(|mode| modes.contains(mode));
         assert!(restored && !left.contains("q quit"), "{left}");
