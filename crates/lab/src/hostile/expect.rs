@@ -213,6 +213,11 @@ const OTHERS: &[&str] = &[
     "drop.rx_port_quarantined",
     "drop.state_damaged",
     "drop.rx_card_lost",
+    // Names are asked for in `tests/names.rs`.
+    "drop.resolver_budget",
+    "drop.resolver_full",
+    "drop.resolver_away",
+    "drop.rx_resolver",
     // Over packed rings only, drivers and deaths of the base.
     "break.chain_flags",
     "break.publication",

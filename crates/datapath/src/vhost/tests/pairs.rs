@@ -66,7 +66,8 @@ fn several_pairs_are_offered_where_the_port_has_them_and_all_their_rings_run() {
 #[test]
 fn a_front_end_that_starts_the_first_pair_only_has_that() {
     let (stage, guest) = (stage(), Guest::new());
-    stage.connect().say(&guest.conversation_with(PAIRS));
+    let mut front = stage.connect();
+    front.say(&guest.conversation_with(PAIRS));
     assert_eq!(running(&stage), RingId::FIRST.into());
 }
 
