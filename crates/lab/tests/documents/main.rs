@@ -16,6 +16,7 @@ mod page;
 use std::process::Command;
 
 use lab::command::finish;
+use lab::netns::{Netns, cable};
 use lab::paths;
 
 use page::{Block, Language, Mark, Page};
@@ -36,12 +37,28 @@ fn pages() -> Vec<Page> {
     names.iter().map(|name| Page::read(name).unwrap()).collect()
 }
 
-/// Whether `ipvisor check` says that it is right, and what it says.
+/// The cards that the documents' configurations name.
+const CARDS: [&str; 3] = ["eth0", "eth1", "wlan0"];
+
+/// The directories that they name.
+const DIRECTORIES: [&str; 3] = ["vm.d", "run", "ports"];
+
+/// Whether `ipvisor check` says that it is right, and what it says: on a machine that has
+/// both.
 fn check(config: &str) -> (bool, String) {
     let dir = tempfile::tempdir().unwrap();
+    let (host, outside) = (Netns::new().unwrap(), Netns::new().unwrap());
+    for card in CARDS {
+        cable((&host, card), (&outside, card)).unwrap();
+    }
+    for directory in DIRECTORIES {
+        std::fs::create_dir(dir.path().join(directory)).unwrap();
+    }
     page::make_files(config, dir.path());
-    std::fs::write(dir.path().join("net.toml"), config).unwrap();
-    let mut command = Command::new(paths::ipvisor().unwrap());
+    // It is for larger machines than this one may be.
+    let large = if config.contains("[host]") { "" } else { "[host]\novercommit = true\n" };
+    std::fs::write(dir.path().join("net.toml"), format!("{config}\n{large}")).unwrap();
+    let mut command = host.command(paths::ipvisor().unwrap());
     let end = finish(command.args(["check", "net.toml"]).current_dir(dir.path())).unwrap();
     (end.status.success(), end.stdout + &end.stderr)
 }

@@ -113,7 +113,7 @@ pub fn make_files(config: &str, dir: &Path) {
     for name in config.split('"').skip(1).step_by(2).filter(|name| !name.contains('/')) {
         let begins: &[u8] = match name.rsplit('.').next() {
             Some("qcow2") => b"QFI\xfb",
-            Some("img" | "iso" | "vmlinuz") => b"",
+            Some("img" | "iso" | "vmlinuz" | "yaml") => b"",
             _ => continue,
         };
         let mut octets = vec![0; 1 << 20];
