@@ -75,8 +75,8 @@ fn transitions_are_told_and_done_while_the_traffic_of_others_loses_nothing() {
             instance,
             &(first.clone() + &c.replace("c.sock", "other.sock")),
             &[
-                "~ network/lan changes: dns 203.0.113.53 -> none",
                 "- network/inside is removed",
+                "~ network/lan changes: dns 203.0.113.53 -> none",
                 "~ vm/c changes: socket c -> other",
             ]
             .map(|line| {
