@@ -301,3 +301,27 @@ fn the_instance_has_a_log_if_it_runs_in_the_background() {
     assert_eq!(log.shows("takes over\n"), "takes over\n");
     assert_eq!(log.ends(), 0);
 }
+
+#[test]
+fn one_whose_terminal_is_gone_ends() {
+    let guest = Guest::new();
+    let directory = guest.dir.path().display().to_string();
+    // `script` holds the terminal, and has the directory in its words as well.
+    let consoles = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let words = processes.filter_map(|p| fs::read_to_string(p.path().join("cmdline")).ok());
+        words.filter(|w| w.starts_with(PROGRAM) && w.contains(&directory)).count()
+    };
+    // One that nobody tells, as below `nohup`.
+    let line = format!("trap '' HUP; exec {}", guest.line("console web --watch"));
+    let words = ["--quiet", "--return", "--command", &line, "/dev/null"];
+    let mut seat = Seat::of(Command::new("script").args(words));
+    seat.shows("console of web");
+    assert_eq!(consoles(), 1);
+    seat.child.kill().unwrap();
+    let since = Instant::now();
+    while consoles() > 0 {
+        assert!(since.elapsed() < PATIENCE, "it is still there");
+        sleep(Duration::from_millis(20));
+    }
+}

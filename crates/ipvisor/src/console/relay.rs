@@ -87,6 +87,10 @@ impl Ends {
             }
             if ready.input {
                 let n = rustix::io::read(&input, &mut octets)?;
+                if n == 0 && self.escape.is_some() {
+                    // The terminal is gone: nobody is there who could leave, or see anything.
+                    return Ok(Ended::Left);
+                }
                 let typed = octets.get(..n).unwrap_or_default();
                 let before = self.escape.and_then(|escape| escape.before(typed));
                 if let Some(mut socket) = self.socket.as_ref() {
