@@ -437,7 +437,7 @@ fn the_largest_and_worst_files_are_refused_in_little_time() {
         let began = std::time::Instant::now();
         let shown = read(&text).unwrap_err().to_string();
         let took = began.elapsed();
-        assert!(took < Duration::from_secs(20), "{took:?}: {text:.100}");
+        assert!(took < Duration::from_secs(60), "{took:?}: {text:.100}");
         assert!(shown.len() < 100_000, "{}: {text:.100}", shown.len());
     }
 }
