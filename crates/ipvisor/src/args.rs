@@ -71,11 +71,11 @@ pub enum Command {
     /// Start the networks and VMs of a configuration
     #[command(after_help = "\
 VMs are started at the same time, but for those that are `after` others in the configuration.
-Without --detach it stays in the foreground: Ctrl-C ends the VMs in the reverse order, a second one
-at once.
+Without --detach it stays in the foreground: Ctrl-C ends the VMs, those that are `after` others
+first; a second one kills all at once.
 Several instances may run beside each other, each with its own --state-dir. Where one runs already,
 it goes on with this configuration and this program, as by `reload` and `upgrade`: what will change
-is shown first. With --json, --detach or --dry-run tell programs what came of it.")]
+is shown first. --json goes with --detach or --dry-run: what came of it, for programs.")]
     Up {
         /// The configuration
         file: PathBuf,
@@ -169,7 +169,7 @@ leaves.")]
     Console {
         /// The VM
         vm: String,
-        /// Take the keyboard from whoever has it; he watches from then on
+        /// Take the keyboard from whoever has it; they watch from then on
         #[arg(short, long, conflicts_with = "watch")]
         take: bool,
         /// Only watch

@@ -251,7 +251,7 @@ fn a_state_directory_that_others_could_write_to_or_that_is_in_use_is_told() {
     let told = running.finish(&["doctor"]).unwrap();
     let line = format!(
         "warning  state: an instance runs with {} already (process {holder}): `up` would have it go \
-         on with the file that is named then  -> ipvisor down, or another --state-dir for a second \
+         on with the file that is named then  -> nothing, if that is meant; for a second \
          instance",
         dir.display()
     );

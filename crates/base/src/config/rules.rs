@@ -30,6 +30,7 @@ pub(super) fn check(networks: &[network::Draft], vms: &mut [vm::Draft], out: &mu
         let here: Vec<&vm::Draft> = on(network, vms).collect();
         addresses_lie_inside(network, &here, out);
         addresses_differ(&here, out);
+        names_differ(&here, out);
         macs_differ(&here, out);
         mtus_carry_ipv6(&here, out);
     }
@@ -198,6 +199,19 @@ fn addresses_differ(vms: &[&vm::Draft], out: &mut Vec<Mistake>) {
             }
         }
         around.push((own, vm));
+    }
+}
+
+/// DNS knows no capitals.
+fn names_differ(vms: &[&vm::Draft], out: &mut Vec<Mistake>) {
+    let mut seen: BTreeMap<String, &vm::Draft> = BTreeMap::new();
+    for vm in vms {
+        if let Some(first) = seen.insert(vm.name.value.to_lowercase(), vm) {
+            let (one, other) = (&first.name.value, &vm.name.value);
+            let message = format!("VMs `{one}` and `{other}` have the same name in DNS");
+            let help = "names that differ in capitals only are one: call one of them otherwise";
+            out.push(Mistake::at(&vm.name.at, message).other(&first.name.at, "here").help(help));
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn state(case: &Case<'_>) -> Vec<Finding> {
                 "an instance runs with {at} already (process {process}): `up` would have it go on \
                  with the file that is named then"
             ),
-            "ipvisor down, or another --state-dir for a second instance",
+            "nothing, if that is meant; for a second instance beside it, another --state-dir",
         ),
     }]
 }

@@ -106,6 +106,21 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_names_a_file_for_its_data_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        let disk =
+            Disk { path: path.clone(), format: DiskFormat::Qcow2, readonly: true, clone: None };
+        for (features, taken) in [(0u64, true), (1, true), (16, true), (4, false), (1 << 40, false)]
+        {
+            let mut image = qcow2(0);
+            image[72..80].copy_from_slice(&features.to_be_bytes());
+            std::fs::write(&path, image).unwrap();
+            assert_eq!(OpenDisk::open(&disk).is_ok(), taken, "{features:#x}");
+        }
+    }
+
+    #[test]
     fn what_is_no_disk_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");

@@ -44,6 +44,9 @@ const REFCOUNT_ORDER: u32 = 4;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Octets of the longest name of a backing file.
 const LONGEST_NAME: usize = 1023;
+/// The incompatible features that an image may have: dirty, corrupt, another compression, parts of
+/// clusters. With the one between them QEMU reads and writes a file that the image names.
+const HARMLESS: u64 = 1 | 2 | 8 | 16;
 /// Where the header has the disk's size.
 const SIZE_AT: u64 = 24;
 
@@ -61,7 +64,7 @@ pub struct Header {
 impl Header {
     /// Reads it from the front of an image.
     pub fn read(file: &File) -> io::Result<Self> {
-        let mut front = [0; 40];
+        let mut front = [0; 80];
         file.read_exact_at(&mut front, 0)?;
         let word = |at: usize| -> u32 {
             let octets = front.get(at..).and_then(|rest| rest.first_chunk::<4>());
@@ -70,6 +73,12 @@ impl Header {
         let long = |at: usize| (u64::from(word(at)) << 32) | u64::from(word(at.saturating_add(4)));
         if front.first_chunk::<4>() != Some(&MAGIC) {
             return Err(io::Error::other("not a qcow2 image"));
+        }
+        if word(4) >= 3 && long(72) & !HARMLESS != 0 {
+            return Err(io::Error::other(
+                "its data is in another file, or it is of a kind that is not known here: make one \
+                 image of it by `qemu-img convert`",
+            ));
         }
         // A level-2 table fills a cluster with entries of 8 octets, each for a cluster.
         let bits = word(20).saturating_mul(2).saturating_sub(3);

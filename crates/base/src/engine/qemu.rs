@@ -16,8 +16,9 @@
 //! - *The sandbox* takes away what a vessel never needs: programs, privileges, resource control.
 //! - A guest's reboot resets the machine in place: the vessel stays, and the firmware starts
 //!   whatever kernel is on the disk by then.
-//! - *Every node of a disk is named*, the image under a clone and the formats of both with it: QEMU
-//!   opens nothing that it has read the name of in a file.
+//! - *Every node of a disk is named*, the image under a clone and the formats of both with it. The one
+//!   name that QEMU reads in a file and opens is that of the backing file of a qcow2 image that is no
+//!   clone.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -339,7 +340,7 @@ mod tests {
             std::fs::write(&path, contents).unwrap();
             OpenDisk::open(&Disk { path, format, readonly, clone: None }).unwrap()
         };
-        let backed = [&b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\0\x68"[..], &[0; 24]].concat();
+        let backed = [&b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\0\x68"[..], &[0; 64]].concat();
         let disks = [
             open("a", DiskFormat::Raw, &[0; 16], true),
             open("b,c", DiskFormat::Qcow2, &backed, false),

@@ -97,9 +97,12 @@ impl Running {
             Ok(Some(status)) => return Some(format!("it has ended ({status})")),
             Err(error) => return Some(format!("it cannot be looked after: {error}")),
         }
-        while let Ok(Some(Told { word: Word::Alive, .. })) = Told::next(self.control.as_fd(), false)
-        {
-            self.silent = 0;
+        // One a second is what it is to say; it is not waited for until it has no more to say.
+        for _ in 0..16 {
+            match Told::next(self.control.as_fd(), false) {
+                Ok(Some(Told { word: Word::Alive, .. })) => self.silent = 0,
+                _ => break,
+            }
         }
         if self.silent > SILENT {
             return Some(format!("it has been silent for {SILENT} s"));

@@ -111,7 +111,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
@@ -131,6 +130,10 @@ pub fn lock_in() -> Result<(), seccompiler::Error> {
     let asks = u64::from(libc::F_GETFD.unsigned_abs());
     let asks = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, asks)?;
     rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![asks])?]);
+    // A signal to itself: so a panic ends it.
+    let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+    let own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own.into())?;
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![own])?]);
     // Memory that nobody can execute.
     let executable = u64::from(libc::PROT_EXEC.unsigned_abs());
     let data =

@@ -27,9 +27,9 @@ mod lock;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, FlockOperation, access, flock};
@@ -256,7 +256,11 @@ impl StateDir {
     /// Writes a copy of a configuration that was accepted: whole or not at all.
     pub fn accept_config(&self, name: &str, text: &str) -> io::Result<()> {
         let new = self.0.join(ACCEPTED_NEW);
-        fs::write(&new, text)?;
+        // Made anew: an older one could have another mode. Variables may be secrets.
+        let _ = fs::remove_file(&new);
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
         fs::rename(&new, self.accepted_config(name))
     }
 

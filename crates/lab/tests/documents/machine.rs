@@ -38,9 +38,15 @@ pub fn of(page: &str) -> Option<Machine> {
     }
 }
 
+/// Checks `net.toml` with the program `$0`, where `/run` is as for the pages.
+pub const CHECK: &str = r#"
+mount -t tmpfs run /run && mkdir /run/ports || exit 9
+exec "$0" check net.toml
+"#;
+
 /// Runs the blocks; `$1` is the directory, and each further word `LINE`, whose block is `LINE.sh`.
 const SCRIPT: &str = r#"
-mount -t tmpfs run /run || exit 9
+mount -t tmpfs run /run && mkdir /run/ports || exit 9
 cd "$1" && shift || exit 9
 for line; do
     echo "== line $line"

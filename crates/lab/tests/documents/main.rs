@@ -41,7 +41,7 @@ fn pages() -> Vec<Page> {
 const CARDS: [&str; 3] = ["eth0", "eth1", "wlan0"];
 
 /// The directories that they name.
-const DIRECTORIES: [&str; 3] = ["vm.d", "run", "ports"];
+const DIRECTORIES: [&str; 2] = ["vm.d", "run"];
 
 /// Whether `ipvisor check` says that it is right, and what it says: on a machine that has
 /// both.
@@ -58,8 +58,9 @@ fn check(config: &str) -> (bool, String) {
     // It is for larger machines than this one may be.
     let large = if config.contains("[host]") { "" } else { "[host]\novercommit = true\n" };
     std::fs::write(dir.path().join("net.toml"), format!("{config}\n{large}")).unwrap();
-    let mut command = host.command(paths::ipvisor().unwrap());
-    let end = finish(command.args(["check", "net.toml"]).current_dir(dir.path())).unwrap();
+    let mut command = host.command("sh");
+    command.args(["-c", machine::CHECK]).arg(paths::ipvisor().unwrap());
+    let end = finish(command.current_dir(dir.path())).unwrap();
     (end.status.success(), end.stdout + &end.stderr)
 }
 
