@@ -251,8 +251,8 @@ fn a_state_directory_that_others_could_write_to_or_that_is_in_use_is_told() {
     let told = running.finish(&["doctor"]).unwrap();
     let line = format!(
         "warning  state: an instance runs with {} already (process {holder}): `up` would have it go \
-         on with the file that is named then  -> nothing, if that is meant; for a second \
-         instance",
+         on with the file that is named then  -> nothing, if that is meant; for a second instance \
+         beside it, another --state-dir",
         dir.display()
     );
     assert!(told.stdout.lines().any(|l| l == line), "{}", told.stdout);
