@@ -183,6 +183,7 @@ leaves.")]
     #[command(after_help = "\
 Of a VM: since its process was started, and the end of what was before. Kept until `down`; when there
 are more than 8 MiB, the last one is kept, beside what follows.
+A terminal gets the text alone; a file or a pipe all octets, sequences for terminals as well.
 Without a VM: the messages of an instance that was started with --detach.")]
     Logs {
         /// The VM

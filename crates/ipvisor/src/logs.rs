@@ -1,6 +1,6 @@
 //! `logs`: what a VM's console has shown, or what the instance has to say; and what follows.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use base::control::Client;
@@ -8,6 +8,7 @@ use base::state_dir::StateDir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::failure::Failure;
+use crate::plain::Plain;
 use crate::tail::{LOOK, Tail, aside};
 
 /// Shows a log: of `vm`, or of the instance; the last `lines` of it, or all; with `follow` what is
@@ -28,9 +29,8 @@ pub fn logs(
         missing(dir, vm)?;
     }
     let (text, mut tail) = Tail::with_history(&log, u64::MAX)?;
-    let mut output = io::stdout().lock();
-    output.write_all(lines.map_or(text.as_slice(), |n| last_lines(&text, n)))?;
-    output.flush()?;
+    let mut output = Output::new();
+    output.show(lines.map_or(text.as_slice(), |n| last_lines(&text, n)))?;
     if !follow {
         return Ok(());
     }
@@ -40,8 +40,29 @@ pub fn logs(
             wait(&tail)?;
             continue;
         }
-        output.write_all(&piece)?;
-        output.flush()?;
+        output.show(&piece)?;
+    }
+}
+
+/// Standard output. A terminal gets text only, everything else the octets as they are.
+struct Output {
+    out: io::StdoutLock<'static>,
+    plain: Option<Plain>,
+}
+
+impl Output {
+    fn new() -> Self {
+        let out = io::stdout().lock();
+        let plain = out.is_terminal().then(Plain::default);
+        Self { out, plain }
+    }
+
+    fn show(&mut self, piece: &[u8]) -> io::Result<()> {
+        match &mut self.plain {
+            Some(plain) => self.out.write_all(&plain.of(piece))?,
+            None => self.out.write_all(piece)?,
+        }
+        self.out.flush()
     }
 }
 

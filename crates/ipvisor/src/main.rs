@@ -18,6 +18,7 @@ mod down;
 mod failure;
 mod image;
 mod logs;
+mod plain;
 mod rates;
 mod show;
 mod ssh;
