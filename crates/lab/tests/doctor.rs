@@ -167,7 +167,8 @@ fn a_user_without_privileges_is_told_which_and_how_to_give_them() {
     let program = paths::ipvisor().unwrap();
     told.errors(&[&format!(
         "error    privileges: missing: cap_net_raw, cap_net_admin, cap_bpf: no card can be used, and \
-         the host and its VMs do not reach each other  -> sudo setcap \
+         the host and its VMs do not reach each other  -> run as root, or, for all who may run the \
+         program: sudo setcap \
          cap_net_raw,cap_net_admin,cap_bpf+ep {}",
         program.display()
     )]);

@@ -40,7 +40,10 @@ pub(super) fn capabilities(case: &Case<'_>) -> Vec<Finding> {
     };
     let what = format!("missing: {}: {lost}", missing.join(", "));
     let program = facts.program.display();
-    let cure = format!("sudo setcap cap_net_raw,cap_net_admin,cap_bpf+ep {program}");
+    let cure = format!(
+        "run as root, or, for all who may run the program: sudo setcap \
+         cap_net_raw,cap_net_admin,cap_bpf+ep {program}"
+    );
     vec![Finding::bad(case.missing(|c| has_card(Some(c))), "privileges", what, cure)]
 }
 

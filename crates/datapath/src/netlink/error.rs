@@ -4,7 +4,7 @@ use std::io;
 
 /// How to give the capabilities that uplinks need.
 pub(crate) const SETCAP: &str =
-    "run as root, or once `setcap cap_net_raw,cap_net_admin,cap_bpf+ep` on the ipvisor binary";
+    "run as root, or `setcap cap_net_raw,cap_net_admin,cap_bpf+ep` on the ipvisor binary";
 
 /// A netlink call that failed.
 #[derive(Debug, thiserror::Error)]

@@ -58,7 +58,8 @@ const SERVICES: &[(&str, &str)] = &[
 ];
 
 /// What is only true of the machine that the tree was made on, or of one machine at all.
-const NOT_OURS: &[&str] = &["var/lib/dbus/machine-id", "etc/resolv.conf"];
+const NOT_OURS: &[&str] =
+    &["var/lib/dbus/machine-id", "etc/resolv.conf", "etc/apt/apt.conf.d/99mmdebstrap"];
 
 /// Puts everything into the tree.
 pub fn furnish(tree: &Path, uuid: &str) -> Result<(), Failure> {
