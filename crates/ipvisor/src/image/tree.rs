@@ -22,7 +22,9 @@ const FILES: &[(&str, &str, u32)] = &[
     (
         "etc/cloud/cloud.cfg.d/90-ipvisor.cfg",
         "# The network is systemd-networkd's: DHCP and router advertisement.\n\
-         network: {config: disabled}\ndatasource_list: [NoCloud, None]\n",
+         network: {config: disabled}\ndatasource_list: [NoCloud, None]\n\
+         # The one that it would make needs a package that is not there.\n\
+         locale: false\n",
         0o644,
     ),
     (
