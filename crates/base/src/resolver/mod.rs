@@ -38,6 +38,7 @@ mod settings;
 mod stacks;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::net::{IpAddr, SocketAddr};
 

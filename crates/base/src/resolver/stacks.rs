@@ -20,10 +20,11 @@ use std::time::{Duration, Instant};
 use datapath::answer::{BASE4, BASE6, DNS_PORT};
 use datapath::resolver::Tag;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
+
+use super::wire::Wire;
 
 /// Connections of one port.
 const MOST: usize = 8;
@@ -72,13 +73,6 @@ struct Talk {
     idle_at: Instant,
 }
 
-/// The link of one stack.
-struct Wire {
-    came: Option<Vec<u8>>,
-    goes: Vec<Vec<u8>>,
-    mtu: u16,
-}
-
 /// What came of a turn.
 #[derive(Debug, Default)]
 pub struct Turned {
@@ -98,7 +92,7 @@ impl Stacks {
     pub fn take(&mut self, tag: Tag, datagram: &[u8], mtu: u16, now: Instant, out: &mut Turned) {
         let at = self.stack_time(now);
         let stack = self.stacks.entry(tag).or_insert_with(|| Stack::new(mtu, at, now));
-        stack.wire.came = Some(datagram.to_vec());
+        stack.wire.came.push_back(datagram.to_vec());
         self.turn_one(tag, now, out);
     }
 
@@ -187,7 +181,7 @@ impl Stacks {
 
 impl Stack {
     fn new(mtu: u16, at: StackInstant, now: Instant) -> Self {
-        let mut wire = Wire { came: None, goes: Vec::new(), mtu };
+        let mut wire = Wire::new(mtu);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = random();
         let mut interface = Interface::new(config, &mut wire, at);
@@ -223,7 +217,7 @@ impl Stack {
         let Self { wire, interface, sockets, .. } = self;
         interface.poll(at, wire, sockets);
         // A segment for which there was no place is lost.
-        wire.came = None;
+        wire.came.clear();
     }
 
     fn listen(&mut self, connection: Connection, now: Instant) {
@@ -340,43 +334,4 @@ fn random() -> u64 {
     let mut octets = [0; 8];
     let _ = rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty());
     u64::from_ne_bytes(octets)
-}
-
-struct Came(Vec<u8>);
-
-impl RxToken for Came {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
-    }
-}
-
-struct Goes<'a>(&'a mut Vec<Vec<u8>>);
-
-impl TxToken for Goes<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let mut datagram = vec![0; length];
-        let result = write(&mut datagram);
-        self.0.push(datagram);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Came;
-    type TxToken<'a> = Goes<'a>;
-
-    fn receive(&mut self, _: StackInstant) -> Option<(Came, Goes<'_>)> {
-        Some((Came(self.came.take()?), Goes(&mut self.goes)))
-    }
-
-    fn transmit(&mut self, _: StackInstant) -> Option<Goes<'_>> {
-        Some(Goes(&mut self.goes))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu.into();
-        capabilities
-    }
 }

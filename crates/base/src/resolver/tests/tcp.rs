@@ -1,62 +1,18 @@
 //! DNS by TCP, with another stack as the guest's.
 
-use std::collections::VecDeque;
-
 use datapath::answer::{BASE4, BASE6};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
 use super::super::stacks::{Stacks, Turned};
+use super::super::wire::Wire;
 use super::*;
-
-/// The guest's end of the link.
-#[derive(Default)]
-struct Link {
-    came: VecDeque<Vec<u8>>,
-    goes: Vec<Vec<u8>>,
-}
-
-struct Came(Vec<u8>);
-struct Goes<'a>(&'a mut Vec<Vec<u8>>);
-
-impl RxToken for Came {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
-    }
-}
-
-impl TxToken for Goes<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let mut datagram = vec![0; length];
-        let result = write(&mut datagram);
-        self.0.push(datagram);
-        result
-    }
-}
-
-impl Device for Link {
-    type RxToken<'a> = Came;
-    type TxToken<'a> = Goes<'a>;
-    fn receive(&mut self, _: StackInstant) -> Option<(Came, Goes<'_>)> {
-        Some((Came(self.came.pop_front()?), Goes(&mut self.goes)))
-    }
-    fn transmit(&mut self, _: StackInstant) -> Option<Goes<'_>> {
-        Some(Goes(&mut self.goes))
-    }
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = 1500;
-        capabilities
-    }
-}
 
 /// A guest on port 0, the stacks, and a resolver that answers each question with so many octets.
 struct Scene {
-    link: Link,
+    link: Wire,
     interface: Interface,
     sockets: SocketSet<'static>,
     stacks: Stacks,
@@ -69,7 +25,7 @@ struct Scene {
 
 impl Scene {
     fn set(answer: usize) -> Self {
-        let mut link = Link::default();
+        let mut link = Wire::new(1500);
         let config = Config::new(HardwareAddress::Ip);
         let mut interface = Interface::new(config, &mut link, StackInstant::ZERO);
         interface.update_ip_addrs(|own| {
