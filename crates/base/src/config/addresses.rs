@@ -53,6 +53,16 @@ pub(super) fn whole(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
 
+/// Whether a prefix is a single address: of full length.
+pub fn is_single(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+/// A single address without its length, a prefix with it.
+pub(super) fn shown(net: &IpNet) -> String {
+    if is_single(net) { net.addr().to_string() } else { net.to_string() }
+}
+
 /// One address, nothing else.
 pub(super) fn address(text: &str) -> Result<IpAddr, Wrong> {
     if let Ok(address) = text.parse() {

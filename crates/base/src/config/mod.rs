@@ -50,6 +50,7 @@ use toml::de::{DeTable, DeValue};
 
 use datapath::state::{MAX_NETWORKS, MAX_PORTS};
 
+pub use addresses::is_single;
 pub use files::{AsAccepted, Files, Found, RealFiles};
 pub use keys::{KEYS, Key, Table};
 pub use mac::mac_of;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::addresses::{not_a_host, whole};
+use super::addresses::{is_single, not_a_host, shown};
 use super::keys;
 use super::network::{self, LEAST_MTU_IPV6};
 use super::reader::At;
@@ -145,7 +145,7 @@ fn addresses_lie_inside(network: &network::Draft, vms: &[&vm::Draft], out: &mut 
             });
             continue;
         };
-        let single = own.value == whole(own.value.addr());
+        let single = is_single(&own.value);
         if single && let Some(why) = not_a_host(own.value.addr(), &prefix.value) {
             let message = format!("no VM can have {}: {why}", shown(&own.value));
             out.push(Mistake::at(&own.at, message).help("give the VM another of the prefix"));
@@ -163,11 +163,6 @@ fn addresses_lie_inside(network: &network::Draft, vms: &[&vm::Draft], out: &mut 
             );
         }
     }
-}
-
-/// A single address without its length, a prefix with it.
-fn shown(net: &IpNet) -> String {
-    if *net == whole(net.addr()) { net.addr().to_string() } else { net.to_string() }
 }
 
 /// Two VMs never own the same address. A VM may have a prefix, and single addresses from it.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::addresses;
 use super::types::{
     CloneSize, Config, Disk, Driver, Engine, Firmware, Gateway, Machine, Network, Socket, Vm,
     Workers,
@@ -60,13 +61,7 @@ pub fn vm(vm: &Vm) -> Vec<Shown> {
         Engine::Qemu(_) => "qemu",
         Engine::External(_) => "external",
     };
-    let addresses: Vec<String> = vm
-        .addresses
-        .iter()
-        .map(|a| {
-            if a.prefix_len() == a.max_prefix_len() { a.addr().to_string() } else { a.to_string() }
-        })
-        .collect();
+    let addresses: Vec<String> = vm.addresses.iter().map(addresses::shown).collect();
     let mut all = vec![
         ("network", Some(vm.network.clone())),
         ("addresses", list(&addresses)),

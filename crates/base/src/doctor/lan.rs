@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Case, Finding};
-use crate::config::{Gateway, Network};
+use crate::config::{Gateway, Network, is_single};
 
 fn about(network: &str) -> String {
     format!("network {network}")
@@ -77,7 +77,7 @@ pub(super) fn neighbours(case: &Case<'_>) -> Vec<Finding> {
     for (name, network, card) in case.carded().filter(|(_, network, _)| network.on_link) {
         let Some(link) = case.facts.host.link(card) else { continue };
         let own: Vec<IpNet> = case.facts.host.nets(link.index).collect();
-        for prefix in network.prefixes.iter().filter(|p| p.prefix_len() < p.max_prefix_len()) {
+        for prefix in network.prefixes.iter().filter(|p| !is_single(p)) {
             findings.extend(neighbourhood(case, name, network, *prefix, &own));
         }
     }
@@ -99,7 +99,7 @@ fn neighbourhood(
     if let Some(net) = hosts.clone().find(|net| prefix.contains(&net.addr())) {
         let narrower = net.prefix_len() > prefix.prefix_len();
         // Providers give the host an address of its own, and a router outside of it.
-        let single = net.prefix_len() == net.max_prefix_len();
+        let single = is_single(net);
         return (narrower && !single).then(|| {
             let on_link = net.trunc();
             Finding::warning(
@@ -133,8 +133,8 @@ pub(super) fn other_cards(case: &Case<'_>) -> Vec<Finding> {
     for (name, network, card) in case.carded() {
         for other in host.links.iter().filter(|link| link.name != card && link.mac.is_some()) {
             let there = |net: &IpNet| {
-                let single = net.prefix_len() == net.max_prefix_len();
-                !single && network.prefixes.iter().any(|prefix| prefix.contains(&net.addr()))
+                !is_single(net)
+                    && network.prefixes.iter().any(|prefix| prefix.contains(&net.addr()))
             };
             findings.extend(host.nets(other.index).find(there).map(|net| {
                 Finding::warning(
@@ -160,7 +160,7 @@ pub(super) fn hosts_own(case: &Case<'_>) -> Vec<Finding> {
         for link in &host.links {
             for net in host.nets(link.index).filter(|net| address.contains(&net.addr())) {
                 let (own, card) = (net.addr(), &link.name);
-                findings.push(if address.prefix_len() == address.max_prefix_len() {
+                findings.push(if is_single(address) {
                     Finding::error(
                         format!("vm {vm}"),
                         format!("its address {own} is the host's own, on {card}"),

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use super::ids::Ids;
 use super::network::NetworkSide;
-use crate::config::{Config, Network, Vm};
+use crate::config::{Config, Network, Vm, is_single};
 
 /// What a network knows besides its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,8 +39,7 @@ pub struct Facts {
 
 /// The prefixes of `network` whose hosts are neighbours of each other.
 pub fn on_link(network: &Network) -> Vec<IpNet> {
-    let single = |p: &IpNet| p.prefix_len() == p.max_prefix_len();
-    network.prefixes.iter().filter(|p| network.on_link && !single(p)).copied().collect()
+    network.prefixes.iter().filter(|p| network.on_link && !is_single(p)).copied().collect()
 }
 
 /// What the base says to `vm`, but for addresses that were refused.

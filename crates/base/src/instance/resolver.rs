@@ -28,7 +28,7 @@ use ipnet::IpNet;
 use self::host_servers::HostServers;
 use super::Instance;
 use super::network::NetworkSide;
-use crate::config::Vm;
+use crate::config::{Vm, is_single};
 use crate::control::EventLevel;
 use crate::entry::{Failure, causes};
 use crate::holder::channel;
@@ -204,8 +204,7 @@ impl Instance {
 
 /// A VM's single addresses, without those that somebody else has.
 fn addresses(vm: &Vm, refused: &[IpAddr]) -> Vec<IpAddr> {
-    let single =
-        vm.addresses.iter().filter(|net: &&IpNet| net.prefix_len() == net.max_prefix_len());
+    let single = vm.addresses.iter().filter(|net| is_single(net));
     single.map(IpNet::addr).filter(|address| !refused.contains(address)).collect()
 }
 

@@ -23,6 +23,7 @@ use super::message::{self, Answer, Heard, Question};
 use super::names::Names;
 use super::settings::Settings;
 use super::{Act, Asker, Ticket};
+use crate::config::is_single;
 
 /// Seconds for which a VM's name may be kept: it may be another's after a reload.
 const SECONDS: u32 = 10;
@@ -115,7 +116,7 @@ fn own(names: &Names, forwards: bool, question: &Question) -> Option<Answer> {
         return Some(Answer::own(query, SECONDS, data));
     }
     let address = query.name.parse_arpa_name().ok();
-    let address = address.filter(|n| n.prefix_len() == n.max_prefix_len()).map(|n| n.addr());
+    let address = address.filter(is_single).map(|n| n.addr());
     if let Some(name) = address.and_then(|address| names.name(address)) {
         let right = matches!(wanted, RecordType::PTR | RecordType::ANY);
         let data = right.then(|| RData::PTR(PTR(message::name(name))));
