@@ -4,12 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use base::control::Client;
-use base::state_dir::StateDir;
+use base::state_dir::{StateDir, older_log};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::failure::Failure;
 use crate::plain::Plain;
-use crate::tail::{LOOK, Tail, aside};
+use crate::tail::{LOOK, Tail};
 
 /// Shows a log: of `vm`, or of the instance; the last `lines` of it, or all; with `follow` what is
 /// added, without end.
@@ -25,7 +25,7 @@ pub fn logs(
         None => state_dir.log_file(),
     };
     // A log needs no base to be read: one that is there is shown, whatever has become of that.
-    if !log.exists() && !aside(&log).exists() {
+    if !log.exists() && !older_log(&log).exists() {
         missing(dir, vm)?;
     }
     let (text, mut tail) = Tail::with_history(&log, u64::MAX)?;

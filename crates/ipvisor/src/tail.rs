@@ -21,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base::state_dir::older_log;
 use rustix::fs::inotify;
 
 /// How often whoever waits for a log looks at it, though nothing was heard.
@@ -55,7 +56,7 @@ impl Tail {
     pub fn with_history(path: &Path, most: u64) -> io::Result<(Vec<u8>, Self)> {
         let mut tail = Self::at_end(path)?;
         let here = most.min(tail.at);
-        let mut history = match File::open(aside(path)) {
+        let mut history = match File::open(older_log(path)) {
             Ok(mut old) => {
                 let length = old.metadata()?.len();
                 old.seek(SeekFrom::Start(length.saturating_sub(most - here)))?;
@@ -146,13 +147,6 @@ impl Tail {
     }
 }
 
-/// Where the log is put that is begun anew, or the end of one that is cut.
-pub fn aside(log: &Path) -> PathBuf {
-    let mut aside = log.as_os_str().to_owned();
-    aside.push(".1");
-    aside.into()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::{self, OpenOptions};
@@ -207,7 +201,7 @@ mod tests {
     #[test]
     fn history_goes_on_in_the_log_that_was_put_aside() {
         let mut log = Log::new();
-        fs::write(aside(&log.path()), "before ").unwrap();
+        fs::write(older_log(&log.path()), "before ").unwrap();
         log.write("now");
         let history = |most| text(Tail::with_history(&log.path(), most).unwrap().0);
         assert_eq!(history(100), "before now");
@@ -233,7 +227,7 @@ mod tests {
         let mut log = Log::new();
         let mut tail = Tail::at_end(&log.path()).unwrap();
         log.write("the rest");
-        fs::rename(log.path(), aside(&log.path())).unwrap();
+        fs::rename(log.path(), older_log(&log.path())).unwrap();
         let mut new = Log::open(&log.path());
         new.write_all(b"the new one").unwrap();
         assert_eq!(text(tail.read().unwrap()), "the rest");

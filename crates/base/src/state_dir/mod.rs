@@ -322,7 +322,7 @@ impl StateDir {
         self.0.join("vm")
     }
 
-    /// What the console of VM `name` has shown. In front of it, the same with `.1` at its end.
+    /// What the console of VM `name` has shown, behind what is in its [`older_log`].
     pub fn vm_console_log(&self, name: &str) -> PathBuf {
         self.vm_directory().join(format!("{name}.console.log"))
     }
@@ -334,7 +334,7 @@ impl StateDir {
 
     /// Messages before those in [`Self::log_file`].
     pub fn old_log_file(&self) -> PathBuf {
-        self.0.join("log.1")
+        older_log(&self.log_file())
     }
 
     /// Says which process the base is.
@@ -345,6 +345,13 @@ impl StateDir {
     fn lock_file(&self) -> PathBuf {
         self.0.join("lock")
     }
+}
+
+/// Where the log is put that is begun anew, or the end of one that is cut.
+pub fn older_log(log: &Path) -> PathBuf {
+    let mut older = log.as_os_str().to_owned();
+    older.push(".1");
+    older.into()
 }
 
 /// The number in the name of a copy.

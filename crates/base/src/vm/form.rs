@@ -17,7 +17,7 @@ use crate::engine::qemu::{self, Vessel};
 use crate::engine::spawn::{Launch, Lock, Process, Vacancy, find_program};
 use crate::engine::{clone, memory, seed};
 use crate::ledger::{Claim, Refusal};
-use crate::state_dir::{StateDir, StateDirError};
+use crate::state_dir::{StateDir, StateDirError, older_log};
 
 /// Octets of a vessel's messages before they are put aside.
 const LOG_LIMIT: u64 = 1 << 20;
@@ -312,12 +312,6 @@ fn logs(paths: &Paths) -> io::Result<(File, u64)> {
     Ok((log, len))
 }
 
-fn old(path: &Path) -> PathBuf {
-    let mut old = path.as_os_str().to_owned();
-    old.push(".1");
-    old.into()
-}
-
 /// Empties a file that is longer than `limit`; the end of it takes the place of the one before.
 fn cut(path: &Path, limit: u64) -> io::Result<()> {
     let mut file = File::options().read(true).write(true).open(path)?;
@@ -327,7 +321,7 @@ fn cut(path: &Path, limit: u64) -> io::Result<()> {
         let mut end = Vec::new();
         (&file).take(LOG_END).read_to_end(&mut end)?;
         file.set_len(0)?;
-        std::fs::write(old(path), end)?;
+        std::fs::write(older_log(path), end)?;
     }
     Ok(())
 }
@@ -335,7 +329,7 @@ fn cut(path: &Path, limit: u64) -> io::Result<()> {
 /// Renames a file that is longer than `limit`, in the place of the one before it.
 fn put_aside(path: &Path, limit: u64) -> io::Result<()> {
     match std::fs::metadata(path) {
-        Ok(found) if found.len() > limit => std::fs::rename(path, old(path)),
+        Ok(found) if found.len() > limit => std::fs::rename(path, older_log(path)),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -383,7 +377,7 @@ mod tests {
         paths.tidy();
         let shown = std::fs::read(&paths.console_log).unwrap();
         assert!(shown.ends_with(b"the end") && !shown.contains(&0), "a hole");
-        assert_eq!(std::fs::metadata(old(&paths.console_log)).unwrap().len(), LOG_END);
+        assert_eq!(std::fs::metadata(older_log(&paths.console_log)).unwrap().len(), LOG_END);
     }
 
     #[test]
