@@ -18,59 +18,43 @@ use crate::{console, doctor, down, logs, rates, show, switch, top};
 /// Carries out a command. Returns the exit status.
 pub fn run(args: Args) -> Result<u8, Failure> {
     let Args { state_dir, command } = args;
-    // These need no place for an instance.
-    if let Command::Check { file, elsewhere, json } = command {
-        return check(&file, elsewhere, json);
-    }
-    if let Command::Schema = command {
-        show::text(&config::schema::text())?;
-        return Ok(exit::CLEAN);
-    }
-    if let Command::Image { command: ImageCommand::Debian { file, suite, size, include } } = command
-    {
-        image::debian(&Wish { file, suite, size, include })?;
-        return Ok(exit::CLEAN);
-    }
-    // It has no state directory, and may not be able to find one.
-    if let Command::Resolver { base } = command {
-        return Ok(base::resolver::run(base));
-    }
-    if let Command::Doctor { file, json } = command {
-        return doctor::examine(file.as_deref(), state_dir, json);
-    }
-    let dir = match state_dir {
-        Some(dir) => dir,
-        None => state_dir::default_path()?,
-    };
+    // Asked for where it is needed: some commands have none, and may not be able to find one.
+    let dir = || state_dir.map_or_else(state_dir::default_path, Ok);
     match command {
         Command::Check { file, elsewhere, json } => return check(&file, elsewhere, json),
-        // Done above.
-        Command::Schema | Command::Image { .. } => {}
-        Command::Up { file, detach, dry_run, json } => {
-            return up(file, dir, detach, Manner { dry_run, json: json.json });
+        Command::Schema => show::text(&config::schema::text())?,
+        Command::Image { command: ImageCommand::Debian { file, suite, size, include } } => {
+            image::debian(&Wish { file, suite, size, include })?;
         }
         Command::Resolver { base } => return Ok(base::resolver::run(base)),
-        Command::Doctor { file, json } => return doctor::examine(file.as_deref(), Some(dir), json),
+        Command::Doctor { file, json } => return doctor::examine(file.as_deref(), dir(), json),
+        Command::Up { file, detach, dry_run, json } => {
+            return up(file, dir()?, detach, Manner { dry_run, json: json.json });
+        }
         Command::Holder { config, made_directory } => {
             let made_directory = made_directory == "yes";
-            let arguments = HolderArguments { config, state_dir: dir, made_directory };
+            let arguments = HolderArguments { config, state_dir: dir()?, made_directory };
             return Ok(entry::detached_holder(&arguments)?);
         }
-        Command::Heir => return Ok(entry::heir(&dir)?),
+        Command::Heir => return Ok(entry::heir(&dir()?)?),
         Command::Base { config, accepted } => {
             let release = ReleaseArguments { config, accepted };
-            let arguments = BaseArguments { state_dir: dir, release };
+            let arguments = BaseArguments { state_dir: dir()?, release };
             return Ok(entry::base(arguments, base::instance::run));
         }
         Command::Upgrade { binary, json } => {
-            switch::upgrade(&dir, binary.as_deref(), Manner { dry_run: false, json: json.json })?;
+            switch::upgrade(
+                &dir()?,
+                binary.as_deref(),
+                Manner { dry_run: false, json: json.json },
+            )?;
         }
         Command::Reload { file, dry_run, json } => {
-            switch::reload(&dir, file.as_deref(), Manner { dry_run, json: json.json })?;
+            switch::reload(&dir()?, file.as_deref(), Manner { dry_run, json: json.json })?;
         }
-        Command::Down { force } => down::down(&dir, force)?,
+        Command::Down { force } => down::down(&dir()?, force)?,
         Command::Ps { json } => {
-            let mut client = Client::connect(&dir)?;
+            let mut client = Client::connect(&dir()?)?;
             let ps = client.ps()?;
             if json.json {
                 show::json(&ps)?;
@@ -78,39 +62,39 @@ pub fn run(args: Args) -> Result<u8, Failure> {
                 show::ps(&ps, &rates::look_again(&mut client, &ps))?;
             }
         }
-        Command::Top => top::top(&dir)?,
+        Command::Top => top::top(&dir()?)?,
         Command::Counters { owner, all, json } => {
-            let counters = Client::connect(&dir)?.counters(owner)?;
+            let counters = Client::connect(&dir()?)?.counters(owner)?;
             if json.json { show::json(&counters)? } else { show::counters(&counters, all)? }
         }
-        Command::Events { follow, json } => events(&dir, follow, json)?,
+        Command::Events { follow, json } => events(&dir()?, follow, json)?,
         Command::Console { vm, take, watch, escape } => {
-            let place = Client::connect(&dir)?.console(&vm)?;
+            let place = Client::connect(&dir()?)?.console(&vm)?;
             console::attach(&vm, &place, console::Manner { watch, take, escape })?;
         }
-        Command::Logs { vm, follow, lines } => logs::logs(&dir, vm.as_deref(), lines, follow)?,
+        Command::Logs { vm, follow, lines } => logs::logs(&dir()?, vm.as_deref(), lines, follow)?,
         Command::Ssh { vm, identity, login, command } => {
-            let ps = Client::connect(&dir)?.ps()?;
+            let ps = Client::connect(&dir()?)?.ps()?;
             ssh::log_in(&ps, &vm, &Ssh { identity, login, command })?;
         }
         Command::Start { vm } => {
-            Client::connect(&dir)?.start(&vm)?;
+            Client::connect(&dir()?)?.start(&vm)?;
             show::done(&format!("{vm} runs"))?;
         }
         Command::Stop { vm, force } => {
-            Client::connect(&dir)?.stop(&vm, force)?;
+            Client::connect(&dir()?)?.stop(&vm, force)?;
             show::done(&format!("{vm} has stopped"))?;
         }
         Command::Restart { vm, force } => {
-            Client::connect(&dir)?.restart(&vm, force)?;
+            Client::connect(&dir()?)?.restart(&vm, force)?;
             show::done(&format!("{vm} runs again"))?;
         }
         Command::Port { command: PortCommand::Move { vm, worker } } => {
-            Client::connect(&dir)?.port_move(&vm, worker)?;
+            Client::connect(&dir()?)?.port_move(&vm, worker)?;
             show::done(&format!("{vm}'s port is served by worker {worker}"))?;
         }
         Command::Port { command: PortCommand::Reset { vm } } => {
-            let reset = Client::connect(&dir)?.port_reset(&vm)?;
+            let reset = Client::connect(&dir()?)?.port_reset(&vm)?;
             show::done(&match reset.was {
                 Some(why) => format!("{vm}'s port goes on; it was quarantined because {why}"),
                 None => format!("{vm}'s port was not quarantined: nothing to do"),
