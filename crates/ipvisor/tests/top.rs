@@ -9,54 +9,25 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
-use base::control::{InstanceStatus, Ps, Reply, VmState, VmStatus, VmUsage};
+use base::control::Reply;
+
+#[path = "../src/top/example.rs"]
+mod example;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ipvisor");
 
 /// How long a screen may take to show something, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn vm(name: &str, cpu: u64, sent: u64) -> VmStatus {
-    VmStatus {
-        name: name.to_owned(),
-        state: VmState::Running,
-        note: None,
-        engine: "qemu".into(),
-        pid: Some(7),
-        cpus: Some(1),
-        memory: Some(512 << 20),
-        network: "lan".into(),
-        addresses: vec!["203.0.113.10".parse().unwrap()],
-        user: None,
-        mac: None,
-        attached: true,
-        worker: None,
-        quarantine: None,
-        seconds: 3,
-        restarts: 0,
-        usage: VmUsage {
-            cpu_milliseconds: Some(cpu),
-            resident: Some(200 << 20),
-            sent,
-            ..VmUsage::default()
-        },
-    }
-}
+/// Octets of memory that each VM has in use.
+const RESIDENT: u64 = 200 << 20;
 
 /// What an instance answers the `n`th time: `web` sends and computes more each time, `db` nothing.
 fn answer(n: u64) -> String {
-    let instance = InstanceStatus {
-        version: "0.1.0".into(),
-        holder: 10,
-        base: 12,
-        takeovers: 0,
-        up_seconds: 200,
-        config: "/etc/net.toml".into(),
-        takeover: Default::default(),
-        state_dir: "/run/ipvisor".into(),
-    };
-    let vms = vec![vm("db", 0, 0), vm("web", n * 500, n * 1_000_000)];
-    serde_json::to_string(&Reply::Ok(Ps { instance, networks: Vec::new(), vms })).unwrap()
+    let vms = vec![
+        example::vm("db", 0, 0, RESIDENT),
+        example::vm("web", n * 500, n * 1_000_000, RESIDENT),
+    ];
+    serde_json::to_string(&Reply::Ok(example::instance(vms))).unwrap()
 }
 
 /// An instance that answers whatever it is asked, as long as it is to.
